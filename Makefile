@@ -1,0 +1,45 @@
+# Every target makes its own virtual environment from a bare Python 3.11 or later.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NODE_DIR := .node
+ARGS ?=
+# Universal: one file serves every platform and Python from 3.11 on.
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench accept format lock node clean
+
+help:  ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml requirements/dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP)  ## Run the demo: a simulated fleet, a gateway, no GPU and no cluster (ARGS=--once to print and exit)
+	@$(BIN)/mcp-gpu demo $(ARGS)
+
+test: $(STAMP)  ## Run the tests (ARGS are pytest's)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## Formatting, lint, types, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(STAMP)  ## Rewrite the sources the way `make check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## Compile the hash-pinned requirements from pyproject.toml
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group test --group check -o requirements/dev.txt
+
+clean:  ## Remove everything that make has made
+	rm -rf $(VENV) $(VENV)-lock $(NODE_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

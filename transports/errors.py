@@ -1,0 +1,124 @@
+"""Why an agent could not be reached, as one small tree.
+
+    TransportError(message, target, transport)
+    ├─ Unreachable   nothing there or no way there: refused, connect timeout, DNS, no command
+    ├─ Denied        the way is forbidden: HTTP 401/403, RBAC, admission
+    ├─ Gone          the pod, the container or the agent in it is not running
+    ├─ Broken        the connection died in mid-call
+    ├─ TimedOut      connected, and then no answer within the deadline
+    └─ BadPeer       what answered is not our agent, or sent what is not the protocol
+
+Each class carries the `reason` that answers show (a closed list).
+Foreign exceptions and exception groups never leave the module that wraps
+their library: it maps them here, narrowest class first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar, Literal, get_args
+
+from transports.base import Target
+
+Reason = Literal["unreachable", "denied", "not_running", "broken", "timeout", "bad_response"]
+"""The closed list of reasons a path can fail for."""
+
+
+class TransportError(Exception):
+    """A path to an agent failed. Raised only as one of the subclasses below."""
+
+    reason: ClassVar[Reason]
+
+    def __init__(self, message: str, *, target: Target, transport: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.target = target
+        self.transport = transport
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.target, self.transport))
+
+
+class Unreachable(TransportError):
+    """Nothing answers there, or there is no way there. The next path may work."""
+
+    reason = "unreachable"
+
+
+class Denied(TransportError):
+    """The way exists and is forbidden to us. Another path is authorised separately."""
+
+    reason = "denied"
+
+
+class Gone(TransportError):
+    """The way works as far as the node, where no agent runs."""
+
+    reason = "not_running"
+
+
+class Broken(TransportError):
+    """The connection died after the call was sent: whether it was carried out is unknown."""
+
+    reason = "broken"
+
+
+class TimedOut(TransportError):
+    """Connected, and then silence for longer than the caller would wait."""
+
+    reason = "timeout"
+
+
+class BadPeer(TransportError):
+    """Something answers, but it is not the agent that was meant or not the protocol."""
+
+    reason = "bad_response"
+
+
+def _rebuild(
+    cls: type[TransportError], message: str, target: Target, transport: str
+) -> TransportError:
+    return cls(message, target=target, transport=transport)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions inside a group, however deeply nested; a plain exception is its own leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+@contextmanager
+def mapped(
+    table: Mapping[type[Exception], type[TransportError]], *, target: Target, transport: str
+) -> Iterator[None]:
+    """Turn a library's exceptions, grouped or bare, into one `TransportError`.
+
+    Args:
+        table: foreign class to ours; of several that match, the narrowest wins.
+
+    Raises:
+        TransportError: the first leaf that is one already, else the first that `table` maps.
+            Whatever the table does not know is a defect of ours and passes unchanged.
+    """
+    try:
+        yield
+    except TransportError:
+        raise
+    except Exception as error:
+        found = list(leaves(error))
+        for leaf in found:
+            if isinstance(leaf, TransportError):
+                raise leaf from None
+        for leaf in found:
+            cls = next((table[c] for c in type(leaf).__mro__ if c in table), None)
+            if cls is not None:
+                text = str(leaf) or type(leaf).__name__
+                raise cls(text, target=target, transport=transport) from leaf
+        raise
+
+
+REASONS: tuple[str, ...] = get_args(Reason)

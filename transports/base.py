@@ -62,7 +62,9 @@ class Target:
             return f"{self.cluster}/{self.namespace}/{self.pod}"
         if self.node:
             return f"{self.cluster}/{self.node}"
-        return ",".join(f"{address}:{self.port}" for address in self.addresses)
+        if self.addresses:
+            return ",".join(f"{address}:{self.port}" for address in self.addresses)
+        return repr(sorted((name, sorted(own.items())) for name, own in self.options.items()))
 
     def __str__(self) -> str:
         return self.node or self.pod or self.key

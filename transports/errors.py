@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from transports.base import Target
@@ -80,6 +81,21 @@ def _rebuild(
     cls: type[TransportError], message: str, target: Target, transport: str
 ) -> TransportError:
     return cls(message, target=target, transport=transport)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong, before it is known whom it leaves without an answer.
+
+    Each caller gets an error of its own: a raised one collects its raiser's traceback.
+    """
+
+    kind: type[TransportError]
+    message: str
+
+    def error(self, target: Target, transport: str) -> TransportError:
+        """The failure as the exception to raise to one caller."""
+        return self.kind(self.message, target=target, transport=transport)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

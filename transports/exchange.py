@@ -1,0 +1,198 @@
+"""One conversation over HTTP, as the SDK's client sees it: every failure becomes an answer.
+
+The SDK loses the HTTP status of a refusal, and lets a failed POST cancel everything that
+shares its client (python-sdk issue 3560). So what it is given as the network is this: it
+notes what went wrong as a `TransportError` and answers with a JSON-RPC "connection closed".
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from socket import gaierror
+from typing import cast
+
+import httpx2
+from mcp.types import CONNECTION_CLOSED, ErrorData, JSONRPCError
+from pydantic import ValidationError
+
+from transports.errors import (
+    BadPeer,
+    Broken,
+    Denied,
+    Failure,
+    TransportError,
+    Unreachable,
+    leaves,
+)
+from transports.framing import MAX_FRAME_BYTES
+
+__all__ = ["Exchange", "Refused", "died", "read_body", "refusal", "unreachable"]
+
+REFUSAL_BYTES = 65_536
+"""How much of a refusal's body is read, in search of a JSON-RPC error."""
+
+_CLOSED = JSONRPCError(
+    jsonrpc="2.0", id=None, error=ErrorData(code=CONNECTION_CLOSED, message="Connection closed")
+)
+
+
+class Refused(Exception):
+    """A failure on its way to where the target is known."""
+
+    def __init__(self, kind: type[TransportError], message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(kind, message)
+
+
+class Exchange(httpx2.AsyncBaseTransport):
+    """The network of one SDK client.
+
+    Args:
+        send: sends a request and gives the response with its body unread.
+            Raises `Refused` when there is none.
+    """
+
+    def __init__(self, send: Callable[[httpx2.Request], Awaitable[httpx2.Response]]) -> None:
+        self._send = send
+        self.failure: Failure | None = None
+        """The first thing that went wrong."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send; see the class. Raises nothing."""
+        try:
+            return await self._exchange(request)
+        except Refused as error:
+            self.fail(error.failure)
+            # With a status of refusal the SDK takes `id: null` for its own request's.
+            return _json(503, _CLOSED.model_dump_json(by_alias=True).encode())
+
+    def fail(self, failure: Failure) -> None:
+        """Note what went wrong, unless something has already."""
+        self.failure = self.failure or failure
+
+    async def _exchange(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._send(request)
+        media_type = _media_type(response)
+        if response.status_code == 200 and media_type == "text/event-stream":
+            stream = cast("httpx2.AsyncByteStream", response.stream)
+            return httpx2.Response(200, headers=response.headers, stream=_Body(stream, self))
+        async with aclosing(response):
+            if response.status_code == 200 and media_type == "application/json":
+                return _json(200, await read_body(response, MAX_FRAME_BYTES))
+            if media_type == "application/json" and response.status_code in (400, 404, 500):
+                body = await read_body(response, REFUSAL_BYTES)
+                if _is_error(body):
+                    return _json(response.status_code, body)
+            raise refusal(response)
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A response's event stream. When it breaks it ends, and the exchange knows why."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, exchange: Exchange) -> None:
+        self._stream = stream
+        self._exchange = exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        chunks = cast("AsyncGenerator[bytes, None]", self._stream.__aiter__())
+        async with aclosing(chunks):
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            except httpx2.TransportError as error:
+                self._exchange.fail(died(error).failure)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def read_body(response: httpx2.Response, max_bytes: int) -> bytes:
+    """The body as it was sent, which must not be compressed: we ask for no compression.
+
+    Raises:
+        Refused: it is longer than allowed, or the connection broke.
+    """
+    body = bytearray()
+    try:
+        async with aclosing(response.aiter_raw()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > max_bytes:
+                    raise Refused(BadPeer, f"the answer is longer than {max_bytes} bytes")
+    except httpx2.TransportError as error:
+        raise died(error) from error
+    return bytes(body)
+
+
+def refusal(response: httpx2.Response) -> Refused:
+    """What an HTTP response that carries no answer means.
+
+    429 and 503 say that the request was not carried out: another path may work.
+    After any other 5xx, nobody knows.
+    """
+    status = response.status_code
+    text = f"HTTP {status} {response.reason_phrase}".strip()
+    match status:
+        case 401 | 403:
+            return Refused(Denied, text)
+        case 429 | 503:
+            return Refused(Unreachable, text)
+        case _ if status >= 500:
+            return Refused(Broken, text)
+        case _ if 300 <= status < 400:
+            return Refused(BadPeer, f"{text}: a redirect, which is not followed")
+        case 200:
+            kind = _media_type(response) or "no content type"
+            return Refused(BadPeer, f"answers with {kind}, which is not MCP")
+        case _:
+            return Refused(BadPeer, text)
+
+
+def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float) -> Refused:
+    """Why no connection came about."""
+    if isinstance(error, httpx2.ConnectTimeout):
+        return Refused(Unreachable, f"{where}: connect timed out after {timeout_seconds:g} s")
+    for cause in _causes(error):
+        match cause:
+            case ssl.SSLError():
+                reason = getattr(cause, "verify_message", "") or cause.reason or "failed"
+                return Refused(BadPeer, f"{where}: TLS: {reason}")
+            case gaierror():
+                return Refused(Unreachable, f"{where}: name not found")
+            case ConnectionRefusedError():
+                return Refused(Unreachable, f"{where}: connection refused")
+            case OSError(strerror=str(text)) if text:
+                return Refused(Unreachable, f"{where}: {text.lower()}")
+    return Refused(Unreachable, f"{where}: no connection")
+
+
+def died(error: httpx2.TransportError) -> Refused:
+    """What became of a request whose connection existed."""
+    # One class for two things: the peer left too early, or it does not speak HTTP.
+    if isinstance(error, httpx2.RemoteProtocolError) and "without" not in str(error):
+        return Refused(BadPeer, "what answers does not speak HTTP")
+    return Refused(Broken, "the connection closed before the answer was complete")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield from leaves(error)
+        error = error.__cause__ or error.__context__
+
+
+def _media_type(response: httpx2.Response) -> str:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _is_error(body: bytes) -> bool:
+    try:
+        JSONRPCError.model_validate_json(body, by_name=False)
+    except ValidationError:
+        return False
+    return True
+
+
+def _json(status: int, body: bytes) -> httpx2.Response:
+    return httpx2.Response(status, headers={"content-type": "application/json"}, content=body)

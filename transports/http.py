@@ -1,0 +1,306 @@
+"""HttpTransport: an agent's own HTTP endpoint, by pod IP or by DNS name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import anyio
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+
+from transports.base import PAD_CHARS, Identity, Target, TransportStreams
+from transports.errors import BadPeer, Denied, Failure, Unreachable
+from transports.exchange import Exchange, Refused, died, read_body, refusal, unreachable
+from transports.framing import MAX_FRAME_BYTES
+from transports.registry import read_options
+from transports.tasks import OwnsTasks
+
+__all__ = ["HttpSettings", "HttpTransport"]
+
+VERSION_PATH = "/version"
+"""Where an agent says who it is, to anybody: a probe needs no token and sends none."""
+
+PROBE_BYTES = 4 * PAD_CHARS
+"""Room for the padding and an identity document."""
+
+KEEPALIVE_SECONDS = 60.0
+"""How long a connection is kept between calls: less than the 75 s of the agent's server, so
+that it is we who close it, and no call meets a connection that is being closed."""
+
+CLOSE_SECONDS = 2.0
+"""How long closing an agent's connections may take; TLS says goodbye."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """Settings of the HTTP transport."""
+
+    scheme: Literal["http", "https"] = "http"
+    path: str = "/mcp"
+    """Where the agent serves MCP."""
+    token: str = field(default="", repr=False)
+    """Bearer token sent with every call, and never with a probe."""
+    token_file: str = ""
+    """A file that holds it instead, read again when it changes, as projected tokens do hourly."""
+    ca_file: str = ""
+    """PEM file of the authorities to trust over https, instead of the system's."""
+    connect_timeout_seconds: float = 2.0
+    """For each address. A pod network answers within milliseconds or not at all."""
+    idle_seconds: float = 300.0
+    """Time without a call after which an agent's connections are closed."""
+    max_connections: int = 64
+    """To one agent at a time; further calls wait their turn."""
+
+    def __post_init__(self) -> None:
+        if self.token and self.token_file:
+            raise ValueError("token and token_file exclude each other")
+        if self.ca_file and self.scheme != "https":
+            raise ValueError("ca_file needs the scheme https")
+        if not self.path.startswith("/"):
+            raise ValueError("path must start with a slash")
+
+
+@dataclass(slots=True, eq=False)
+class _Agent:
+    """What is kept of one agent between calls.
+
+    A pool of its own: one pool over many hosts takes time quadratic in their number.
+    """
+
+    pool: httpx2.AsyncHTTPTransport
+    address: str = ""
+    """The one that worked last."""
+    users: int = 0
+    used_at: float = 0.0
+
+
+class HttpTransport(OwnsTasks):
+    """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
+
+    Several addresses are tried in order until one connects, and that one first from then on.
+    Proxy variables of the environment are not read: pod addresses are never behind a proxy.
+    """
+
+    name = "http"
+
+    def __init__(self, settings: HttpSettings | None = None) -> None:
+        self.settings = settings or HttpSettings()
+        self._agents: dict[str, _Agent] = {}
+        self._token = _Token(self.settings.token, self.settings.token_file)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Make one from settings; the entry point of the registry.
+
+        Raises:
+            ValueError: an option is unknown or has no valid value.
+        """
+        return cls(read_options(HttpSettings, options))
+
+    def applies(self, target: Target) -> bool:
+        """Whether the target has an address."""
+        return bool(target.addresses)
+
+    async def probe(self, target: Target) -> Identity:
+        """Ask `/version` who answers there, with padding.
+
+        Raises:
+            TransportError: the path does not work; the class says how.
+        """
+        url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={PAD_CHARS}"
+        request = httpx2.Request("GET", url, extensions={"timeout": self._timeout().as_dict()})
+        try:
+            with self._lease(target) as agent:
+                response = await self._send(agent, target, request)
+                async with aclosing(response):
+                    if response.status_code != 200:
+                        raise refusal(response)
+                    return _identity(await read_body(response, PROBE_BYTES))
+        except Refused as error:
+            raise error.failure.error(target, self.name) from error.__cause__
+
+    @asynccontextmanager
+    async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
+        """A conversation with the agent. Nothing is sent before the first request.
+
+        Raises:
+            TransportError: on leaving: what went wrong first, if something did.
+        """
+        token = await self._read_token(target)
+
+        async def send(request: httpx2.Request) -> httpx2.Response:
+            if token:
+                request.headers["authorization"] = f"Bearer {token}"
+            return await self._send(agent, target, request)
+
+        exchange = Exchange(send)
+        client = httpx2.AsyncClient(
+            transport=exchange,
+            timeout=self._timeout(),
+            trust_env=False,
+            headers={"accept-encoding": "identity"},
+        )
+        failure: Exception | None = None
+        with self._lease(target) as agent:
+            async with streamable_http_client(
+                f"{self.settings.scheme}://agent{self.settings.path}",
+                http_client=client,
+                terminate_on_close=False,
+                max_sse_event_size=MAX_FRAME_BYTES,
+            ) as streams:
+                try:
+                    yield streams
+                except Exception as error:  # the SDK's task group would wrap it
+                    failure = error
+        if exchange.failure is not None:
+            raise exchange.failure.error(target, self.name) from failure
+        if failure is not None:
+            raise failure
+
+    async def _send(
+        self, agent: _Agent, target: Target, request: httpx2.Request
+    ) -> httpx2.Response:
+        if not target.addresses:
+            raise Refused(Unreachable, "no address is known")
+        tried: list[Failure] = []
+        for address in sorted(target.addresses, key=lambda each: each != agent.address):
+            try:
+                response = await agent.pool.handle_async_request(_to(request, address, target.port))
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                where = f"[{address}]" if ":" in address else address
+                where = f"{where}:{target.port}"
+                refused = unreachable(error, where, self.settings.connect_timeout_seconds)
+                tried.append(refused.failure)
+            except httpx2.TransportError as error:
+                raise died(error) from error
+            else:
+                agent.address = address
+                return response
+        kind = next((each.kind for each in tried if each.kind is not Unreachable), Unreachable)
+        raise Refused(kind, "; ".join(each.message for each in tried))
+
+    def _timeout(self) -> httpx2.Timeout:
+        # Reading and writing are bounded by the caller's deadline for the whole call.
+        return httpx2.Timeout(None, connect=self.settings.connect_timeout_seconds)
+
+    async def _read_token(self, target: Target) -> str:
+        try:
+            return await self._token.read()
+        except (OSError, ValueError) as error:
+            message = f"no token to send: {error}"
+            raise Denied(message, target=target, transport=self.name) from error
+
+    @contextmanager
+    def _lease(self, target: Target) -> Iterator[_Agent]:
+        """The agent's pool, which is not closed for idling meanwhile."""
+        _ = self._tasks  # raises outside of the block, where nobody would close the pool
+        agent = self._agents.get(target.key)
+        if agent is None:
+            limits = httpx2.Limits(
+                max_connections=self.settings.max_connections,
+                max_keepalive_connections=self.settings.max_connections,
+                keepalive_expiry=KEEPALIVE_SECONDS,
+            )
+            pool = httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
+            agent = self._agents[target.key] = _Agent(pool)
+        agent.users += 1
+        try:
+            yield agent
+        finally:
+            agent.users -= 1
+            agent.used_at = anyio.current_time()
+
+    async def _entered(self) -> None:
+        if self.settings.scheme == "https":
+            self._tls = await anyio.to_thread.run_sync(_tls, self.settings.ca_file)
+        else:
+            # Never used, and a real one costs 20 ms: an empty one, which trusts nobody.
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._tasks.start_soon(self._close_idle)
+
+    async def _close_idle(self) -> None:
+        try:
+            while True:
+                await anyio.sleep(self.settings.idle_seconds / 2)
+                await self._close(anyio.current_time() - self.settings.idle_seconds)
+        finally:
+            await self._close(math.inf)
+
+    async def _close(self, unused_since: float) -> None:
+        async with anyio.create_task_group() as tasks:
+            for key, agent in tuple(self._agents.items()):
+                if math.isinf(unused_since) or (not agent.users and agent.used_at <= unused_since):
+                    del self._agents[key]
+                    tasks.start_soon(_close_pool, agent.pool)
+
+
+async def _close_pool(pool: httpx2.AsyncHTTPTransport) -> None:
+    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+        await pool.aclose()
+
+
+class _Token:
+    """A bearer token, given or in a file."""
+
+    def __init__(self, token: str, file: str) -> None:
+        self._file = anyio.Path(file) if file else None
+        self._read_at: tuple[int, int, int] | None = None
+        self._token = _header_value(token)
+
+    async def read(self) -> str:
+        """The token, empty if there is none.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: what it holds is not a token. The message does not show it.
+        """
+        if self._file is not None:
+            # Projected volumes replace the file by renaming: a new inode at the least.
+            stat = await self._file.stat()
+            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if version != self._read_at:
+                self._token = _header_value(await self._file.read_text(encoding="utf-8"))
+                self._read_at = version
+        return self._token
+
+
+def _header_value(token: str) -> str:
+    value = token.strip()
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("the token holds characters that no token has")
+    return value
+
+
+def _tls(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ValueError(f"ca_file {os.fspath(ca_file)!r}: {error}") from error
+
+
+def _to(request: httpx2.Request, address: str, port: int) -> httpx2.Request:
+    url = request.url.copy_with(host=address, port=port)
+    headers = request.headers.copy()
+    headers["host"] = url.netloc.decode("ascii")
+    return httpx2.Request(
+        request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
+    )
+
+
+def _identity(body: bytes) -> Identity:
+    try:
+        document = json.loads(body)
+        identity = Identity.from_wire(document)
+    except (ValueError, RecursionError) as error:
+        raise Refused(BadPeer, f"{VERSION_PATH} is not an mcp-gpu agent's: {error}") from error
+    padding = document.get("padding")
+    if not isinstance(padding, str) or len(padding) != PAD_CHARS:
+        raise Refused(BadPeer, f"{VERSION_PATH} lacks the {PAD_CHARS} characters of padding asked")
+    return identity

@@ -1,0 +1,51 @@
+"""What a transport that runs tasks of its own enters and leaves by."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+
+class OwnsTasks:
+    """`async with` for a transport whose connections outlive a call.
+
+    Its tasks end with the block. What the block raises leaves as it is: a task group
+    left in the ordinary way would wrap it into an exception group.
+    """
+
+    _task_group: TaskGroup | None = None
+
+    @property
+    def _tasks(self) -> TaskGroup:
+        """Where its tasks run. Raises RuntimeError outside of the block."""
+        if self._task_group is None:
+            raise RuntimeError(f"{type(self).__name__} is used outside of `async with`")
+        return self._task_group
+
+    async def __aenter__(self) -> Self:
+        if self._task_group is not None:
+            raise RuntimeError(f"{type(self).__name__} is entered twice")
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        self._task_group = group
+        await self._entered()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        group = self._tasks
+        group.cancel_scope.cancel()
+        try:
+            await group.__aexit__(None, None, None)
+        finally:
+            self._task_group = None
+
+    async def _entered(self) -> None:
+        """Start what runs all the time. For subclasses."""

@@ -1,0 +1,209 @@
+"""The daemon thread that owns every NVML call of the process and publishes snapshots.
+
+An NVML call can block for minutes and nothing can interrupt it, so nobody waits for the thread:
+readers take the last `Snapshot`, which says how old it is and, while a call is blocked, which.
+A daemon thread, because the interpreter joins every other kind when it exits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.model import Snapshot, Waiting
+from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.reader import Reader
+
+log = logging.getLogger(__name__)
+
+WAITING_SECONDS: Final = 2.0
+"""A call in progress for longer is named in `Snapshot.waiting`. The slowest healthy ones, a
+first handle without persistence mode, take 1 to 3 s."""
+
+RETRY_SECONDS: Final = 5.0
+RETRY_MAX_SECONDS: Final = 300.0
+"""Between attempts to initialise NVML, doubling: where there is no driver one may come later,
+and a lost GPU comes back only by a reset or a reboot."""
+
+
+class Collector:
+    """Reads a node's GPUs for ever.
+
+    Args:
+        nvml: what to read; by default the NVML of this machine.
+        fast_seconds: between readings of utilisation, power, temperature, clocks and memory.
+        slow_seconds: between readings of links, modes, error counters and verdicts.
+        retry_seconds: the first pause after NVML refused or a GPU was lost.
+        clock: Unix time, for the snapshot's own times.
+    """
+
+    def __init__(
+        self,
+        nvml: Nvml | None = None,
+        *,
+        fast_seconds: float = 2.0,
+        slow_seconds: float = 30.0,
+        retry_seconds: float = RETRY_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._nvml = nvml or Nvml()
+        self._reader = Reader(self._nvml, clock=clock)
+        self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
+        self._retry_seconds = self._pause = retry_seconds
+        self._snapshot = Snapshot()
+        self._read_at = -float("inf")
+        """When the readings of the last snapshot were begun, on time.monotonic()."""
+        self._wanted = self._read_at
+        """The earliest that the next readings may be begun to satisfy everyone who asked."""
+        self._open = False
+        self._slow_due = self._fast_due = self._open_due = -float("inf")
+        self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
+        self._stopping = False
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, anyio.Event]] = []
+
+    def start(self) -> None:
+        """Start reading. Once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread end after the call it is in. Returns at once; see `join`."""
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the stopped thread; False if a call still holds it. Not for an event loop."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known now. Never blocks."""
+        calling = self._nvml.calling
+        if calling is not None:
+            seconds = time.monotonic() - calling.since
+            if seconds >= WAITING_SECONDS:
+                waiting = Waiting(seconds=seconds, call=calling.call, gpu_index=calling.gpu_index)
+                return self._snapshot.model_copy(update={"waiting": waiting})
+        return self._snapshot
+
+    async def first(self, timeout_seconds: float) -> Snapshot:
+        """The snapshot once the first attempt has ended; `starting` if it has not by then."""
+        with anyio.move_on_after(timeout_seconds):
+            await self._until(lambda: self._snapshot.state != "starting")
+        return self.snapshot
+
+    async def fresh(self, max_age_seconds: float, timeout_seconds: float) -> Snapshot:
+        """A snapshot whose fast readings are no older than that, or what there is at the deadline.
+
+        Where NVML is absent or failing there is nothing to hurry: the last state is the answer.
+        """
+        oldest = time.monotonic() - max_age_seconds
+        self._wanted = max(self._wanted, oldest)
+        with anyio.move_on_after(timeout_seconds):
+            await self._until(
+                lambda: self._read_at >= oldest or self._snapshot.state in {"absent", "failing"}
+            )
+        return self.snapshot
+
+    async def _until(self, enough: Callable[[], bool]) -> None:
+        """Ask the thread for a turn after each publication until it is enough."""
+        loop = asyncio.get_running_loop()
+        while True:
+            # Enrolled before looking: what is published in between wakes us, too.
+            waiter = (loop, anyio.Event())
+            with self._lock:
+                self._waiters.append(waiter)
+            try:
+                if enough():
+                    return
+                self._wake.set()
+                await waiter[1].wait()
+            finally:
+                with self._lock:
+                    self._waiters = [other for other in self._waiters if other is not waiter]
+
+    def _publish(self, snapshot: Snapshot) -> None:
+        if (snapshot.state, snapshot.failure) != (self._snapshot.state, self._snapshot.failure):
+            why = f": {snapshot.failure.message}" if snapshot.failure else ""
+            log.info("NVML is %s%s", snapshot.state, why)
+        self._snapshot = snapshot
+        with self._lock:
+            waiters, self._waiters = self._waiters, []
+        for loop, event in waiters:
+            try:
+                loop.call_soon_threadsafe(event.set)
+            except RuntimeError:
+                pass  # That loop has been closed; nobody waits there any more.
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                due = self._turn()
+            except Exception:
+                # Boundary: a defect of ours must not end the only thread that reads.
+                log.exception("reading NVML")
+                due = time.monotonic() + self._back_off()
+            self._wake.wait(max(0.0, due - time.monotonic()))
+        if self._open:
+            self._reader.close()
+
+    def _turn(self) -> float:
+        """Do what is due. Returns when to come again."""
+        now = time.monotonic()
+        try:
+            if now >= self._open_due and (not self._open or self._reader.impaired):
+                self._reopen()
+            if self._open:
+                self._read()
+        except NvmlUnavailable as error:
+            self._shut()
+            self._open_due = time.monotonic() + self._back_off()
+            self._publish(self._reader.failed(error))
+        return min(self._fast_due, self._slow_due) if self._open else self._open_due
+
+    def _reopen(self) -> None:
+        """A new generation: handles and counters of the former one are void."""
+        self._shut()
+        self._reader.open()
+        self._open = True
+        self._slow_due = self._fast_due = -float("inf")
+        if self._reader.impaired:
+            self._open_due = time.monotonic() + self._back_off()
+        else:
+            self._pause = self._retry_seconds
+
+    def _read(self) -> None:
+        impaired = self._reader.impaired
+        now = time.monotonic()
+        slow = now >= self._slow_due
+        if slow:
+            self._reader.read_slow()
+            self._slow_due = now + self._slow_seconds
+        if slow or now >= self._fast_due or self._read_at < self._wanted:
+            begun = time.monotonic()
+            self._fast_due = begun + self._fast_seconds
+            snapshot = self._reader.read_fast()
+            self._read_at = begun
+            if self._reader.impaired and not impaired:
+                self._open_due = time.monotonic() + self._back_off()
+            self._publish(snapshot)
+
+    def _shut(self) -> None:
+        if self._open:
+            self._open = False
+            self._reader.close()
+
+    def _back_off(self) -> float:
+        pause = self._pause
+        self._pause = min(2 * pause, max(RETRY_MAX_SECONDS, self._retry_seconds))
+        return pause

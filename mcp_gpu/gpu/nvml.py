@@ -1,0 +1,225 @@
+"""NVML through nvidia-ml-py: the one place that imports the binding (besides the simulator).
+
+NVML calls can block for minutes and cannot be interrupted; exactly one thread may use an
+`Nvml`, and `Nvml.calling` tells the others where it is. What a call refuses is one field's
+reason; only what concerns a whole GPU or all of NVML is raised (errors.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import resource
+import time
+from collections.abc import Callable
+from functools import cache
+from inspect import unwrap
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pynvml
+
+from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
+
+log = logging.getLogger(__name__)
+
+LIBRARY_NAME: Final = "libnvidia-ml.so.1"
+
+MAX_OPEN_FILES: Final = 65_536
+"""nvidia-persistenced speaks SunRPC, whose tables grow with RLIMIT_NOFILE: at 2^30, a common
+container default, the first call allocates tens of GiB and takes half a minute
+(NVIDIA/nvidia-container-toolkit#1053)."""
+
+WEDGED_SECONDS: Final = 10.0
+"""After a call that took longer, NVML is not shut down: that can block for ever, and the next
+initialisation only adds a reference (nvidia_gpu_exporter#467)."""
+
+
+class Calling(NamedTuple):
+    """The NVML call in progress."""
+
+    call: str
+    gpu_index: int | None
+    since: float
+    """On time.monotonic()."""
+
+
+@cache
+def _function(call: str) -> Callable[..., Any]:
+    """The binding's function without its decorators.
+
+    They decode every string strictly as UTF-8 and turn FUNCTION_NOT_FOUND into an exception
+    that is no NVMLError.
+    """
+    function: Callable[..., Any] | None = getattr(pynvml, call, None)
+    if function is None:
+        raise NvmlError(Code.FUNCTION_NOT_FOUND, call)
+    bare: Callable[..., Any] = unwrap(function)
+    return bare
+
+
+class Nvml:
+    """NVML, opened and closed by the thread that owns it.
+
+    Args:
+        library_path: an absolute path to load first. The binding asks for "libnvidia-ml.so.1"
+            by name, and a library of that SONAME that is loaded already wins. The driver
+            container of the GPU Operator puts it under /run/nvidia/driver/usr/lib/.
+    """
+
+    def __init__(self, *, library_path: str | None = None) -> None:
+        self.calling: Calling | None = None
+        self._library_path = library_path
+        self._slowest_seconds = 0.0
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the simulator answers instead of a driver."""
+        return bool(getattr(pynvml.nvmlLib, "simulated", False))
+
+    def open(self) -> None:
+        """Load the library and initialise it.
+
+        Raises:
+            NvmlUnavailable: with the text of what to do about it.
+        """
+        if not hasattr(pynvml, "_nvmlGetFunctionPointer"):
+            detail = "the package `pynvml` shadows nvidia-ml-py: uninstall it"
+            raise NvmlUnavailable(Code.LIBRARY_NOT_FOUND, "import", detail)
+        _lower_open_files()
+        if self._library_path:
+            try:
+                ctypes.CDLL(self._library_path)
+            except OSError as error:
+                raise NvmlUnavailable(Code.LIBRARY_NOT_FOUND, "dlopen", str(error)) from error
+        try:
+            self.call("nvmlInit", None)
+        except NvmlError as error:
+            raise NvmlUnavailable(error.code, error.call, _init_detail(error.code)) from error
+
+    def close(self) -> None:
+        """Shut NVML down. Every handle is void afterwards. Never raises."""
+        wedged = self._slowest_seconds > WEDGED_SECONDS
+        self._slowest_seconds = 0.0
+        if wedged:
+            return
+        try:
+            self.call("nvmlShutdown", None)
+        except NvmlError as error:
+            log.debug("nvmlShutdown: %s", error)
+
+    def count(self) -> int:
+        """How many GPUs NVML counts, those that refuse a handle included.
+
+        Raises:
+            NvmlUnavailable: it cannot even be counted.
+        """
+        try:
+            return int(self.call("nvmlDeviceGetCount", None))
+        except NvmlError as error:
+            raise NvmlUnavailable(error.code, error.call) from error
+
+    def handle(self, gpu_index: int) -> Any:
+        """The GPU's handle; the first one may take seconds without persistence mode.
+
+        Raises:
+            NvmlUnavailable, GpuLost, GpuUnreadable
+        """
+        try:
+            return self.call("nvmlDeviceGetHandleByIndex", gpu_index, gpu_index)
+        except NvmlError as error:
+            error.raise_beyond_field()
+            raise GpuUnreadable(error.code, error.call) from error
+
+    def call(self, call: str, gpu_index: int | None, *args: Any) -> Any:
+        """One function of the binding, with its raw answer.
+
+        Raises:
+            NvmlError: with BINDING_DEFECT where the binding failed by itself.
+        """
+        since = time.monotonic()
+        self.calling = Calling(call, gpu_index, since)
+        try:
+            return _function(call)(*args)
+        except pynvml.NVMLError as error:
+            raise NvmlError(error.value, call) from None
+        except NvmlError:
+            raise
+        except Exception as error:
+            # Boundary: the binding is known to raise TypeError, NameError, UnicodeDecodeError and
+            # ctypes.ArgumentError on answers it was not written for.
+            log.debug("%s: %r", call, error)
+            raise NvmlError(Code.BINDING_DEFECT, call) from error
+        finally:
+            self.calling = None
+            self._slowest_seconds = max(self._slowest_seconds, time.monotonic() - since)
+
+    def fill(self, call: str, structs: tuple[str, ...], gpu_index: int | None, handle: Any) -> Any:
+        """A getter that fills a struct, in the first of these versions that the driver knows.
+
+        Raises:
+            NvmlError
+        """
+        mismatch: NvmlError | None = None
+        for name in structs:
+            struct = getattr(pynvml, name)()
+            try:
+                self.call(call, gpu_index, handle, ctypes.byref(struct))
+            except NvmlError as error:
+                if error.code != Code.ARGUMENT_VERSION_MISMATCH:
+                    raise
+                mismatch = error
+            else:
+                return struct
+        assert mismatch is not None
+        raise mismatch
+
+    def field_values(
+        self, gpu_index: int, handle: Any, ids: list[tuple[int, int]]
+    ) -> list[float | NvmlError]:
+        """Many (field id, scope) in one call: a number, or the refusal, for each.
+
+        Raises:
+            NvmlError: the call itself failed.
+        """
+        call = "nvmlDeviceGetFieldValues"
+        return [
+            NvmlError(value.nvmlReturn, call)
+            if value.nvmlReturn
+            else getattr(value.value, _VALUE_MEMBERS.get(value.valueType, "ullVal"))
+            for value in self.call(call, gpu_index, handle, ids)
+        ]
+
+
+def _lower_open_files() -> None:
+    """For good, not just around init: GetPersistenceMode and new handles call the daemon too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft > MAX_OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, hard))
+
+
+def _init_detail(code: int) -> str:
+    """What the system itself says: the binding hides the loader's text and the module's version."""
+    if code == Code.LIBRARY_NOT_FOUND:
+        try:
+            ctypes.CDLL(LIBRARY_NAME)
+        except OSError as error:
+            return str(error)
+    if code == Code.LIB_RM_VERSION_MISMATCH:
+        try:
+            return Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+        except (OSError, IndexError):
+            pass  # Advice without it is still advice.
+    return ""
+
+
+_VALUE_MEMBERS = {
+    0: "dVal",
+    1: "uiVal",
+    2: "ulVal",
+    3: "ullVal",
+    4: "sllVal",
+    5: "siVal",
+    6: "usVal",
+}
+"""nvmlValueType_t to the member of the value union."""

@@ -1,0 +1,220 @@
+"""Reads a whole node through `Nvml` and keeps what it has read: the state behind a `Snapshot`.
+
+One thread's affair, like `Nvml`. GPUs are read one by one: one that is lost or refuses its
+handle never hides the others, and keeps the identity it was last known by.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcp_gpu.gpu.errors import Code, GpuLost, GpuUnreadable, NvmlUnavailable, gpu_error
+from mcp_gpu.gpu.fields import FAST, SLOW, STATIC, Group
+from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, MigDevice, Snapshot
+from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is known of one GPU in this generation."""
+
+    handle: Any = None
+    static: Readings | None = None
+    slow: Readings = field(default_factory=Readings)
+    fast: Readings = field(default_factory=Readings)
+    mig_devices: tuple[MigDevice, ...] = ()
+    trouble: GpuUnreadable | None = None
+
+
+class Reader:
+    """Args: clock: Unix time, for `Snapshot.static_at` and its siblings."""
+
+    def __init__(self, nvml: Nvml, *, clock: Callable[[], float] = time.time) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._gpus: list[_Seen] = []
+        self._identities: list[dict[str, Any]] = []
+        """Static values by index, as last known in any generation."""
+        self._vanished: list[dict[str, Any]] = []
+        self._snapshot = Snapshot()
+
+    @property
+    def impaired(self) -> bool:
+        """Whether a new generation could bring a GPU back. Not one that we may not open: a
+        container that is given some of a node's GPUs is no fault."""
+        troubles = (seen.trouble for seen in self._gpus if seen.trouble)
+        return bool(self._vanished) or any(t.code != Code.NO_PERMISSION for t in troubles)
+
+    def open(self) -> None:
+        """Initialise NVML, count the GPUs and read what does not change: a new generation.
+
+        Raises:
+            NvmlUnavailable
+        """
+        self._nvml.open()
+        try:
+            system = read_system(self._nvml)
+            count = self._nvml.count()
+            self._gpus = [_Seen() for _ in range(count)]
+            for index in range(count):
+                self._identify(index)
+        except NvmlUnavailable:
+            self._nvml.close()
+            raise
+        before = self._snapshot
+        self._remember(before.gpu_count)
+        self._snapshot = Snapshot(
+            state="ok",
+            # Until they are read: should that fail, the last ones known are still shown.
+            gpus=before.gpus,
+            slow_at=before.slow_at,
+            fast_at=before.fast_at,
+            gpu_count=count,
+            gpu_count_expected=max(count, before.gpu_count_expected or 0),
+            static_at=self._clock(),
+            generation=before.generation + 1,
+            simulated=self._nvml.simulated,
+            unavailable=system.unavailable,
+            **system.values,
+        )
+
+    def close(self) -> None:
+        """Shut NVML down; what was read stays."""
+        self._nvml.close()
+
+    def read_slow(self) -> None:
+        """Links, modes, counters and verdicts of every GPU; tries again for missing handles.
+
+        Raises:
+            NvmlUnavailable
+        """
+        at = self._clock()
+        for index, seen in enumerate(self._gpus):
+            if seen.static is None and not isinstance(seen.trouble, GpuLost):
+                self._identify(index)
+            if seen.trouble is None:
+                self._read_slow(index, seen)
+        self._snapshot = self._snapshot.model_copy(update={"slow_at": at})
+
+    def read_fast(self) -> Snapshot:
+        """What moves all the time, of every GPU.
+
+        Raises:
+            NvmlUnavailable
+        """
+        at = self._clock()
+        for index, seen in enumerate(self._gpus):
+            if seen.trouble is None:
+                seen.fast = self._read(index, seen, FAST) or seen.fast
+        self._snapshot = self._snapshot.model_copy(update={"fast_at": at, "gpus": self._models()})
+        return self._snapshot
+
+    def failed(self, error: NvmlUnavailable) -> Snapshot:
+        """NVML as a whole refused: the state says so, the last GPUs known stay beside it."""
+        self._snapshot = self._snapshot.model_copy(
+            update={
+                "state": error.state,
+                "failure": error.failure,
+                "simulated": self._nvml.simulated,
+            }
+        )
+        return self._snapshot
+
+    def _identify(self, index: int) -> None:
+        seen = self._gpus[index]
+        try:
+            seen.handle = self._nvml.handle(index)
+            seen.static = read_group(self._nvml, index, seen.handle, STATIC, mig=False)
+            seen.trouble = None
+        except GpuUnreadable as error:
+            self._trouble(index, seen, error)
+
+    def _trouble(self, index: int, seen: _Seen, error: GpuUnreadable) -> None:
+        if seen.trouble is None or seen.trouble.code != error.code:
+            log.warning("GPU %d: %s", index, error)
+        seen.trouble = error
+
+    def _remember(self, count_before: int | None) -> None:
+        """Carry identities over from the last generation, for GPUs that do not answer now."""
+        answering = {seen.static.values.get("uuid") for seen in self._gpus if seen.static}
+        former = {
+            index: identity
+            for index, identity in enumerate(self._identities)
+            if identity and identity.get("uuid") not in answering
+        }
+        if count_before is not None and len(self._gpus) < count_before:
+            # The numbering has moved: whose index this was is no longer known.
+            self._vanished += [one for one in former.values() if one not in self._vanished]
+            former = {}
+        self._vanished = [one for one in self._vanished if one.get("uuid") not in answering]
+        self._identities = [
+            seen.static.values if seen.static else former.get(index, {})
+            for index, seen in enumerate(self._gpus)
+        ]
+
+    def _read_slow(self, index: int, seen: _Seen) -> None:
+        slow = self._read(index, seen, SLOW)
+        if slow is None:
+            return
+        seen.slow = slow
+        seen.mig_devices = ()
+        if slow.values.get("mig_mode_current"):
+            try:
+                seen.mig_devices = read_mig_devices(self._nvml, index, seen.handle)
+            except GpuLost as error:
+                self._trouble(index, seen, error)
+
+    def _read(self, index: int, seen: _Seen, group: Group) -> Readings | None:
+        mig = bool(seen.slow.values.get("mig_mode_current"))
+        try:
+            return read_group(self._nvml, index, seen.handle, group, mig=mig)
+        except GpuLost as error:
+            self._trouble(index, seen, error)
+            return None
+
+    def _models(self) -> tuple[Gpu, ...]:
+        counted = [self._model(index, seen) for index, seen in enumerate(self._gpus)]
+        if not all(self._identities):
+            # A GPU that is counted and has no name may be one of those.
+            return tuple(counted)
+        gone = [
+            _without_readings(
+                len(counted) + position, "lost", "gpu_lost", identity,
+                "NVML does not count this GPU any more: drain the node and power-cycle it.",
+            )
+            for position, identity in enumerate(self._vanished)
+        ]  # fmt: skip
+        return (*counted, *gone)
+
+    def _model(self, index: int, seen: _Seen) -> Gpu:
+        if seen.static:
+            self._identities[index] = seen.static.values
+        if seen.trouble is not None:
+            state: GpuState = "lost" if isinstance(seen.trouble, GpuLost) else "unreadable"
+            return _without_readings(
+                index, state, seen.trouble.reason, self._identities[index], str(seen.trouble)
+            )
+        parts = [part for part in (seen.static, seen.slow, seen.fast) if part is not None]
+        reset = any(part.reset_required for part in parts)
+        return Gpu(
+            index=index,
+            state="unreadable" if reset else "ok",
+            error=gpu_error(Code.RESET_REQUIRED) if reset else None,
+            mig_devices=seen.mig_devices,
+            unavailable={k: v for part in parts for k, v in part.unavailable.items()},
+            **{k: v for part in parts for k, v in part.values.items()},
+        )
+
+
+def _without_readings(
+    index: int, state: GpuState, reason: str, identity: dict[str, Any], error: str
+) -> Gpu:
+    missing = {name: reason for name in READINGS if name not in identity}
+    return Gpu(index=index, state=state, error=error, unavailable=missing, **identity)

@@ -1,0 +1,194 @@
+"""One simulated GPU: a profile's answers, an identity, and under load a function of time."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from mcp_gpu.gpu.simulator.faults import Fault
+from mcp_gpu.gpu.simulator.profiles import Profile, merged, of_key, value
+
+_NOT_SUPPORTED = 3
+
+_MIG_MAX = 7
+_NO_WITH_MIG = ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetRemappedRows")
+
+
+class MigDevice:
+    """A MIG device of a GPU: identity and size; NVML asks the parent for everything else."""
+
+    def __init__(self, gpu: Gpu, answers: Mapping[str, Any]) -> None:
+        self.index = gpu.index
+        self._answers = {
+            **answers,
+            "nvmlDeviceIsMigDeviceHandle": 1,
+            "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": gpu,
+        }
+
+    def answer(self, call: str, key: str = "") -> Any:
+        """As `library.Device`."""
+        return value(self._answers.get(call))
+
+
+def _mig_answers(gpu: Gpu, number: int, profile: str) -> dict[str, Any]:
+    size = gpu.profile["mig_profiles"][profile]
+    total, slices = size["memory_mib"] << 20, int(profile[0])
+    return {
+        "nvmlDeviceGetUUID": f"MIG-{_uuid(gpu.seed, 'mig', number)}",
+        "nvmlDeviceGetName": f"{gpu.answer('nvmlDeviceGetName')} MIG {profile}",
+        # UNVERIFIED: instance ids start at 7 for the smallest slice on real boards.
+        "nvmlDeviceGetGpuInstanceId": 7 + number,
+        "nvmlDeviceGetComputeInstanceId": 0,
+        "nvmlDeviceGetMemoryInfo_v2": {"total": total, "reserved": 0, "used": 0, "free": total},
+        "nvmlDeviceGetAttributes_v2": {
+            "multiprocessorCount": size["multiprocessors"],
+            "gpuInstanceSliceCount": slices,
+            "computeInstanceSliceCount": slices,
+            "memorySizeMB": size["memory_mib"],
+        },
+    }
+
+
+class Gpu:
+    """One GPU. `answers` is what it says at rest."""
+
+    def __init__(
+        self, profile: Profile, index: int, *, seed: str, load: float, clock: Callable[[], float],
+        mig: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        self.profile, self.index, self.seed, self.load, self._clock = (
+            profile, index, f"{seed}/{index}", load, clock,
+        )  # fmt: skip
+        self._base = merged(profile["gpu"], profile["gpus"][index], self._identity())
+        self.answers: Mapping[str, Any] = self._base
+        phase = int(hashlib.sha256(self.seed.encode()).hexdigest()[:8], 16) / 2**32
+        self._phase, self._period_seconds = 2 * math.pi * phase, 90 + 60 * phase
+        if mig:
+            self._base = merged(self._base, self._with_mig(mig))
+        elif recorded := self._base.get("nvmlDeviceGetMigDeviceHandleByIndex"):
+            devices = [answers and MigDevice(self, answers) for answers in recorded]
+            self._base["nvmlDeviceGetMigDeviceHandleByIndex"] = devices
+
+    def _identity(self) -> dict[str, Any]:
+        """What no two boards share; a recorded profile brings its own."""
+        own = {
+            "nvmlDeviceGetIndex": self.index,
+            "nvmlDeviceGetMinorNumber": self.index,
+            "nvmlDeviceGetUUID": f"GPU-{_uuid(self.seed)}",
+        }
+        if isinstance(self.profile["gpu"].get("nvmlDeviceGetSerial"), str):
+            own["nvmlDeviceGetSerial"] = str(1_650_000_000_000 + _uuid(self.seed).int % 10**9)
+        return {} if self.profile.get("recorded") else own
+
+    def _with_mig(self, names: tuple[str, ...]) -> dict[str, Any]:
+        refused = {call: {"error": _NOT_SUPPORTED} for call in _NO_WITH_MIG}
+        devices = [MigDevice(self, _mig_answers(self, *pair)) for pair in enumerate(names)]
+        return {
+            **refused,
+            "nvmlDeviceGetMigMode": [1, 1],
+            "nvmlDeviceGetMigDeviceHandleByIndex": devices,
+            "nvmlDeviceGetMaxMigDeviceCount": _MIG_MAX,
+        }
+
+    def overlay(self, faults: Iterable[Fault]) -> None:
+        """Take these faults' answers instead of the former ones'."""
+        self.answers = merged(self._base, *(fault.answers() for fault in faults))
+
+    def at_rest(self, call: str, key: str = "") -> Any:
+        """The answer without load.
+
+        Raises:
+            Refused: there is none, or the profile names a code.
+        """
+        answer = self.answers.get(call)
+        if key:
+            answer = of_key(answer, call, key)
+        return value(answer)
+
+    def answer(self, call: str, key: str = "") -> Any:
+        """As `library.Device`."""
+        answer = self.at_rest(call, key)
+        if self.load:
+            move = _MOVING.get(call) or _MOVING.get(f"{call} {key}")
+            if move is not None:
+                return move(self, answer, key)
+        return answer
+
+    @property
+    def activity(self) -> float:
+        """How busy the GPU is now, 0 to 1: a slow wave around `load`."""
+        angle = 2 * math.pi * self._clock() / self._period_seconds + self._phase
+        return min(1.0, self.load * (1 + 0.2 * math.sin(angle)))
+
+    def power_milliwatts(self, idle: int) -> int:
+        """Power under the present activity, from what the board draws idle."""
+        limit = int(self.at_rest("nvmlDeviceGetPowerManagementLimit"))
+        return round(idle + 0.85 * (limit - idle) * self.activity)
+
+    def energy_millijoules(self, start: int) -> int:
+        """Mean power since a fixed day, so that the counter only grows."""
+        idle = int(self.at_rest("nvmlDeviceGetPowerUsage"))
+        limit = int(self.at_rest("nvmlDeviceGetPowerManagementLimit"))
+        mean = idle + 0.85 * (limit - idle) * self.load
+        return start + round(mean * (self._clock() - _ENERGY_EPOCH))
+
+
+def _uuid(*parts: object) -> UUID:
+    return UUID(bytes=hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:16], version=4)
+
+
+_ENERGY_EPOCH = 1_700_000_000.0
+
+_HOTTER_CELSIUS = 40
+"""How far a busy board is above an idle one."""
+
+
+def _hotter(gpu: Gpu, idle: int, key: str) -> int:
+    return idle + round(_HOTTER_CELSIUS * gpu.activity)
+
+
+def _busy_clock(gpu: Gpu, idle: int, key: str) -> int:
+    top = int(gpu.at_rest("nvmlDeviceGetMaxClockInfo", key))
+    # Memory runs at full speed or idles; the others follow the work.
+    return top if key == "2" else round(idle + (top - idle) * min(1.0, 0.5 + gpu.activity / 2))
+
+
+def _busy_memory(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
+    usable = idle["total"] - idle["reserved"]
+    used = min(usable, idle["used"] + round(0.9 * usable * gpu.activity) // (2 << 20) * (2 << 20))
+    return {**idle, "used": used, "free": usable - used}
+
+
+def _busy_rates(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
+    return {"gpu": round(100 * gpu.activity), "memory": round(55 * gpu.activity)}
+
+
+def _power(gpu: Gpu, idle: int, key: str) -> int:
+    return gpu.power_milliwatts(idle)
+
+
+def _energy(gpu: Gpu, start: int, key: str) -> int:
+    return gpu.energy_millijoules(start)
+
+
+_MOVING: dict[str, Callable[[Gpu, Any, str], Any]] = {
+    "nvmlDeviceGetTemperature": _hotter,
+    "nvmlDeviceGetMarginTemperature": lambda gpu, idle, key: {
+        "marginTemperature": idle["marginTemperature"] - round(_HOTTER_CELSIUS * gpu.activity)
+    },
+    "nvmlDeviceGetPowerUsage": _power,
+    "nvmlDeviceGetUtilizationRates": _busy_rates,
+    "nvmlDeviceGetClockInfo": _busy_clock,
+    "nvmlDeviceGetMemoryInfo_v2": _busy_memory,
+    "nvmlDeviceGetTotalEnergyConsumption": _energy,
+    # Bit 1 says idle.
+    "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~1,
+    "fields 82,0": _hotter,
+    "fields 83,0": _energy,
+    "fields 185,0": _power,
+    "fields 186,0": _power,
+}
+"""Call, or call and key, to what load makes of the answer at rest."""

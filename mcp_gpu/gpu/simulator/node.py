@@ -1,0 +1,120 @@
+"""One simulated machine: its driver, its GPUs and what is wrong with it now."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mcp_gpu.gpu.simulator import drivers
+from mcp_gpu.gpu.simulator.board import Gpu
+from mcp_gpu.gpu.simulator.faults import Fault, MissingSymbol, Xid
+from mcp_gpu.gpu.simulator.library import Refused
+from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile, merged, value
+
+_XID_EVENT = 0x8
+_HANDLE = "nvmlDeviceGetHandleByIndex_v2"
+
+_HANG_SLICE_SECONDS = 0.05
+"""How soon a blocked call notices that its fault was lifted."""
+
+
+class Node:
+    """A machine with GPUs, installed below the binding with `simulator.install(node)`.
+
+    Args:
+        load: mean utilisation, 0 to 1. At 0 every answer is the profile's own.
+        mig: GPU index to the MIG profiles it is cut into.
+        clock: Unix time; a test holds it still.
+        on_call: called on every call before anything else: where a fleet re-reads its file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        profile: str,
+        *,
+        gpus: int | None = None,
+        driver: str | None = None,
+        load: float = 0.0,
+        seed: int = 0,
+        mig: Mapping[int, tuple[str, ...]] | None = None,
+        faults: Iterable[Fault] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        document = load_profile(profile)
+        described = len(document["gpus"])
+        count = described if gpus is None else gpus
+        if count > described:
+            raise ProfileError(f"profile {profile!r} describes {described} GPUs, not {count}")
+        self.name, self.profile = name, profile
+        self.events: queue.SimpleQueue[tuple[int, int, int]] = queue.SimpleQueue()
+        self.on_call: Callable[[], None] | None = None
+        self._system = drivers.system(document["system"], driver)
+        self.driver = str(self._system["nvmlSystemGetDriverVersion"])
+        self._lacking: frozenset[str] = frozenset()
+        if driver is not None or not document.get("recorded"):
+            # A recording already says what its driver lacks.
+            self._lacking = drivers.lacking(self.driver)
+            lacking = {"fields": drivers.lacking_fields(self.driver)}
+            rules = {**lacking, **drivers.deprecated(self.driver)}
+            document = {**document, "gpu": merged(document["gpu"], rules)}
+        self._gpus = [
+            Gpu(document, index, seed=f"{seed}/{name}", load=load, clock=clock,
+                mig=(mig or {}).get(index, ()))
+            for index in range(count)
+        ]  # fmt: skip
+        self._faults: tuple[Fault, ...] = ()
+        self._missing: set[str] = set()
+        self.faults = tuple(faults)
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """By index."""
+        return self._gpus
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What is wrong now. Assigning takes effect on calls that are blocked, too."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Iterable[Fault]) -> None:
+        new = tuple(faults)
+        appeared = [fault for fault in new if fault not in self._faults]
+        self._faults = new
+        self._missing = {fault.call for fault in new if isinstance(fault, MissingSymbol)}
+        for gpu in self._gpus:
+            gpu.overlay(fault for fault in new if fault.concerns(gpu.index))
+        for fault in appeared:
+            if isinstance(fault, Xid):
+                self.events.put((fault.gpu, _XID_EVENT, fault.xid))
+
+    def enter(self, call: str, gpu_index: int | None) -> None:
+        """As `library.Machine`: every fault's say on this call."""
+        if self.on_call is not None:
+            self.on_call()
+        for fault in self._faults:
+            if fault.concerns(gpu_index):
+                self._block(fault, call)
+                if code := fault.code(call, gpu_index):
+                    raise Refused(code)
+        if call == _HANDLE and gpu_index is not None and gpu_index < len(self._gpus):
+            # A recording of a GPU that refused its handle.
+            value(self._gpus[gpu_index].answers.get(_HANDLE, True))
+
+    def lacks(self, call: str) -> bool:
+        """As `library.Machine`."""
+        return call in self._lacking or call in self._missing
+
+    def system(self, call: str) -> Any:
+        """As `library.Machine`."""
+        return value(self._system.get(call))
+
+    def _block(self, fault: Fault, call: str) -> None:
+        deadline = time.monotonic() + fault.delay_seconds(call)
+        while fault in self._faults and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _HANG_SLICE_SECONDS))
+            if self.on_call is not None:
+                self.on_call()

@@ -1,0 +1,56 @@
+"""What only a real GPU and driver can show."""
+
+import ctypes
+import json
+from pathlib import Path
+
+import pytest
+
+from mcp_gpu.gpu import simulator
+from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.model import READINGS
+from mcp_gpu.gpu.nvml import LIBRARY_NAME
+from mcp_gpu.gpu.record import record
+
+
+def has_driver() -> bool:
+    try:
+        ctypes.CDLL(LIBRARY_NAME)
+    except OSError:
+        return False
+    return True
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not has_driver(), reason=f"no {LIBRARY_NAME} here"),
+]
+
+
+async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
+    simulator.uninstall()
+    collector = Collector()
+    collector.start()
+    snapshot = await collector.first(60)
+    collector.stop()
+    assert collector.join(60)
+    assert snapshot.state == "ok"
+    assert not snapshot.simulated
+    assert snapshot.gpus
+    for gpu in snapshot.gpus:
+        assert gpu.state == "ok"
+        assert gpu.uuid is not None
+        assert gpu.uuid.startswith("GPU-")
+        assert {name for name in READINGS if getattr(gpu, name) is None} == set(gpu.unavailable)
+        # Nothing that the binding does may surprise us on real hardware.
+        assert "error(-1)" not in gpu.unavailable.values()
+
+
+def test_a_recording_of_a_real_machine_replays(tmp_path: Path) -> None:
+    simulator.uninstall()
+    path = tmp_path / "recorded.json"
+    path.write_text(json.dumps(record()))
+    snapshot = simulator.snapshot(simulator.Node("replayed", str(path)))
+    assert snapshot.state == "ok"
+    assert snapshot.simulated
+    assert all(gpu.name for gpu in snapshot.gpus)

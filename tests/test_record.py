@@ -1,0 +1,85 @@
+"""A recording of a machine, replayed by the simulator, is that machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mcp_gpu.gpu import simulator
+from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.record import record
+from mcp_gpu.gpu.simulator.faults import Lost, MissingSymbol, WholeNode
+
+
+def recorded(node: simulator.Node, path: Path, *, pseudonyms: bool = False) -> simulator.Node:
+    with simulator.installed(node):
+        path.write_text(json.dumps(record(pseudonyms=pseudonyms)))
+    return simulator.Node("replayed", str(path))
+
+
+def noon() -> float:
+    return 1_800_000_000.0
+
+
+@pytest.mark.parametrize("profile", simulator.shipped_profiles())
+def test_a_replayed_recording_gives_the_same_snapshot(profile: str, tmp_path: Path) -> None:
+    node = simulator.Node("real", profile, load=0.5, clock=noon)
+    replayed = recorded(node, tmp_path / "real.json")
+    assert simulator.snapshot(replayed, clock=noon) == simulator.snapshot(node, clock=noon)
+
+
+def test_mig_devices_lost_gpus_and_missing_symbols_are_recorded_too(tmp_path: Path) -> None:
+    node = simulator.Node(
+        "real",
+        "h100",
+        driver="550.54.15",
+        mig={0: ("1g.10gb",) * 3},
+        faults=[
+            Lost(kind="lost", gpu=2),
+            MissingSymbol(kind="missing_symbol", call="nvmlDeviceGetSerial"),
+        ],
+    )
+    replayed = recorded(node, tmp_path / "real.json")
+    snapshot = simulator.snapshot(replayed, clock=noon)
+    assert snapshot == simulator.snapshot(node, clock=noon)
+    assert len(snapshot.gpus[0].mig_devices) == 3
+    assert snapshot.gpus[2].state == "lost"
+
+
+def test_identities_are_replaced_unless_asked_for(tmp_path: Path) -> None:
+    node = simulator.Node("real", "gb200", mig=None)
+    originals = simulator.snapshot(node).gpus
+    document = (tmp_path / "real.json", tmp_path / "again.json")
+    first = simulator.snapshot(recorded(node, document[0], pseudonyms=True)).gpus
+    again = simulator.snapshot(recorded(node, document[1], pseudonyms=True)).gpus
+    for gpu in originals:
+        for secret in (gpu.uuid, gpu.serial, gpu.chassis_serial, gpu.fabric_cluster_uuid):
+            assert secret is not None
+            assert secret not in document[0].read_text()
+    assert len({gpu.uuid for gpu in first}) == 4
+    assert first[0].uuid != again[0].uuid
+    assert first[0].uuid is not None
+    assert first[0].uuid.startswith("GPU-")
+    assert len(first[0].uuid) == len(originals[0].uuid or "")
+    assert first[0].fabric_cluster_uuid == first[1].fabric_cluster_uuid
+
+
+def test_a_recording_says_how_long_the_calls_took(tmp_path: Path) -> None:
+    with simulator.installed(simulator.Node("real", "t4", gpus=1)):
+        document = record()
+    median, longest = document["microseconds"]["nvmlDeviceGetPowerUsage"]
+    assert 0 < median <= longest
+
+
+def test_only_getters_are_called() -> None:
+    with simulator.installed(simulator.Node("real", "h100", gpus=1)):
+        document = record()
+    for call in document["microseconds"]:
+        assert "Get" in call
+        assert "Set" not in call
+
+
+def test_without_nvml_there_is_nothing_to_record() -> None:
+    node = simulator.Node("none", "t4", faults=[WholeNode(kind="driver_not_loaded")])
+    with simulator.installed(node), pytest.raises(NvmlUnavailable):
+        record()

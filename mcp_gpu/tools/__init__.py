@@ -1,0 +1,1 @@
+"""The tools, one module each: its models, how an agent answers, how a gateway merges."""

@@ -1,0 +1,22 @@
+"""The entry point: `attach` takes a path of its own that imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line of this process; returns the exit status."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["attach"]:
+        from mcp_gpu.attach import main as attach
+
+        return attach(arguments[1:])
+    # Half a second of imports that a relay must not pay.
+    from mcp_gpu.cli import main as command_line
+
+    return command_line(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

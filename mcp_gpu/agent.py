@@ -1,0 +1,112 @@
+"""The agent role: one collector over this node's NVML, served over MCP."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+
+import anyio
+
+from mcp_gpu import __version__
+from mcp_gpu.endpoint import ListenError
+from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.registry import Registry
+from mcp_gpu.serving import Readiness, serve
+from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.tools.inventory import agent_tool
+from transports.base import Identity
+
+__all__ = ["run"]
+
+INSTRUCTIONS = (
+    "Answers for the NVIDIA GPUs of one node. get_gpu_inventory lists them. A null field has its "
+    "reason beside it; unknown is never healthy."
+)
+
+FIRST_READ_SECONDS = 10.0
+"""How long readiness waits for the first look at NVML. Initialising takes up to 3 s a GPU without
+persistence mode; a driver that takes longer than this is stuck, and a stuck driver must be seen,
+so the agent becomes ready all the same."""
+
+
+def run(settings: AgentSettings) -> int:
+    """Serve this node's GPUs until told to stop. Returns the exit status."""
+    if settings.simulate is not None:
+        _simulate(settings.simulate, settings.node_name)
+    library = None if settings.nvml_library is None else str(settings.nvml_library)
+    collector = Collector(
+        Nvml(library_path=library),
+        fast_seconds=settings.fast_seconds,
+        slow_seconds=settings.slow_seconds,
+    )
+    collector.start()
+    try:
+        anyio.run(_serve, settings, collector)
+    finally:
+        # Not joined: a call that hangs in the driver would hold up the exit.
+        collector.stop()
+    return 0
+
+
+async def _serve(settings: AgentSettings, collector: Collector) -> None:
+    started = time.monotonic()
+    identity = Identity(
+        name="mcp-gpu",
+        version=__version__,
+        node=settings.node_name,
+        pod=settings.pod_name,
+        uid=settings.pod_uid,
+        instance=secrets.token_hex(8),
+        started_at=time.time(),
+        simulated=settings.simulate is not None,
+    )
+    registry = Registry(
+        name=identity.name,
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        tools=[agent_tool(settings.node_name, collector)],
+        identity=lambda: identity,
+    )
+    try:
+        await serve(
+            registry,
+            http=settings.endpoint(),
+            socket_path=settings.socket_path,
+            stdio=settings.stdio,
+            readiness=lambda: _readiness(collector, time.monotonic() - started),
+        )
+    except ListenError as error:
+        raise SettingError(str(error)) from error
+
+
+def _readiness(collector: Collector, running_seconds: float) -> Readiness:
+    """Ready once the first look at NVML has ended or taken too long, whatever it showed.
+
+    A node with broken GPUs must stay in its Service to say so.
+    """
+    snapshot = collector.snapshot
+    detail = {
+        "nvml": snapshot.state,
+        "gpus": snapshot.gpu_count,
+        "message": snapshot.failure.message if snapshot.failure else None,
+        "waiting": snapshot.waiting.message if snapshot.waiting else None,
+        "simulated": snapshot.simulated,
+    }
+    looked = snapshot.state != "starting" or running_seconds >= FIRST_READ_SECONDS
+    return Readiness(looked, detail)
+
+
+def _simulate(fleet_file: str, node_name: str) -> None:
+    from mcp_gpu.gpu import simulator  # 20 ms and 3 MiB that an agent on hardware need not pay
+
+    try:
+        fleet = (
+            simulator.default_fleet()
+            if fleet_file == "demo"
+            else simulator.load_fleet(Path(fleet_file))
+        )
+        simulator.install(fleet.node(node_name))
+    except simulator.FleetError as error:
+        raise SettingError(f"--simulate: {error}") from error

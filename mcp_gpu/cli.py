@@ -1,0 +1,101 @@
+"""The commands. Each is a settings class (its flags) and a function that runs it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
+
+from mcp_gpu import __version__, logs, settings
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    settings: type[settings.LogSettings]
+    run: str
+    """`module:function`; imported only when the command runs, since start-up time counts."""
+
+
+COMMANDS = {
+    "agent": _Command(settings.AgentSettings, "mcp_gpu.agent:run"),
+    "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run"),
+    "status": _Command(settings.StatusSettings, "mcp_gpu.status:run"),
+    "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
+    "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the process's exit status: 2 for wrong usage, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["-h"], ["--help"], []):
+        print(_usage(), file=sys.stderr if not arguments else sys.stdout)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"mcp-gpu {__version__}")
+        return 0
+    name, *flags = arguments
+    command = COMMANDS.get(name)
+    if command is None:
+        return _complain(f"unknown command {name!r}; one of: {', '.join([*COMMANDS, 'attach'])}")
+    try:
+        chosen = command.settings(_cli_parse_args=flags, _cli_prog_name=f"mcp-gpu {name}")
+    except ValidationError as error:
+        return _complain(*(_problem(detail) for detail in error.errors()), command=name)
+    except SettingsError as error:
+        return _complain(str(error), command=name)
+    logs.configure(chosen.log_level, chosen.log_format)
+    for variable in settings.unknown_variables():
+        logger.warning("no setting is called %s; it has no effect", variable)
+    module, _, function = command.run.partition(":")
+    run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)
+    try:
+        return run(chosen)
+    except settings.SettingError as error:
+        print(f"mcp-gpu {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [
+        f"mcp-gpu {__version__}: ask an NVIDIA fleet on Kubernetes what is wrong with its GPUs.",
+        "",
+        "usage: mcp-gpu COMMAND [flags]     (mcp-gpu COMMAND --help lists the flags)",
+        "",
+    ]
+    lines += [
+        f"  {name:<{width}}{_first_line(command.settings)}" for name, command in COMMANDS.items()
+    ]
+    lines.append(f"  {'attach':<{width}}Connect standard input and output to this node's agent.")
+    return "\n".join(lines)
+
+
+def _first_line(command: type[settings.LogSettings]) -> str:
+    return (command.__doc__ or "").partition("\n")[0]
+
+
+def _problem(detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"]).replace("_", "-")
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"--{name}: {message[:1].lower()}{message[1:]}, not {detail['input']!r}"
+
+
+def _complain(*problems: str, command: str = "") -> int:
+    program = f"mcp-gpu {command}".rstrip()
+    for problem in problems:
+        print(f"{program}: {problem}", file=sys.stderr)
+    print(f"try: {program} --help", file=sys.stderr)
+    return 2

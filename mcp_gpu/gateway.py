@@ -1,0 +1,194 @@
+"""The gateway role: discovery, transports and router from the settings, served over MCP."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from mcp_gpu import __version__
+from mcp_gpu.endpoint import HttpEndpoint, ListenError
+from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, DnsDiscovery, StaticDiscovery
+from mcp_gpu.fleet.reachability import Reachability
+from mcp_gpu.fleet.router import Router
+from mcp_gpu.registry import Registry
+from mcp_gpu.serving import Listening, Readiness, serve
+from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.tools.fleet_inventory import gateway_tool
+from transports.base import Identity, Transport
+from transports.registry import load
+
+__all__ = ["open_router", "run", "serve_gateway"]
+
+INSTRUCTIONS = (
+    "Answers for the NVIDIA GPUs of a whole fleet. Start with get_gpu_inventory (detail summary): "
+    "it lists nodes needing attention first and names every node that did not answer, with the "
+    "reason. GPUs of a node that did not answer are unknown, not healthy. Then ask for single "
+    "nodes with detail full."
+)
+
+
+@asynccontextmanager
+async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
+    """A running router for these settings, with discovery kept current.
+
+    Raises:
+        SettingError: the settings name no agents, two sources of them, or unusable ones.
+    """
+    discovery = make_discovery(settings)
+    transports = make_transports(settings)
+    async with AsyncExitStack() as stack:
+        for transport in transports:
+            await stack.enter_async_context(transport)
+        reachability = Reachability(
+            transports,
+            probe_timeout_seconds={"http": settings.probe_timeout_seconds},
+            default_probe_timeout_seconds=settings.stream_timeout_seconds,
+            ttl_seconds=settings.path_ttl_seconds,
+        )
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(discovery.run)
+        yield Router(
+            discovery,
+            reachability,
+            node_deadline_seconds=settings.node_deadline_seconds,
+            call_deadline_seconds=settings.call_deadline_seconds,
+            concurrency=settings.concurrency,
+        )
+        group.cancel_scope.cancel()
+
+
+def run(settings: GatewaySettings) -> int:
+    """Serve the fleet until told to stop. Returns the exit status."""
+    anyio.run(_run, settings)
+    return 0
+
+
+async def _run(settings: GatewaySettings) -> None:
+    async with open_router(settings) as router:
+        await serve_gateway(router, settings.endpoint(), stdio=settings.stdio)
+
+
+async def serve_gateway(
+    router: Router,
+    http: HttpEndpoint | None,
+    *,
+    stdio: bool = False,
+    task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the gateway's tools over a router.
+
+    Raises:
+        SettingError: the port cannot be listened on.
+    """
+    started_at = time.time()
+    instance = secrets.token_hex(8)
+
+    def identity() -> Identity:
+        return Identity(
+            name="mcp-gpu-gateway",
+            version=__version__,
+            node=socket.gethostname(),
+            instance=instance,
+            started_at=started_at,
+        )
+
+    registry = Registry(
+        name="mcp-gpu-gateway",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        tools=[gateway_tool(router)],
+        identity=identity,
+    )
+    try:
+        await serve(
+            registry,
+            http=http,
+            stdio=stdio,
+            readiness=lambda: _readiness(router.discovery),
+            task_status=task_status,
+        )
+    except ListenError as error:
+        raise SettingError(str(error)) from error
+
+
+def _readiness(discovery: Discovery) -> Readiness:
+    """Ready after the first discovery, and from then on: an outage makes the table old, which
+    the answer says, and taking the gateway out of its Service would help nobody."""
+    try:
+        table = discovery.table()
+    except DiscoveryError as error:
+        return Readiness(False, {"discovery": str(error)})
+    return Readiness(
+        True,
+        {
+            "agents": len(table.targets),
+            "discovery": table.source,
+            "discovery_age_seconds": round(max(time.time() - table.as_of, 0.0), 1),
+            "discovery_problem": table.problem,
+        },
+    )
+
+
+def make_discovery(settings: FleetSettings) -> Discovery:
+    """The one source of agents that the settings name.
+
+    Raises:
+        SettingError: they name none, several, or one that cannot be read.
+    """
+    named = [
+        flag
+        for flag, value in (
+            ("--agents", settings.agents),
+            ("--agents-file", settings.agents_file),
+            ("--agents-dns", settings.agents_dns),
+        )
+        if value
+    ]
+    if len(named) != 1:
+        found = f"{' and '.join(named)} given together" if named else "no agents named"
+        raise SettingError(f"{found}: give one of --agents, --agents-file and --agents-dns")
+    try:
+        if settings.agents:
+            return StaticDiscovery.from_text(settings.agents)
+        if settings.agents_file:
+            return StaticDiscovery.from_file(settings.agents_file)
+        return DnsDiscovery(settings.agents_dns)
+    except DiscoveryError as error:
+        raise SettingError(str(error)) from error
+
+
+def make_transports(settings: FleetSettings) -> list[Transport]:
+    """The transports in order of preference, each with its options.
+
+    Raises:
+        SettingError: an unknown transport, a doubled one, or an option that it does not take.
+    """
+    names = settings.transports
+    if not names or len(set(names)) != len(names):
+        raise SettingError(f"--transports: each at least once and at most once, not {names}")
+    unused = sorted(settings.transport_options.keys() - set(names))
+    if unused:
+        raise SettingError(f"--transport-options: {unused[0]} is not among --transports")
+    try:
+        return [load(name, _options(settings, name)) for name in names]
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
+def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
+    own = settings.transport_options.get(name, {})
+    if name != "http":
+        return own
+    options: dict[str, Any] = {"scheme": settings.agent_scheme}
+    if settings.agent_token_file is not None:
+        options["token_file"] = str(settings.agent_token_file)
+    if settings.agent_ca_file is not None:
+        options["ca_file"] = str(settings.agent_ca_file)
+    return options | own

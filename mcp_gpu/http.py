@@ -1,0 +1,263 @@
+"""MCP over HTTP at `/mcp`, and the pages that Kubernetes and Prometheus read.
+
+A client whose Accept names `text/event-stream` gets the full protocol. Any other, such as a bare
+curl, gets plain JSON and needs no initialize. Nothing is kept between requests.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import h11
+import uvicorn
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mcp_gpu.endpoint import HttpEndpoint
+from mcp_gpu.pages import Pages
+from mcp_gpu.security import RebindingGuard, refusal
+from mcp_gpu.stream import Stop
+
+__all__ = ["serve_http"]
+
+logger = logging.getLogger(__name__)
+
+CONNECTIONS = 1024
+"""Open connections, the cap on what clients together can hold."""
+
+HEADER_SECONDS = 10.0
+"""How long a client may take to send a request's head. uvicorn has no such limit."""
+
+BODY_SECONDS = 30.0
+"""How long a client may take to send a request's body."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Idle connections are kept longer than common clients and proxies keep theirs (30 to 60 s), so
+that it is the client who closes and no request meets a closing connection."""
+
+
+async def serve_http(
+    server: Server[Any],
+    endpoint: HttpEndpoint,
+    sockets: list[socket.socket],
+    *,
+    pages: Pages,
+    drain_seconds: int,
+) -> None:
+    """Serve until the stop is requested and what is in flight has been answered.
+
+    Args:
+        pages: what is answered beside `/mcp`; holds the stop too.
+        drain_seconds: how long calls in flight may still take.
+    """
+    async with _session_managers(server, endpoint.body_bytes) as (events, plain):
+        app = _App(endpoint, pages.paths, events, plain)
+        config = uvicorn.Config(
+            app,
+            http=_BoundedProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=drain_seconds,
+        )
+        http = _HttpServer(config, pages.stop)
+        async with anyio.create_task_group() as tasks:
+
+            async def end() -> None:
+                await pages.stop.requested.wait()
+                http.should_exit = True
+
+            tasks.start_soon(end)
+            await http.serve(sockets)
+            tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _session_managers(
+    server: Server[Any], body_bytes: int
+) -> AsyncIterator[tuple[StreamableHTTPSessionManager, StreamableHTTPSessionManager]]:
+    events = StreamableHTTPSessionManager(server, stateless=True, max_request_body_size=body_bytes)
+    plain = StreamableHTTPSessionManager(
+        server, stateless=True, json_response=True, max_request_body_size=body_bytes
+    )
+    async with events.run(), plain.run():
+        yield events, plain
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn that leaves signals to the process and ends subscriptions before it waits."""
+
+    def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # No await between this and uvicorn's marking of every connection as its last request:
+        # no client can open another subscription in between.
+        self._stop.end_subscriptions()
+        await super().shutdown(sockets)
+
+
+class _BoundedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with a bound on connections and on the time a request's head may take:
+    its own clock starts only after the first response, and any byte resets it."""
+
+    _head_deadline: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            logger.warning("refused a connection: %d are open", CONNECTIONS)
+            transport.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
+            transport.close()
+        else:
+            self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            super().data_received(data)
+            self._expect_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._forget_head()
+
+    def _expect_head(self) -> None:
+        """Run the clock while part of a head is here, or nothing ever was."""
+        begun = self.cycle is None or bool(self.conn.trailing_data[0])
+        if self.conn.their_state is not h11.IDLE or not begun:
+            self._forget_head()
+        elif self._head_deadline is None:
+            self._head_deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    def _forget_head(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+
+@dataclass(frozen=True)
+class _App:
+    """The ASGI application."""
+
+    endpoint: HttpEndpoint
+    pages: dict[str, Callable[[Scope], Response]]
+    events: StreamableHTTPSessionManager
+    plain: StreamableHTTPSessionManager
+    guarded: RebindingGuard = field(init=False)
+
+    def __post_init__(self) -> None:
+        guard = RebindingGuard(
+            self._mcp,
+            allowed_hosts=self.endpoint.allowed_hosts,
+            allowed_origins=self.endpoint.allowed_origins,
+        )
+        object.__setattr__(self, "guarded", guard)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/mcp":
+            await self.guarded(scope, receive, send)
+            return
+        page = self.pages.get(path)
+        if page is None:
+            answer: Response = JSONResponse(
+                {"error": "not found", "paths": ["/mcp", *self.pages]}, status_code=404
+            )
+        elif scope["method"] != "GET":
+            answer = PlainTextResponse("GET only\n", status_code=405, headers={"Allow": "GET"})
+        else:
+            answer = page(scope)
+        await answer(scope, receive, send)
+
+    async def _mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            answer = refusal(405, "MCP is spoken here with POST alone.", {"Allow": "POST"})
+            await answer(scope, receive, send)
+            return
+        body = await self._body(scope, receive)
+        if isinstance(body, Response):
+            await body(scope, receive, send)
+        elif _names_events(scope):
+            await self.events.handle_request(scope, _replay(body, receive), send)
+        else:
+            await self._answer_plainly(scope, body, receive, send)
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
+        """The request's body, or the refusal of one that is too long or too slow."""
+        limit = self.endpoint.body_bytes
+        too_long = f"The body is longer than {limit} bytes."
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            return refusal(413, too_long)
+        body = bytearray()
+        with anyio.move_on_after(BODY_SECONDS):
+            while True:
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    return refusal(413, too_long)
+                if not message.get("more_body", False):
+                    return bytes(body)
+        return refusal(408, f"The body took longer than {BODY_SECONDS:g} s.")
+
+    async def _answer_plainly(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
+        """Answer with one JSON document, and stop working for a client that has gone
+        (which the SDK does for event streams alone)."""
+        headers = [pair for pair in scope["headers"] if pair[0] != b"accept"]
+        scope = {**scope, "headers": [*headers, (b"accept", b"application/json")]}
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self.plain.handle_request(scope, _replay(body, _silence), send)
+            tasks.cancel_scope.cancel()
+
+
+def _names_events(scope: Scope) -> bool:
+    accept = ",".join(Headers(scope=scope).getlist("accept")).lower()
+    return any(part.partition(";")[0].strip() == "text/event-stream" for part in accept.split(","))
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once more before it goes on."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+async def _silence() -> Message:
+    await anyio.sleep_forever()
+    raise AssertionError("unreachable")

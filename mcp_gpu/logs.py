@@ -1,0 +1,55 @@
+"""Logs go to standard error, as text or as JSON; standard output belongs to the protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["configure"]
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class _Text(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        head, *trace = super().format(record).split("\n")
+        facts = "".join(f" {key}={_value(value)}" for key, value in _extra(record).items())
+        return "\n".join([head + facts, *trace])
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure(level: str, form: str) -> None:
+    """Send the program's logs to standard error. The libraries are heard from warnings up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if form == "json" else _Text())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for ours in ("mcp_gpu", "transports"):
+        logging.getLogger(ours).setLevel(level.upper())
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _value(value: object) -> str:
+    text = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+    return json.dumps(text) if " " in text and not isinstance(value, dict | list) else text

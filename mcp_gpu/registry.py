@@ -1,0 +1,251 @@
+"""How a tool is declared, and how one MCP server is made of the declarations.
+
+A `Registry` owns one `mcp.server.lowlevel.Server` and answers `tools/list`, `tools/call`,
+`server/discover` and `subscriptions/listen` on it, the same on every listener that serves it.
+Every tool is read-only: the annotations are constants, not a choice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import anyio
+from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    DiscoverResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    RequestParams,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp_types import Tool as ListedTool
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from mcp_gpu.arguments import Arguments, BadArguments, read
+from mcp_gpu.schema import compact
+from transports.base import IDENTITY_META_KEY, PAD_CHARS, PAD_META_KEY, Identity
+
+__all__ = ["Answer", "Arguments", "Call", "Registry", "Tool", "ToolError"]
+
+logger = logging.getLogger(__name__)
+
+ANSWER_BYTES = 1_000_000
+"""Largest answer, text and data together. SDK clients refuse a server-sent event over 1 MiB
+(`max_sse_event_size`), and a model can use a small part of that."""
+
+PAD_CHARS_LIMIT = 4 * PAD_CHARS
+"""Most padding that `server/discover` answers with: more than any probe asks for."""
+
+PROGRESS_SECONDS = 1.0
+"""How long a tool waits for a client to take a progress notification, which it may well lose."""
+
+TOOLS_TTL_MS = 300_000
+"""The list never changes while the process lives; five minutes bound what an upgrade leaves."""
+
+SUBSCRIPTIONS = 256
+"""Open `subscriptions/listen` streams. A client needs one."""
+
+Context = ServerRequestContext[Any, Any]
+A = TypeVar("A", bound=Arguments)
+
+
+class ToolError(Exception):
+    """The tool can't answer, and the text says why and what to do. The model reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a tool returns: the same facts twice, for the model's eye and for programs."""
+
+    text: str
+    data: BaseModel
+
+
+async def _unheard(done: float, total: float | None, message: str | None) -> None:
+    """Progress of a call whose caller can't hear it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a tool: who asks, and a way to tell them how far it is."""
+
+    caller: str = "unknown"
+    """The client's own name and version, which it may make up: for logs alone."""
+    report: Callable[[float, float | None, str | None], Awaitable[None]] = _unheard
+
+    async def progress(
+        self, done: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Tell a caller who asked for it. Gives up on one who does not listen."""
+        with anyio.move_on_after(PROGRESS_SECONDS):
+            await self.report(done, total, message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool(Generic[A]):
+    """One tool. `run` raises `ToolError` for what the model should read."""
+
+    name: str
+    title: str
+    description: str
+    arguments: type[A]
+    result: type[BaseModel]
+    run: Callable[[A, Call], Awaitable[Answer]]
+
+    def listed(self) -> ListedTool:
+        """How `tools/list` shows it."""
+        return ListedTool(
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            input_schema=compact(self.arguments, "validation"),
+            output_schema=compact(self.result, "serialization"),
+            annotations=ToolAnnotations(
+                title=self.title,
+                read_only_hint=True,
+                destructive_hint=False,
+                idempotent_hint=True,
+                open_world_hint=False,
+            ),
+        )
+
+
+class Registry:
+    """One MCP server made of tools.
+
+    Args:
+        identity: who this process is; asked at every `server/discover`. Its `tools` are
+            filled in here.
+
+    Raises:
+        ValueError: two tools share a name.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        instructions: str,
+        tools: Sequence[Tool[Any]],
+        identity: Callable[[], Identity],
+        answer_bytes: int = ANSWER_BYTES,
+    ) -> None:
+        self._tools = {tool.name: tool for tool in sorted(tools, key=lambda tool: tool.name)}
+        if len(self._tools) != len(tools):
+            raise ValueError("two tools share a name")
+        self._identity = identity
+        self._answer_bytes = answer_bytes
+        self._listing = ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
+        schemas = {tool.name: tool.input_schema for tool in self._listing.tools}
+        self.calls: Counter[tuple[str, str]] = Counter()
+        """Calls by tool and outcome: ok, bad_arguments, tool_error, too_large, internal_error,
+        cancelled."""
+        self.server: Server[Any] = Server(
+            name,
+            version=version,
+            instructions=instructions,
+            cache_hints={"tools/list": CacheHint(ttl_ms=TOOLS_TTL_MS, scope="public")},
+            # Without it, the SDK lists all tools before every call over HTTP.
+            get_tool_input_schema=schemas.get,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            on_subscriptions_listen=ListenHandler(
+                InMemorySubscriptionBus(), max_subscriptions=SUBSCRIPTIONS
+            ),
+        )
+        self.server.add_request_handler("server/discover", RequestParams, self._discover)
+
+    def identity(self) -> Identity:
+        """Who answers, with the tools and the argument names that each takes."""
+        tools = {tool.name: tuple(tool.arguments.model_fields) for tool in self._tools.values()}
+        return replace(self._identity(), tools=tools)
+
+    async def _list_tools(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListToolsResult:
+        return self._listing
+
+    async def _discover(self, context: Context, params: RequestParams) -> DiscoverResult:
+        meta: dict[str, Any] = {IDENTITY_META_KEY: self.identity().to_wire()}
+        wanted = (context.meta or {}).get(PAD_META_KEY)
+        if isinstance(wanted, int) and wanted > 0:
+            meta[PAD_META_KEY] = "x" * min(wanted, PAD_CHARS_LIMIT)
+        return DiscoverResult(
+            supported_versions=list(MODERN_PROTOCOL_VERSIONS),
+            capabilities=self.server.get_capabilities(protocol_version=context.protocol_version),
+            instructions=self.server.instructions,
+            _meta=meta,
+        )
+
+    async def _call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        tool = self._tools.get(params.name)
+        if tool is None:
+            known = ", ".join(self._tools)
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {params.name[:100]}. Known: {known}")
+        try:
+            outcome, result = await self._outcome(tool, params.arguments, _call(context))
+        except anyio.get_cancelled_exc_class():
+            self.calls[tool.name, "cancelled"] += 1
+            raise
+        self.calls[tool.name, outcome] += 1
+        return result
+
+    async def _outcome(
+        self, tool: Tool[Any], raw: Mapping[str, Any] | None, call: Call
+    ) -> tuple[str, CallToolResult]:
+        try:
+            arguments = read(tool.arguments, raw, tool=tool.name)
+            answer = await tool.run(arguments, call)
+            return self._result(tool, answer)
+        except BadArguments as error:
+            return "bad_arguments", _error(str(error))
+        except ToolError as error:
+            return "tool_error", _error(str(error))
+        except Exception:  # boundary: one call; its fault must not end the server or reach the wire
+            reference = secrets.token_hex(4)
+            logger.exception("tool %s failed (reference %s)", tool.name, reference)
+            return "internal_error", _error(
+                f"internal error in {tool.name} (reference {reference}); see the server's log"
+            )
+
+    def _result(self, tool: Tool[Any], answer: Answer) -> tuple[str, CallToolResult]:
+        # To bytes once: its length is the limit's measure, and reading it back is cheap.
+        data = answer.data.model_dump_json(by_alias=True).encode()
+        size_bytes = len(data) + len(json.dumps(answer.text))
+        if size_bytes > self._answer_bytes:
+            narrow = ", ".join(tool.arguments.model_fields)
+            advice = f" Ask for less with: {narrow}." if narrow else ""
+            return "too_large", _error(
+                f"The answer of {tool.name} is {size_bytes:,} bytes and the limit is "
+                f"{self._answer_bytes:,}.{advice}"
+            )
+        return "ok", CallToolResult(
+            content=[TextContent(text=answer.text)], structured_content=from_json(data)
+        )
+
+
+def _call(context: Context) -> Call:
+    client = context.session.client_params
+    caller = f"{client.client_info.name} {client.client_info.version}" if client else "unknown"
+    return Call(caller=caller[:100], report=context.session.report_progress)
+
+
+def _error(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)], is_error=True)

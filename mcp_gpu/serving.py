@@ -1,0 +1,199 @@
+"""One MCP server object on all its listeners at once, from start to a graceful end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import TaskStatus
+from mcp.server.lowlevel import Server
+from mcp.server.subscriptions import ListenHandler
+
+from mcp_gpu.endpoint import HttpEndpoint, ListenError, bind
+from mcp_gpu.pages import Pages, Readiness
+from mcp_gpu.stream import Stop
+from transports.base import Identity
+
+__all__ = ["HttpEndpoint", "ListenError", "Listening", "Readiness", "Served", "serve"]
+
+logger = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 4
+"""How long calls in flight may still take after the request to stop: with what else there is to
+close, the process ends in under 6 s, well inside Kubernetes' grace period of 30."""
+
+DRAIN_MARGIN_SECONDS = 0.5
+"""What the listeners get beyond that to say goodbye."""
+
+LAST_RESORT_SECONDS = 1.5
+"""How long after that a process whose event loop or exit hangs is ended the hard way."""
+
+FORCED = 1
+"""Exit status of a process that was ended the hard way."""
+
+
+class Served(Protocol):
+    """What is served: a `mcp_gpu.registry.Registry`, or a bare server with an identity."""
+
+    @property
+    def server(self) -> Server[Any]: ...
+
+    @property
+    def calls(self) -> Counter[tuple[str, str]]:
+        """Calls by tool and outcome."""
+
+    def identity(self) -> Identity: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """Where this server can be reached."""
+
+    http: tuple[tuple[str, int], ...] = ()
+    """Address and port of each HTTP listener."""
+    socket_path: Path | None = None
+    stdio: bool = False
+
+    def __str__(self) -> str:
+        places = [
+            f"http://{f'[{host}]' if ':' in host else host}:{port}/mcp" for host, port in self.http
+        ]
+        if self.socket_path:
+            places.append(str(self.socket_path))
+        if self.stdio:
+            places.append("stdio")
+        return ", ".join(places)
+
+
+Listener = Callable[[Any], Coroutine[Any, Any, None]]
+"""Serves, given the server's lifespan state, until the stop; returns when all is answered."""
+
+
+async def serve(
+    served: Served,
+    *,
+    http: HttpEndpoint | None = None,
+    socket_path: Path | None = None,
+    stdio: bool = False,
+    readiness: Callable[[], Readiness] = lambda: Readiness(True),
+    stop: anyio.Event | None = None,
+    signals: bool = True,
+    drain_seconds: int = DRAIN_SECONDS,
+    task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, SIGTERM or SIGINT comes, or the client at stdin ends.
+
+    Args:
+        readiness: asked at every `/readyz`; must not block.
+        signals: whether this call owns the process's signals. A second one ends it at once.
+        drain_seconds: how long calls in flight may still take after the request to stop.
+        task_status: told where the server listens once it does (`await tasks.start(...)`).
+
+    Raises:
+        ListenError: a listener could not be opened; nothing was served.
+    """
+    stopping = Stop(_end_subscriptions(served.server), stop or anyio.Event())
+    pages = Pages(identity=served.identity, calls=served.calls, readiness=readiness, stop=stopping)
+    with ExitStack() as opened:
+        listeners: list[Listener] = []
+        addresses: tuple[tuple[str, int], ...] = ()
+        if http is not None:
+            listener, addresses = _listen_http(opened, served.server, http, pages, drain_seconds)
+            listeners.append(listener)
+        if socket_path is not None:
+            listeners.append(_listen_unix(opened, served.server, socket_path, stopping))
+        if stdio:
+            listeners.append(_listen_stdio(served.server, stopping))
+        listening = Listening(http=addresses, socket_path=socket_path, stdio=stdio)
+        async with served.server.lifespan(served.server) as state, anyio.create_task_group() as own:
+            if signals and sys.platform != "win32":
+                own.start_soon(_obey_signals, stopping, drain_seconds)
+            with anyio.CancelScope() as bound:
+                async with anyio.create_task_group() as tasks:
+                    for listener in listeners:
+                        tasks.start_soon(listener, state)
+                    logger.info("listening: %s", listening)
+                    task_status.started(listening)
+                    await stopping.requested.wait()
+                    bound.deadline = anyio.current_time() + drain_seconds + DRAIN_MARGIN_SECONDS
+            if bound.cancelled_caught:
+                logger.warning("gave up on calls that took longer than %d s", drain_seconds)
+            own.cancel_scope.cancel()
+
+
+# Each listener is imported when it is asked for: uvicorn costs a stdio server 20 ms and 1 MiB that
+# it has no use for, and Unix sockets need what Windows lacks.
+
+
+def _listen_http(
+    opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
+) -> tuple[Listener, tuple[tuple[str, int], ...]]:
+    from mcp_gpu.http import serve_http
+
+    sockets = bind(endpoint)
+    for bound in sockets:
+        opened.callback(bound.close)
+    addresses = tuple(bound.getsockname()[:2] for bound in sockets)
+
+    async def listener(state: Any) -> None:
+        await serve_http(server, endpoint, sockets, pages=pages, drain_seconds=drain_seconds)
+
+    return listener, addresses
+
+
+def _listen_unix(opened: ExitStack, server: Server[Any], path: Path, stop: Stop) -> Listener:
+    from mcp_gpu import unixsocket
+
+    bound = opened.enter_context(unixsocket.bind(path))
+
+    async def listener(state: Any) -> None:
+        await unixsocket.serve_unix_socket(server, bound, lifespan_state=state, stop=stop)
+
+    return listener
+
+
+def _listen_stdio(server: Server[Any], stop: Stop) -> Listener:
+    from mcp_gpu.stdio import serve_stdio
+
+    async def listener(state: Any) -> None:
+        await serve_stdio(server, lifespan_state=state, stop=stop)
+
+    return listener
+
+
+def _end_subscriptions(server: Server[Any]) -> Callable[[], None]:
+    entry = server.get_request_handler("subscriptions/listen")
+    if entry is not None and isinstance(entry.handler, ListenHandler):
+        return entry.handler.close
+    return lambda: None
+
+
+async def _obey_signals(stop: Stop, drain_seconds: int) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for number in received:
+            if stop.requested.is_set():
+                logger.warning("%s again: ending at once", number.name)
+                os._exit(FORCED)
+            logger.info("%s: stopping", number.name)
+            last = drain_seconds + LAST_RESORT_SECONDS
+            threading.Thread(target=_end_at_last, args=[last], name="end", daemon=True).start()
+            stop.requested.set()
+
+
+def _end_at_last(seconds: float) -> None:
+    """End a process whose event loop is blocked, or whose exit waits for a thread that hangs
+    (a resolver, a library): what a signal asked for must happen."""
+    time.sleep(seconds)
+    os.write(2, b"mcp-gpu: still here after the time to stop; ending at once\n")
+    os._exit(FORCED)

@@ -1,0 +1,240 @@
+"""Every setting, once. Flags, `MCP_GPU_*` variables and their help come from these classes.
+
+A flag wins over a variable, a variable over the default. Nothing else reads the environment,
+but for `mcp_gpu.sockets`, which `mcp-gpu attach` needs without pydantic.
+
+No name may be one that Kubernetes puts into a pod's environment for a Service called
+`mcp-gpu` or `mcp-gpu-gateway` (`MCP_GPU_PORT`, `MCP_GPU_SERVICE_HOST`, ...): hence `http_port`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mcp_gpu.endpoint import HttpEndpoint
+from mcp_gpu.sockets import default_socket_path
+
+__all__ = [
+    "AgentSettings",
+    "DemoSettings",
+    "FleetSettings",
+    "GatewaySettings",
+    "LogSettings",
+    "RecordSettings",
+    "ServeSettings",
+    "SettingError",
+    "StatusSettings",
+    "unknown_variables",
+]
+
+PREFIX = "MCP_GPU_"
+DEFAULT_HTTP_PORT = 8080
+
+
+class SettingError(Exception):
+    """A setting that reads well turns out to be unusable. The text says what to do instead."""
+
+
+def _split(value: object) -> object:
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _flat(value: tuple[str, ...]) -> tuple[str, ...]:
+    # The command line hands over a list of what each flag said, commas and all.
+    return tuple(part for entry in value for part in entry.replace(",", " ").split())
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_flat)]
+"""Several names, separated by commas or blanks."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+class LogSettings(BaseSettings):
+    """What every command takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+    )
+
+    log_level: LogLevel = "info"
+    """Least severe level that is logged, to standard error."""
+    log_format: Literal["text", "json"] = "text"
+    """text for people, json (one object per line) for log collectors."""
+
+
+class ServeSettings(LogSettings):
+    """How a role is served. Without `stdio`, over HTTP."""
+
+    http_host: Names = ("127.0.0.1", "::1")
+    """Addresses to listen on. The default can be reached from this machine alone; in a pod
+    use :: (IPv6 and IPv4) or 0.0.0.0."""
+    http_port: Port | None = None
+    """TCP port. Default 8080, or no HTTP at all with --stdio. 0 takes any free port."""
+    stdio: bool = False
+    """Serve MCP on standard input and output, as clients that start this program want it."""
+    allowed_hosts: Names = ()
+    """DNS names clients may use in the Host header, `*.suffix` included. IP addresses and
+    localhost are always allowed: only a name can be rebound to another address."""
+    allowed_origins: Names = ()
+    """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
+    from this machine."""
+
+    def endpoint(self) -> HttpEndpoint | None:
+        """Where to listen for HTTP; None for nowhere."""
+        port = self._port()
+        if port is None:
+            return None
+        return HttpEndpoint(
+            hosts=self.http_host,
+            port=port,
+            allowed_hosts=self.allowed_hosts,
+            allowed_origins=self.allowed_origins,
+        )
+
+    def _port(self) -> int | None:
+        if self.http_port is None and self.stdio:
+            return None
+        return DEFAULT_HTTP_PORT if self.http_port is None else self.http_port
+
+
+class AgentSettings(ServeSettings):
+    """Read this node's GPUs through NVML and serve them over MCP."""
+
+    node_name: str = Field(default_factory=socket.gethostname, min_length=1)
+    """Kubernetes node name (downward API). Default: the host name."""
+    pod_name: str = ""
+    """This pod's name (downward API)."""
+    pod_uid: str = ""
+    """This pod's uid (downward API): what a gateway checks before it believes an answer."""
+    socket: Path | None = None
+    """Unix socket that `mcp-gpu attach` relays to. Default: where `attach` looks for it, or none
+    at all with --stdio."""
+    nvml_library: Path | None = None
+    """libnvidia-ml.so.1 to load before looking in the usual places, such as the GPU operator's
+    under /run/nvidia/driver."""
+    fast_seconds: Seconds = 2.0
+    """How often utilisation, power, temperature, clocks and memory are read."""
+    slow_seconds: Seconds = 30.0
+    """How often links, modes and error counters are read."""
+    simulate: str | None = None
+    """Read no hardware: a fleet file (docs/simulator.md), or `demo` for the built-in one.
+    The node simulated is --node-name."""
+
+    @property
+    def socket_path(self) -> Path | None:
+        """Where to open the Unix socket; None for nowhere."""
+        if self.socket is None and not self.stdio:
+            return Path(default_socket_path())
+        return self.socket
+
+
+class FleetSettings(LogSettings):
+    """Which agents there are and how to reach them."""
+
+    agents: str = ""
+    """Agents, separated by commas: [node=]host[:port]. IPv6 in brackets."""
+    agents_file: Path | None = None
+    """TOML file of [[agents]], where each may have its own command."""
+    agents_dns: str = ""
+    """DNS name, with an optional port, of a headless Service: every address is an agent."""
+    transports: Names = ("http", "command")
+    """Paths to try, best first."""
+    transport_options: dict[str, dict[str, Any]] = {}
+    """Options per transport, as JSON: {"command": {"argv": ["ssh", "{node}", "mcp-gpu",
+    "attach", "--relay-only"]}}."""
+    agent_scheme: Literal["http", "https"] = "http"
+    """How agents serve HTTP."""
+    agent_token_file: Path | None = None
+    """File with the bearer token to show to agents; read again when it changes."""
+    agent_ca_file: Path | None = None
+    """PEM file of the authorities that agents' certificates are checked against."""
+    node_deadline_seconds: Seconds = 8.0
+    """Longest wait for one node, all its paths together."""
+    call_deadline_seconds: Seconds = 20.0
+    """Longest wait for all nodes together."""
+    probe_timeout_seconds: Seconds = 2.0
+    """Longest wait for a probe over HTTP. A dead path costs this once."""
+    stream_timeout_seconds: Seconds = 5.0
+    """Longest wait for a stream (ssh, exec) to open and prove itself."""
+    path_ttl_seconds: Seconds = 300.0
+    """How long a path that worked is used without a new probe."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Most calls in flight per kind of path."""
+
+
+class GatewaySettings(ServeSettings, FleetSettings):
+    """Reach all agents and serve their merged answers over MCP."""
+
+
+class StatusSettings(FleetSettings):
+    """Show the fleet's GPUs in the terminal."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"json-output": "json"})
+
+    log_level: LogLevel = "warning"
+    """Least severe level that is logged, to standard error."""
+    url: str = ""
+    """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
+    asked directly."""
+    nodes: Names = ()
+    """Only these nodes."""
+    json_output: bool = False
+    """Print the structured answer as JSON. For short: --json."""
+    timeout_seconds: Seconds = 30.0
+    """Longest wait for a gateway's answer."""
+
+
+class RecordSettings(LogSettings):
+    """Record this machine's NVML answers as a profile that the simulator replays. Read-only."""
+
+    output: Path | None = None
+    """File to write. Default: standard output."""
+    keep_ids: bool = False
+    """Keep real UUIDs and serial numbers. By default they are replaced."""
+    nvml_library: Path | None = None
+    """libnvidia-ml.so.1 to load before looking in the usual places."""
+
+
+class DemoSettings(LogSettings):
+    """Run a simulated fleet and a gateway over it. Needs no GPU and no cluster."""
+
+    log_level: LogLevel = "warning"
+    """Least severe level that is logged, to standard error."""
+    once: bool = False
+    """Print the fleet and exit."""
+    http_port: Port = DEFAULT_HTTP_PORT
+    """The gateway's port on 127.0.0.1. 0 takes any free port."""
+
+
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?)$")
+"""Variables that Kubernetes derives from Services; not ours, whatever they begin with."""
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Names of `MCP_GPU_*` variables that no setting has: misspelt ones would do nothing."""
+    known = {"SOCKET"}
+    for settings in (AgentSettings, GatewaySettings, StatusSettings, RecordSettings, DemoSettings):
+        known |= {name.upper() for name in settings.model_fields}
+    for variable in os.environ if environment is None else environment:
+        if variable.startswith(PREFIX) and not _SERVICE_LINK.search(variable):
+            name = variable.removeprefix(PREFIX)
+            if name not in known:
+                yield variable

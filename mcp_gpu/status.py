@@ -1,0 +1,159 @@
+"""`mcp-gpu status`: the fleet's inventory for a person at a terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import anyio
+from mcp import Client, MCPError
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import CallToolResult, TextContent
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from mcp_gpu.gateway import open_router
+from mcp_gpu.registry import Answer, Call, ToolError
+from mcp_gpu.settings import SettingError, StatusSettings
+from mcp_gpu.tools.fleet_inventory import (
+    FleetInventory,
+    FleetNode,
+    GatewayArguments,
+    gateway_tool,
+)
+from mcp_gpu.tools.inventory import describe_models
+from transports.errors import leaves
+
+__all__ = ["render", "run"]
+
+LIMIT = 500
+"""Most nodes in one table: what the tool gives in one page."""
+
+
+def run(settings: StatusSettings) -> int:
+    """Print the fleet. Returns 0 when every node answered, 1 when some did not."""
+    inventory = anyio.run(_fetch, settings)
+    if settings.json_output:
+        print(inventory.model_dump_json(indent=2))
+    else:
+        render(inventory, Console())
+    return 1 if inventory.failures_by_reason else 0
+
+
+def render(inventory: FleetInventory, console: Console) -> None:
+    """Print the fleet as a table, what is out of the ordinary, and who did not answer."""
+    totals, coverage = inventory.totals, inventory.coverage
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("NODE", "GPUS", "DRIVER", "CUDA", "VIA", "AGE"):
+        table.add_column(heading, no_wrap=heading != "GPUS", overflow="fold")
+    for node in inventory.nodes:
+        table.add_row(*_cells(node))
+    for failure in inventory.failures:
+        table.add_row(f"[red]{escape(failure.node)}[/]", f"[red]{failure.reason}[/]")
+    console.print(table)
+    for node in inventory.nodes:
+        for note in node.attention:
+            console.print(f"[yellow]! {escape(node.node)}: {escape(note)}[/]", soft_wrap=True)
+    for failure in inventory.failures:
+        text = f"{failure.node}: {failure.reason}: {failure.message}"
+        console.print(f"[red]x {escape(text)}[/]", soft_wrap=True)
+        for attempt in failure.attempts:
+            tried = f"    {attempt.via}: {attempt.reason}: {attempt.message}"
+            console.print(f"[dim]{escape(tried)}[/]", soft_wrap=True)
+    models = ", ".join(f"{model.gpus}x {model.name}" for model in totals.models)
+    lost = f", [red]{totals.gpus_lost} lost[/]" if totals.gpus_lost else ""
+    answered = f"{coverage.nodes_answered} of {coverage.nodes_asked} nodes answered"
+    console.print(f"\n{answered}: {totals.gpus} GPUs{lost}: {escape(models)}", soft_wrap=True)
+    if len(totals.drivers) > 1:
+        versions = ", ".join(f"{d.driver_version} ({d.nodes})" for d in totals.drivers)
+        console.print(f"Driver versions: {versions}", soft_wrap=True)
+    if inventory.nodes_omitted or inventory.failures_omitted:
+        more = inventory.nodes_omitted + inventory.failures_omitted
+        console.print(f"{more} more nodes not shown; name some with --nodes.")
+    if coverage.discovery_problem:
+        console.print(
+            f"[yellow]! list of agents is {coverage.discovery_age_seconds:.0f} s old: "
+            f"{escape(coverage.discovery_problem)}[/]"
+        )
+    if inventory.simulated:
+        console.print("[magenta]simulated: no real hardware stands behind these figures[/]")
+
+
+def _cells(node: FleetNode) -> tuple[str, ...]:
+    name = escape(node.node)
+    age = "-" if node.age_seconds is None else f"{node.age_seconds:.0f} s"
+    return (
+        f"[yellow]{name}[/]" if node.attention else name,
+        escape(describe_models(node))
+        + (f" [red]({node.gpus_lost} lost)[/]" if node.gpus_lost else ""),
+        node.driver_version or "-",
+        node.cuda_version or "-",
+        node.via,
+        age,
+    )
+
+
+async def _fetch(settings: StatusSettings) -> FleetInventory:
+    with _progress() as bar:
+        task = None if bar is None else bar.add_task("asking the nodes", total=None)
+
+        async def report(
+            progress: float, total: float | None = None, message: str | None = None
+        ) -> None:
+            if bar is not None and task is not None:
+                bar.update(task, completed=progress, total=total)
+
+        if settings.url:
+            return await _from_gateway(settings, report)
+        return await _from_agents(settings, report)
+
+
+def _progress() -> AbstractContextManager[Progress | None]:
+    """A bar on standard error while a person watches, nothing otherwise."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+async def _from_agents(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
+    async with open_router(settings) as router:
+        tool = gateway_tool(router)
+        try:
+            answer: Answer = await tool.run(_arguments(settings), Call(report=report))
+        except ToolError as error:
+            raise SettingError(str(error)) from error
+        assert isinstance(answer.data, FleetInventory)
+        return answer.data
+
+
+async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
+    arguments = _arguments(settings).model_dump(mode="json", exclude_none=True)
+    outcome: CallToolResult | None = None
+    problem = ""
+    try:
+        async with Client(
+            settings.url, mode="2026-07-28", read_timeout_seconds=settings.timeout_seconds
+        ) as client:
+            try:
+                outcome = await client.call_tool(
+                    "get_gpu_inventory", arguments, progress_callback=report
+                )
+            except MCPError as error:
+                problem = error.message
+    except Exception as error:  # boundary: the SDK lets its HTTP library's errors out, in groups
+        if outcome is None:
+            leaf = next(leaves(error))
+            problem = problem or str(leaf) or type(leaf).__name__
+    if outcome is None:
+        raise SettingError(f"no answer from {settings.url}: {problem}")
+    if outcome.is_error:
+        texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
+        raise SettingError(" ".join(texts))
+    return FleetInventory.model_validate(outcome.structured_content)
+
+
+def _arguments(settings: StatusSettings) -> GatewayArguments:
+    return GatewayArguments(nodes=settings.nodes or None, limit=LIMIT)

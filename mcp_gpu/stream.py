@@ -1,0 +1,228 @@
+"""One MCP client on a byte stream: framing, both protocol eras, and an end that loses no answer.
+
+The SDK's dispatcher cancels what is in flight as soon as its input ends. A client that sends its
+requests and half-closes (`printf ... | mcp-gpu attach`), or a server told to stop, still wants the
+answers: so the input is held open here until they are written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.lowlevel import Server
+from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.message import SessionMessage
+from mcp_types import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    RequestId,
+)
+
+from transports.framing import FrameTooLong, LineSplitter, decode, encode
+
+__all__ = ["ByteChannel", "Stop", "serve_stream"]
+
+logger = logging.getLogger(__name__)
+
+REQUEST_BYTES = 1 << 20
+"""Longest request, as over HTTP: arguments are names and numbers."""
+
+IN_FLIGHT = 128
+"""Requests under way per client. Past it nothing more is read: the client waits, not the server."""
+
+DRAIN_SECONDS = 30.0
+"""How long calls may go on for a client that has said all it will say."""
+
+FLUSH_SECONDS = 2.0
+"""How long the last answer may then still take to be written to a client that reads nothing."""
+
+
+class ByteChannel(Protocol):
+    """What a client talks through. `anyio.abc.ByteStream` is one."""
+
+    async def receive(self) -> bytes:
+        """Some bytes. Raises `anyio.EndOfStream` after the last, `BrokenResourceError`."""
+
+    async def send(self, item: bytes) -> None:
+        """Write all of it. Raises `anyio.BrokenResourceError`."""
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The request that everything which serves should end."""
+
+    end_subscriptions: Callable[[], None] = lambda: None
+    """Ends open `subscriptions/listen` streams, which would never end themselves. Called by
+    each listener once it reads no more, so that none is opened behind it."""
+    requested: anyio.Event = field(default_factory=anyio.Event)
+
+
+async def serve_stream(
+    server: Server[Any],
+    channel: ByteChannel,
+    *,
+    lifespan_state: Any,
+    stop: Stop,
+    write_seconds: float = math.inf,
+) -> None:
+    """Serve one client until it has gone or `stop` is requested; closes the channel.
+
+    Args:
+        write_seconds: how long the client may leave an answer unread before it counts as gone.
+    """
+    client = _Client(channel, write_seconds)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.read, stop)
+            tasks.start_soon(client.write)
+            await serve_dual_era_loop(
+                server, client.requests, client.answers, lifespan_state=lifespan_state
+            )
+            tasks.cancel_scope.deadline = anyio.current_time() + FLUSH_SECONDS
+    finally:
+        client.close()
+        with anyio.CancelScope(shield=True), suppress(anyio.BrokenResourceError):
+            await channel.aclose()
+
+
+class _Client:
+    """The two ends of one conversation, and which requests are still owed an answer."""
+
+    requests: MemoryObjectReceiveStream[SessionMessage | Exception]
+    answers: MemoryObjectSendStream[SessionMessage]
+
+    def __init__(self, channel: ByteChannel, write_seconds: float) -> None:
+        self._channel = channel
+        self._write_seconds = write_seconds
+        self._received, self.requests = anyio.create_memory_object_stream[
+            SessionMessage | Exception
+        ](0)
+        self.answers, self._answered = anyio.create_memory_object_stream[SessionMessage](0)
+        self._calls: set[RequestId] = set()
+        self._subscriptions: set[RequestId] = set()
+        self._settled = anyio.Event()
+        self._writing = anyio.Lock()
+        self._reading = anyio.CancelScope()
+
+    def close(self) -> None:
+        for stream in (self._received, self.requests, self.answers, self._answered):
+            stream.close()
+
+    async def read(self, stop: Stop) -> None:
+        """Hand requests to the server until there are no more, then see them answered."""
+        with self._received:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._stop_reading, stop)
+                with self._reading:
+                    await self._read_frames()
+                tasks.cancel_scope.cancel()
+            with anyio.move_on_after(DRAIN_SECONDS):
+                await self._until(lambda: not self._calls)
+                if stop.requested.is_set():
+                    stop.end_subscriptions()
+                    await self._until(lambda: not self._subscriptions)
+
+    async def _stop_reading(self, stop: Stop) -> None:
+        await stop.requested.wait()
+        self._reading.cancel()
+
+    async def _read_frames(self) -> None:
+        splitter = LineSplitter(REQUEST_BYTES)
+        try:
+            while True:
+                for line in splitter.feed(await self._channel.receive()):
+                    await self._take(line)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # the client has said all, or has gone, or the server has ended the session
+        except FrameTooLong as error:
+            await self._refuse(None, INVALID_REQUEST, f"{error}; closing")
+            self._gone()
+
+    async def _take(self, line: bytes) -> None:
+        try:
+            message = decode(line)
+        except ValueError:
+            await self._refuse(*_fault(line))
+            return
+        if isinstance(message, JSONRPCRequest):
+            await self._until(lambda: len(self._calls) + len(self._subscriptions) < IN_FLIGHT)
+            listens = message.method == "subscriptions/listen"
+            (self._subscriptions if listens else self._calls).add(message.id)
+            try:
+                await self._received.send(SessionMessage(message))
+            except anyio.get_cancelled_exc_class():
+                self._settle(message.id)  # it came too late to be served, so none is owed
+                raise
+            return
+        await self._received.send(SessionMessage(message))
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            # A cancelled request is never answered.
+            self._settle((message.params or {}).get("requestId"))
+
+    async def write(self) -> None:
+        """Write answers and notifications until the server has none left."""
+        with self._answered:
+            async for item in self._answered:
+                if not await self._write(item.message):
+                    return
+                if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+                    self._settle(item.message.id)
+
+    async def _refuse(self, request: RequestId | None, code: int, text: str) -> None:
+        error = ErrorData(code=code, message=text)
+        await self._write(JSONRPCError(jsonrpc="2.0", id=request, error=error))
+
+    async def _write(self, message: JSONRPCMessage) -> bool:
+        """Whether the client took it. One that does not is gone: half a frame can't be mended."""
+        try:
+            with anyio.fail_after(self._write_seconds):
+                async with self._writing:
+                    await self._channel.send(encode(message))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):
+            self._gone()
+            return False
+        return True
+
+    def _gone(self) -> None:
+        self._reading.cancel()
+        self._calls.clear()
+        self._subscriptions.clear()
+        self._settle(None)
+
+    def _settle(self, request: object) -> None:
+        if isinstance(request, int | str):
+            self._calls.discard(request)
+            self._subscriptions.discard(request)
+        self._settled.set()
+        self._settled = anyio.Event()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await self._settled.wait()
+
+
+def _fault(line: bytes) -> tuple[RequestId | None, int, str]:
+    """What is wrong with a line that is no message, and whom to tell."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, PARSE_ERROR, "Parse error: not one line of JSON"
+    request = value.get("id") if isinstance(value, dict) else None
+    named = request if isinstance(request, int | str) and not isinstance(request, bool) else None
+    return named, INVALID_REQUEST, "Invalid Request: not one JSON-RPC 2.0 message"

@@ -1,0 +1,370 @@
+"""`get_gpu_inventory` as a gateway serves it: every node's inventory merged into one answer."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.model import Coverage, NodeFailure
+from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router, UnknownNodes
+from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
+
+__all__ = ["FleetInventory", "FleetNode", "gateway_tool"]
+
+T = TypeVar("T")
+
+FAILURES_LISTED = 20
+"""Failures told one by one; the rest are counted by reason."""
+
+PAGE_BYTES: dict[Detail, int] = {"summary": 24_000, "full": 200_000}
+"""Room for the nodes of one page; the cursor goes on from there. With the failures beside them a
+summary of any fleet in any state stays under 40,000 characters. Full is 50,000 tokens: far below
+what clients refuse and more than most want."""
+
+NOTE_CHARS = 160
+"""Length of one note or message in a summary; detail full has all of it."""
+
+NOTES_LISTED = 4
+"""Attention notes per node in a summary."""
+
+LINES = 10
+"""Models, drivers, failures or names told one by one in the text."""
+
+SUMMARY_TEXT_CHARS = 7_500
+"""Room for node lines in a summary: with all that stands around them the text stays under
+10,000 characters, what a client shows whole."""
+
+FULL_TEXT_CHARS = 30_000
+"""Room for node and GPU lines in detail full."""
+
+ODD_PREFIX = "odd/"
+"""Marks a cursor inside the outliers, which come first. '/' is in no node name."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class FleetNode(NodeInventory):
+    """One node's inventory and how it was had."""
+
+    via: str = Field(description="Path the answer took: http, command, ...")
+
+
+class ModelTotal(_Wire):
+    """GPUs of one model over all nodes that answered."""
+
+    name: str
+    gpus: int
+    nodes: int
+    memory_total_bytes: int | None = Field(description="Of one GPU; null where boards differ.")
+
+
+class DriverTotal(_Wire):
+    """How many nodes run a driver version."""
+
+    driver_version: str
+    nodes: int
+
+
+class Totals(_Wire):
+    """Over all nodes that answered, whatever page is shown."""
+
+    gpus: int
+    gpus_lost: int = Field(description="Lost or unreadable, as far as nodes told.")
+    nodes_needing_attention: int
+    nodes_without_nvml: int
+    models: tuple[ModelTotal, ...]
+    drivers: tuple[DriverTotal, ...] = Field(description="More than one: driver skew.")
+
+
+class FleetInventory(_Wire):
+    """The GPUs of the fleet. Nodes needing attention come first, then by name."""
+
+    simulated: bool = Field(description="True: some of this comes from simulated hardware.")
+    coverage: Coverage
+    totals: Totals
+    nodes: tuple[FleetNode, ...]
+    next_cursor: str | None = Field(description="Pass as `cursor` for more nodes; null: no more.")
+    nodes_omitted: int = Field(description="Nodes that answered and are on later pages.")
+    failures: tuple[NodeFailure, ...]
+    failures_omitted: int
+    failures_by_reason: dict[str, int]
+
+
+class GatewayArguments(Arguments):
+    """What a gateway may be asked about the fleet."""
+
+    nodes: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="Only these nodes; default all."
+    )
+    detail: Detail = Field(
+        default="summary", description="summary: one line per node; full: every field of each GPU."
+    )
+    limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
+    cursor: str | None = Field(
+        default=None, description="next_cursor of the page before, with the same arguments."
+    )
+
+
+def gateway_tool(router: Router) -> Tool[GatewayArguments]:
+    """The tool as a gateway serves it: all agents asked at once, one answer."""
+
+    async def run(arguments: GatewayArguments, call: Call) -> Answer:
+        async def progress(done: int, total: int, message: str) -> None:
+            await call.progress(done, total, message)
+
+        try:
+            found = await router.fan_out(
+                NAME,
+                {"detail": arguments.detail},
+                NodeInventory,
+                nodes=arguments.nodes,
+                progress=progress,
+            )
+        except DiscoveryError as error:
+            raise ToolError(f"No agents are known: {error}") from error
+        except UnknownNodes as error:
+            raise ToolError(_unknown(error)) from error
+        inventory = merge(found, arguments)
+        return Answer("\n".join(_text(inventory, arguments)), inventory)
+
+    return Tool(
+        name=NAME,
+        title="GPU inventory of the fleet",
+        description=(
+            "List the NVIDIA GPUs of all nodes: totals by model, driver versions and their skew, "
+            "nodes needing attention first, and every node that did not answer with the reason. "
+            "Each node says which network path its answer took and how old it is. Start with "
+            "detail summary; use nodes and detail full for single GPUs."
+        ),
+        arguments=GatewayArguments,
+        result=FleetInventory,
+        run=run,
+    )
+
+
+def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInventory:
+    """One page of the fleet, and totals over all of it."""
+    nodes = _with_outliers(found.answers)
+    odd = [node for node in nodes if node.attention]
+    plain = [node for node in nodes if not node.attention]
+    page, next_cursor, omitted = _page(odd, plain, arguments)
+    first_page = arguments.cursor is None
+    listed = found.failures[:FAILURES_LISTED] if first_page else ()
+    return FleetInventory(
+        simulated=any(node.simulated for node in nodes),
+        coverage=found.coverage,
+        totals=_totals(nodes),
+        nodes=tuple(page),
+        next_cursor=next_cursor,
+        nodes_omitted=omitted,
+        failures=tuple(map(_brief, listed)) if arguments.detail == "summary" else listed,
+        failures_omitted=len(found.failures) - len(listed),
+        failures_by_reason=dict(sorted(Counter(f.reason for f in found.failures).items())),
+    )
+
+
+def _with_outliers(answers: Sequence[NodeAnswer[NodeInventory]]) -> list[FleetNode]:
+    """Add to each node's notes what only the comparison with its peers shows."""
+    drivers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for answer in answers:
+        kind = _kind(answer.data)
+        if kind is not None:
+            drivers[kind][answer.data.driver_version or "unknown"] += 1
+            counts[kind][answer.data.gpu_count or 0] += 1
+    nodes: list[FleetNode] = []
+    for answer in answers:
+        data = answer.data
+        notes = list(data.attention)
+        kind = _kind(data)
+        if kind is not None:
+            driver = _majority(drivers[kind])
+            if driver is not None and data.driver_version != driver:
+                notes.append(f"driver {data.driver_version}; most nodes with {kind}: {driver}")
+            count = _majority(counts[kind])
+            if count is not None and data.gpu_count != count:
+                notes.append(f"{data.gpu_count} GPUs; most nodes with {kind} have {count}")
+        fields = {name: getattr(data, name) for name in NodeInventory.model_fields}
+        fields |= {"attention": tuple(notes), "node": answer.node, "via": answer.via}
+        # Validated when it came in: the agent's objects are kept as they are.
+        nodes.append(FleetNode.model_construct(**fields))
+    return nodes
+
+
+def _kind(inventory: NodeInventory) -> str | None:
+    """The node's main GPU model, which decides whom it is compared with."""
+    return next((model.name for model in inventory.models if model.name), None)
+
+
+def _majority(counted: Counter[T]) -> T | None:
+    """What more than half of at least three nodes agree on; fewer prove nobody wrong."""
+    total = sum(counted.values())
+    value, count = counted.most_common(1)[0]
+    return value if total >= 3 and count * 2 > total and len(counted) > 1 else None
+
+
+def _page(
+    odd: Sequence[FleetNode], plain: Sequence[FleetNode], arguments: GatewayArguments
+) -> tuple[list[FleetNode], str | None, int]:
+    """The nodes to list, the cursor to go on from, and how many are left then.
+
+    A cursor is the last node told, so any replica can go on from it. It says in which part
+    of the order it stands, since a node may get well or fall ill between two pages.
+    """
+    cursor = arguments.cursor
+    if cursor is None:
+        rest = [*odd, *plain]
+    elif cursor.startswith(ODD_PREFIX):
+        last = cursor.removeprefix(ODD_PREFIX)
+        rest = [*(node for node in odd if node.node > last), *plain]
+    else:
+        rest = [node for node in plain if node.node > cursor]
+    page: list[FleetNode] = []
+    size_bytes = 0
+    for node in rest[: arguments.limit]:
+        shown = node if arguments.detail == "full" else _shortened(node)
+        size_bytes += len(shown.model_dump_json())
+        if page and size_bytes > PAGE_BYTES[arguments.detail]:
+            break
+        page.append(shown)
+    omitted = len(rest) - len(page)
+    if not omitted or not page:
+        return page, None, omitted
+    last_told = rest[len(page) - 1]
+    prefix = ODD_PREFIX if last_told.attention else ""
+    return page, prefix + last_told.node, omitted
+
+
+def _shortened(node: FleetNode) -> FleetNode:
+    notes = [_clipped(note) for note in node.attention[:NOTES_LISTED]]
+    if len(node.attention) > NOTES_LISTED:
+        notes[-1] = f"and {len(node.attention) - NOTES_LISTED + 1} more"
+    message = node.message and _clipped(node.message)
+    return node.model_copy(update={"attention": tuple(notes), "message": message})
+
+
+def _brief(failure: NodeFailure) -> NodeFailure:
+    attempts = tuple(
+        attempt.model_copy(update={"message": _clipped(attempt.message)})
+        for attempt in failure.attempts
+    )
+    return failure.model_copy(update={"message": _clipped(failure.message), "attempts": attempts})
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= NOTE_CHARS else text[: NOTE_CHARS - 1] + "\u2026"
+
+
+def _totals(nodes: Sequence[FleetNode]) -> Totals:
+    gpus: Counter[str] = Counter()
+    hosts: Counter[str] = Counter()
+    sizes: defaultdict[str, set[int | None]] = defaultdict(set)
+    for node in nodes:
+        names = {model.name or "unknown" for model in node.models}
+        hosts.update(names)
+        for model in node.models:
+            gpus[model.name or "unknown"] += model.count
+            sizes[model.name or "unknown"].add(model.memory_total_bytes)
+    drivers = Counter(node.driver_version for node in nodes if node.driver_version)
+    return Totals(
+        gpus=sum(gpus.values()),
+        gpus_lost=sum(node.gpus_lost for node in nodes),
+        nodes_needing_attention=sum(bool(node.attention) for node in nodes),
+        nodes_without_nvml=sum(node.state != "ok" for node in nodes),
+        models=tuple(
+            ModelTotal(
+                name=name,
+                gpus=count,
+                nodes=hosts[name],
+                memory_total_bytes=next(iter(sizes[name])) if len(sizes[name]) == 1 else None,
+            )
+            for name, count in sorted(gpus.items(), key=lambda item: (-item[1], item[0]))
+        ),
+        drivers=tuple(
+            DriverTotal(driver_version=version, nodes=count)
+            for version, count in sorted(drivers.items(), key=lambda item: (-item[1], item[0]))
+        ),
+    )
+
+
+def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
+    """The answer for a model's or a person's eye. Bounded: every list in it is cut."""
+    coverage, totals = inventory.coverage, inventory.totals
+    lines = [
+        f"{coverage.nodes_answered} of {coverage.nodes_asked} nodes answered, "
+        f"{totals.gpus} GPUs" + (f", {totals.gpus_lost} of them lost" if totals.gpus_lost else "")
+    ]
+    if inventory.simulated:
+        lines.append("SIMULATED: no real hardware stands behind some or all of these figures.")
+    if coverage.discovery_problem:
+        lines.append(
+            f"The list of agents is {coverage.discovery_age_seconds:.0f} s old: "
+            f"{coverage.discovery_problem}"
+        )
+    lines.extend(
+        f"{model.gpus}x {model.name} on {model.nodes} {_nodes(model.nodes)}"
+        for model in totals.models[:LINES]
+    )
+    if len(totals.drivers) > 1:
+        versions = ", ".join(
+            f"{driver.driver_version} ({driver.nodes} {_nodes(driver.nodes)})"
+            for driver in totals.drivers[:LINES]
+        )
+        lines.append(f"Driver versions differ: {versions}")
+    lines.extend(_failure_lines(inventory))
+    if totals.nodes_needing_attention:
+        count = totals.nodes_needing_attention
+        lines.append(f"{count} {_nodes(count)} out of the ordinary, listed first:")
+    budget = FULL_TEXT_CHARS if arguments.detail == "full" else SUMMARY_TEXT_CHARS
+    listed = 0
+    for node in inventory.nodes:
+        block = node_lines(node, via=node.via)
+        budget -= sum(len(line) + 1 for line in block)
+        if budget < 0 and listed:
+            break
+        lines.extend(block)
+        listed += 1
+    unlisted = len(inventory.nodes) - listed
+    if unlisted:
+        lines.append(f"{unlisted} more {_nodes(unlisted)} in the structured content.")
+    if inventory.next_cursor is not None:
+        lines.append(
+            f"{inventory.nodes_omitted} more {_nodes(inventory.nodes_omitted)}: "
+            f'call again with cursor "{inventory.next_cursor}".'
+        )
+    return lines
+
+
+def _failure_lines(inventory: FleetInventory) -> list[str]:
+    lines = []
+    total = sum(inventory.failures_by_reason.values())
+    if total:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in inventory.failures_by_reason.items())
+        lines.append(f"{total} {_nodes(total)} did not answer ({reasons}); their GPUs are unknown:")
+    for failure in inventory.failures[:LINES]:
+        message = f"{failure.node}: {failure.reason}: {failure.message}"
+        lines.append(f"  ! {_clipped(message)}")
+    if total > LINES:
+        lines.append(f"  and {total - min(LINES, len(inventory.failures))} more")
+    return lines
+
+
+def _nodes(count: int) -> str:
+    return "node" if count == 1 else "nodes"
+
+
+def _unknown(error: UnknownNodes) -> str:
+    known = ", ".join(error.known[:LINES])
+    more = len(error.known) - LINES
+    return (
+        f"Unknown nodes: {', '.join(error.unknown[:LINES])}. Known: {known or 'none'}"
+        + (f" and {more} more" if more > 0 else "")
+        + "."
+    )

@@ -1,0 +1,225 @@
+"""`get_gpu_inventory`: which GPUs are there, on an agent's own node or over the whole fleet.
+
+This module holds what both roles share: the models on the wire and the agent's answer.
+`fleet_inventory` merges.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_gpu.gpu.model import Gpu, Snapshot
+from mcp_gpu.registry import Answer, Arguments, Call, Tool
+
+if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the models
+    from mcp_gpu.gpu.collector import Collector
+
+__all__ = ["Detail", "GpuModel", "NodeInventory", "agent_tool", "node_lines"]
+
+NAME = "get_gpu_inventory"
+
+Detail = Literal["summary", "full"]
+
+MAX_AGE_SECONDS = 5.0
+"""Older readings are taken anew before answering: two and a half times the collector's fast
+period, so that a healthy agent never waits."""
+
+FRESH_TIMEOUT_SECONDS = 2.0
+"""How long to wait for the new reading. Then the last one is told with its age: a driver that
+hangs must not take the answer with it."""
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class GpuModel(_Wire):
+    """GPUs of one kind on a node."""
+
+    name: str | None = Field(description="Board name; null where the GPU could not be asked.")
+    count: int
+    memory_total_bytes: int | None = Field(description="Of one GPU.")
+
+
+class NodeInventory(_Wire):
+    """One node's GPUs."""
+
+    node: str
+    state: Literal["starting", "ok", "absent", "failing"] = Field(
+        description="Of NVML. absent: no NVIDIA driver or library; failing: it refuses; "
+        "ok: read `attention` for single GPUs."
+    )
+    message: str | None = Field(description="Why `state` is not ok, and what to do.")
+    simulated: bool = Field(description="True: no real hardware stands behind these figures.")
+    driver_version: str | None
+    nvml_version: str | None
+    cuda_version: str | None = Field(description="Newest CUDA that the driver supports.")
+    gpu_count: int | None = Field(description="As NVML counts now; null if it cannot be asked.")
+    gpu_count_expected: int | None = Field(description="Most counted since the agent started.")
+    gpus_lost: int = Field(description="Lost or unreadable; they count in the figures above.")
+    models: tuple[GpuModel, ...]
+    attention: tuple[str, ...] = Field(description="What is out of the ordinary on this node.")
+    age_seconds: float | None = Field(description="Age of the readings; null if there are none.")
+    gpus: tuple[Gpu, ...] = Field(
+        default=(), description="With detail full. A null field has its reason in `unavailable`."
+    )
+
+    @classmethod
+    def of(cls, node: str, snapshot: Snapshot, detail: Detail) -> Self:
+        """Make the answer of one node from its latest snapshot."""
+        return cls(
+            node=node,
+            state=snapshot.state,
+            message=_message(snapshot),
+            simulated=snapshot.simulated,
+            driver_version=snapshot.driver_version,
+            nvml_version=snapshot.nvml_version,
+            cuda_version=snapshot.cuda_version,
+            gpu_count=snapshot.gpu_count,
+            gpu_count_expected=snapshot.gpu_count_expected,
+            gpus_lost=sum(gpu.state != "ok" for gpu in snapshot.gpus),
+            models=_models(snapshot.gpus),
+            attention=tuple(_attention(snapshot)),
+            age_seconds=_age(snapshot.fast_at),
+            gpus=snapshot.gpus if detail == "full" else (),
+        )
+
+
+class AgentArguments(Arguments):
+    """What an agent may be asked about its node."""
+
+    detail: Detail = Field(default="full", description="summary leaves out the single GPUs.")
+
+
+def agent_tool(node: str, collector: Collector) -> Tool[AgentArguments]:
+    """The tool as an agent serves it: the GPUs of its own node."""
+
+    async def run(arguments: AgentArguments, call: Call) -> Answer:
+        snapshot = await collector.fresh(
+            max_age_seconds=MAX_AGE_SECONDS, timeout_seconds=FRESH_TIMEOUT_SECONDS
+        )
+        inventory = NodeInventory.of(node, snapshot, arguments.detail)
+        lines = node_lines(inventory, via=None)
+        if inventory.simulated:
+            lines.append("SIMULATED: no real hardware stands behind these figures.")
+        return Answer("\n".join(lines), inventory)
+
+    return Tool(
+        name=NAME,
+        title="GPU inventory of this node",
+        description=(
+            "List this node's NVIDIA GPUs: model, identity, PCI and NVLink attachment, memory, "
+            "MIG, limits, clocks, driver and CUDA versions, and what is out of the ordinary. "
+            "A field that cannot be read is null with the reason, never zero."
+        ),
+        arguments=AgentArguments,
+        result=NodeInventory,
+        run=run,
+    )
+
+
+def node_lines(inventory: NodeInventory, *, via: str | None) -> list[str]:
+    """One node as text: a headline, then a line for each GPU that was asked for."""
+    parts = [f"{inventory.node}:", describe_models(inventory)]
+    if inventory.driver_version:
+        parts.append(f"driver {inventory.driver_version}")
+    if inventory.cuda_version:
+        parts.append(f"CUDA {inventory.cuda_version}")
+    if via is not None:
+        parts.append(f"via {via}")
+    if inventory.age_seconds is not None:
+        parts.append(f"read {inventory.age_seconds:.0f} s ago")
+    lines = ["  ".join(parts)]
+    lines.extend(f"  ! {text}" for text in inventory.attention)
+    lines.extend(_gpu_line(gpu) for gpu in inventory.gpus)
+    return lines
+
+
+def describe_models(inventory: NodeInventory) -> str:
+    """Such as `8x NVIDIA H100 80GB HBM3`, or what stands in the way of knowing."""
+    if not inventory.models:
+        return "no GPUs" if inventory.state == "ok" else f"GPUs unknown (NVML {inventory.state})"
+    return " + ".join(f"{model.count}x {model.name or 'unknown'}" for model in inventory.models)
+
+
+def _gpu_line(gpu: Gpu) -> str:
+    if gpu.state != "ok":
+        return f"  GPU {gpu.index}  {gpu.state.upper()}  {gpu.uuid or ''}  {gpu.pci_bus_id or ''}"
+    parts = [f"  GPU {gpu.index}", gpu.name or "?", gpu.uuid or "?", gpu.pci_bus_id or "?"]
+    if gpu.memory_total_bytes is not None:
+        used = "?" if gpu.memory_used_bytes is None else _gib(gpu.memory_used_bytes)
+        parts.append(f"{used}/{_gib(gpu.memory_total_bytes)} GiB")
+    if gpu.temperature_celsius is not None:
+        parts.append(f"{gpu.temperature_celsius} C")
+    if gpu.power_draw_watts is not None:
+        parts.append(f"{gpu.power_draw_watts:.0f} W")
+    if gpu.utilization_gpu_percent is not None:
+        parts.append(f"{gpu.utilization_gpu_percent} % busy")
+    if gpu.mig_devices:
+        shape = Counter(device.profile or "?" for device in gpu.mig_devices)
+        parts.append("MIG " + ", ".join(f"{n}x {profile}" for profile, n in sorted(shape.items())))
+    return "  ".join(parts)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.0f}"
+
+
+def _models(gpus: tuple[Gpu, ...]) -> tuple[GpuModel, ...]:
+    kinds = Counter((gpu.name, gpu.memory_total_bytes) for gpu in gpus)
+    return tuple(
+        GpuModel(name=name, count=count, memory_total_bytes=size)
+        for (name, size), count in sorted(
+            kinds.items(), key=lambda kind: (-kind[1], kind[0][0] or "", kind[0][1] or 0)
+        )
+    )
+
+
+def _attention(snapshot: Snapshot) -> list[str]:
+    notes: list[str] = []
+    message = _message(snapshot)
+    if message is not None:
+        notes.append(message)
+    counted, expected = snapshot.gpu_count, snapshot.gpu_count_expected
+    if counted is not None and expected is not None and counted < expected:
+        notes.append(f"{counted} GPUs where {expected} were seen before")
+    for gpu in snapshot.gpus:
+        notes.extend(f"GPU {gpu.index} {text}" for text in _gpu_attention(gpu))
+    return notes
+
+
+def _gpu_attention(gpu: Gpu) -> list[str]:
+    notes: list[str] = []
+    if gpu.state != "ok":
+        notes.append(f"{gpu.state} ({gpu.pci_bus_id or 'bus id unknown'}): {gpu.error}")
+    if gpu.recovery_action not in (None, "none"):
+        notes.append(f"driver asks for {gpu.recovery_action}")
+    if gpu.row_remap_failure:
+        notes.append("row remapping failed")
+    if gpu.row_remap_pending:
+        notes.append("row remapping pending until a reset")
+    if gpu.throttle_reasons:
+        notes.append(f"slowed by {', '.join(gpu.throttle_reasons)}")
+    if gpu.mig_mode_pending is not None and gpu.mig_mode_pending != gpu.mig_mode_current:
+        notes.append("MIG mode change pending until a reset")
+    if gpu.ecc_mode_pending is not None and gpu.ecc_mode_pending != gpu.ecc_mode_current:
+        notes.append("ECC mode change pending until a reboot")
+    return notes
+
+
+def _message(snapshot: Snapshot) -> str | None:
+    if snapshot.waiting is not None:
+        return snapshot.waiting.message
+    if snapshot.failure is not None:
+        return f"NVML {snapshot.failure.name}: {snapshot.failure.message}"
+    if snapshot.state == "starting":
+        return "the agent has not read NVML yet; ask again in a moment"
+    return None
+
+
+def _age(read_at: float | None) -> float | None:
+    return None if read_at is None else round(max(time.time() - read_at, 0.0), 1)

@@ -1,0 +1,163 @@
+"""Agents in this process and transports that fail on command, for tests of the gateway's side."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from pydantic import BaseModel
+
+from mcp_gpu.gpu.model import Gpu
+from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
+from mcp_gpu.tools.inventory import AgentArguments, GpuModel, NodeInventory
+from transports.base import Identity, Target, TransportStreams
+from transports.errors import TransportError
+from transports.memory import MemoryTransport
+
+H100 = "NVIDIA H100 80GB HBM3"
+GIB = 2**30
+
+
+def inventory(node: str, **changes: Any) -> NodeInventory:
+    """A healthy node of 8 H100, but for `changes`."""
+    fields: dict[str, Any] = {
+        "node": node,
+        "state": "ok",
+        "message": None,
+        "simulated": True,
+        "driver_version": "580.105.08",
+        "nvml_version": "13.580.105.08",
+        "cuda_version": "13.0",
+        "gpu_count": 8,
+        "gpu_count_expected": 8,
+        "gpus_lost": 0,
+        "models": (GpuModel(name=H100, count=8, memory_total_bytes=80 * GIB),),
+        "attention": (),
+        "age_seconds": 0.5,
+    }
+    return NodeInventory(**(fields | changes))
+
+
+def full_gpus(count: int = 8) -> tuple[Gpu, ...]:
+    return tuple(
+        Gpu(index=i, uuid=f"GPU-{i}", name=H100, memory_total_bytes=80) for i in range(count)
+    )
+
+
+@dataclass
+class Agent:
+    """An in-process agent: its inventory may be changed while it runs."""
+
+    node: str
+    data: BaseModel
+    uid: str = ""
+    started_at: float = 1.0
+    version: str = "0.1.0"
+    name: str = "mcp-gpu"
+    tool: str = "get_gpu_inventory"
+    arguments: type[Arguments] = AgentArguments
+    error: Exception | None = None
+    calls: list[Arguments] = field(default_factory=list)
+    gate: anyio.Event | None = None
+    """When set, a call waits for it."""
+    entered: anyio.Event = field(default_factory=anyio.Event)
+
+    def __post_init__(self) -> None:
+        tool = Tool(
+            name=self.tool,
+            title="t",
+            description="d",
+            arguments=self.arguments,
+            result=NodeInventory,
+            run=self._run,
+        )
+        self.server = Registry(
+            name=self.name,
+            version=self.version,
+            instructions="",
+            tools=[tool],
+            identity=self.whoami,
+        ).server
+
+    def whoami(self) -> Identity:
+        return Identity(
+            name=self.name,
+            version=self.version,
+            node=self.node,
+            uid=self.uid,
+            instance=f"{self.node}-{self.started_at}",
+            started_at=self.started_at,
+            simulated=True,
+        )
+
+    async def _run(self, arguments: Arguments, call: Call) -> Answer:
+        self.calls.append(arguments)
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return Answer(f"inventory of {self.node}", self.data)
+
+
+class Path:
+    """A transport called `name` over in-process agents, whose paths can be cut per target."""
+
+    def __init__(self, name: str, agents: dict[str, Agent]) -> None:
+        self._name = name
+        self._memory = MemoryTransport({key: agent.server for key, agent in agents.items()})
+        self.probe_errors: dict[str, type[TransportError]] = {}
+        self.call_errors: dict[str, type[TransportError]] = {}
+        self.silent: set[str] = set()
+        """Targets that neither answer nor refuse."""
+        self.probes: list[str] = []
+        self.connects: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def applies(self, target: Target) -> bool:
+        return self._memory.applies(target)
+
+    async def probe(self, target: Target) -> Identity:
+        self.probes.append(label(target))
+        if label(target) in self.silent:
+            await anyio.sleep_forever()
+        self._refuse(self.probe_errors, target)
+        return await self._memory.probe(target)
+
+    @contextlib.asynccontextmanager
+    async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
+        self.connects.append(label(target))
+        if label(target) in self.silent:
+            await anyio.sleep_forever()
+        self._refuse(self.call_errors, target)
+        async with self._memory.connect(target) as streams:
+            yield streams
+
+    def _refuse(self, errors: dict[str, type[TransportError]], target: Target) -> None:
+        cls = errors.get(label(target))
+        if cls is not None:
+            raise cls(f"scripted {cls.__name__}", target=target, transport=self.name)
+
+    async def __aenter__(self) -> Self:
+        await self._memory.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._memory.__aexit__(exc_type, exc, traceback)
+
+
+def label(target: Target) -> str:
+    """What tests call a target: its uid, else its node, else its address."""
+    return target.uid or target.node or target.key

@@ -1,0 +1,172 @@
+"""`get_gpu_inventory` as an agent serves it: real binding, simulated boards, real MCP client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import jsonschema
+import pytest
+from mcp import Client
+from mcp_types import CallToolResult
+
+from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.model import READINGS
+from mcp_gpu.gpu.simulator import Node, installed
+from mcp_gpu.gpu.simulator.faults import Ecc, Hang, Lost, WholeNode
+from mcp_gpu.registry import Registry
+from mcp_gpu.tools.inventory import agent_tool
+from transports.base import Identity
+
+
+@asynccontextmanager
+async def agent(node: Node) -> AsyncIterator[Client]:
+    """A client of an agent on this machine, once the agent has looked at it."""
+    with installed(node):
+        collector = Collector()
+        collector.start()
+        try:
+            registry = Registry(
+                name="mcp-gpu",
+                version="0",
+                instructions="",
+                tools=[agent_tool(node.name, collector)],
+                identity=lambda: Identity(name="mcp-gpu", version="0", node=node.name),
+            )
+            with anyio.fail_after(30):
+                await collector.first(20)
+                async with Client(registry.server, mode="2026-07-28") as client:
+                    yield client
+        finally:
+            collector.stop()
+            assert collector.join(10)
+
+
+async def ask(client: Client, **arguments: Any) -> tuple[dict[str, Any], str]:
+    result = await client.call_tool("get_gpu_inventory", arguments)
+    assert isinstance(result, CallToolResult)
+    (block,) = result.content
+    assert block.type == "text"
+    assert not result.is_error, block.text
+    assert result.structured_content is not None
+    return result.structured_content, block.text
+
+
+async def test_every_gpu_is_listed_with_every_field_or_its_reason() -> None:
+    async with agent(Node("n", "h100", driver="580.105.08")) as client:
+        found, text = await ask(client)
+    assert len(found["gpus"]) == found["gpu_count"] == 8
+    for gpu in found["gpus"]:
+        missing = {name for name in READINGS if gpu[name] is None}
+        assert missing == set(gpu["unavailable"])
+    first = found["gpus"][0]
+    assert first["name"] == "NVIDIA H100 80GB HBM3"
+    assert first["memory_total_bytes"] == 81559 * 2**20
+    assert first["pci_bus_id"] == "00000000:53:00.0"
+    assert found["driver_version"] == "580.105.08"
+    assert found["cuda_version"] == "13.0"
+    assert found["simulated"] is True
+    assert found["attention"] == []
+    assert "SIMULATED" in text
+    assert text.count("  GPU ") == 8
+
+
+async def test_a_summary_leaves_out_the_single_gpus() -> None:
+    async with agent(Node("n", "t4")) as client:
+        found, text = await ask(client, detail="summary")
+    assert found["gpus"] == []
+    assert [model["name"] for model in found["models"]] == ["Tesla T4"]
+    assert "GPU 0" not in text
+
+
+async def test_one_lost_gpu_hides_none_of_the_others() -> None:
+    async with agent(Node("n", "h100", faults=(Lost(kind="lost", gpu=3),))) as client:
+        found, text = await ask(client)
+    states = [gpu["state"] for gpu in found["gpus"]]
+    assert states == ["ok"] * 3 + ["lost"] + ["ok"] * 4
+    assert found["gpus_lost"] == 1
+    assert "GPU 3 lost" in found["attention"][0]
+    assert "GPU 3 lost" in text
+    assert found["gpus"][3]["unavailable"]["temperature_celsius"] == "gpu_lost"
+
+
+async def test_a_gpu_lost_while_it_runs_keeps_its_identity() -> None:
+    node = Node("n", "h100")
+    async with agent(node) as client:
+        before, _ = await ask(client)
+        node.faults = (Lost(kind="lost", gpu=5),)
+        while True:
+            found, _ = await ask(client)
+            if found["gpus"][5]["state"] == "lost":
+                break
+            await anyio.sleep(0.1)
+    lost = found["gpus"][5]
+    for name in ("uuid", "serial", "pci_bus_id", "name"):
+        assert lost[name] == before["gpus"][5][name]
+    assert lost["temperature_celsius"] is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "says"),
+    [
+        ("library_missing", "absent", "NVIDIA_VISIBLE_DEVICES"),
+        ("driver_not_loaded", "absent", "DriverNotLoaded"),
+        ("driver_mismatch", "failing", "LibRmVersionMismatch"),
+        ("device_cgroup", "failing", "restart this pod"),
+    ],
+)
+async def test_nvml_absent_and_nvml_failing_are_different_answers(
+    kind: Any, state: str, says: str
+) -> None:
+    async with agent(Node("n", "h100", faults=(WholeNode(kind=kind),))) as client:
+        found, text = await ask(client)
+    assert found["state"] == state
+    assert says.lower() in found["message"].lower()
+    assert found["gpus"] == []
+    assert found["gpu_count"] is None
+    assert "GPUs unknown" in text
+
+
+async def test_a_call_that_hangs_is_named_and_the_last_readings_are_told() -> None:
+    node = Node("n", "h100")
+    async with agent(node) as client:
+        before, _ = await ask(client)
+        node.faults = (Hang(kind="hang", seconds=20, call="nvmlDeviceGetPowerUsage", gpu=2),)
+        found: dict[str, Any] = {"message": None}
+        while not found["message"]:
+            found, text = await ask(client)
+        assert "GPU 2" in found["message"]
+        assert "nvmlDeviceGetPowerUsage" in found["message"]
+        assert [gpu["uuid"] for gpu in found["gpus"]] == [gpu["uuid"] for gpu in before["gpus"]]
+        assert found["message"] in text
+        node.faults = ()
+
+
+async def test_the_drivers_own_verdict_is_brought_to_attention() -> None:
+    node = Node("n", "h100", faults=(Ecc(kind="ecc", gpu=1, uncorrected=3),))
+    async with agent(node) as client:
+        found, _ = await ask(client)
+    assert found["gpus"][1]["ecc_uncorrected_volatile"] == 3
+
+
+async def test_an_idle_healthy_board_needs_no_attention() -> None:
+    """What naive rules call sick: x8 links, PCIe replays, power caps (published captures)."""
+    for profile in ("t4", "a100-40", "a100-80", "h100", "h200", "b200", "gb200", "l4", "l40s"):
+        async with agent(Node("n", profile, load=0.0)) as client:
+            found, _ = await ask(client)
+        assert found["attention"] == [], profile
+
+
+async def test_the_agent_answers_what_its_schema_promises(
+    golden: Callable[[str, Any], None],
+) -> None:
+    """A change of the golden file changes what clients see: say so in CHANGELOG.md."""
+    async with agent(Node("n", "gb200", faults=(Lost(kind="lost", gpu=0),))) as client:
+        listed = (await client.list_tools()).tools
+        found, _ = await ask(client)
+    assert listed[0].output_schema is not None
+    jsonschema.validate(found, listed[0].output_schema, cls=jsonschema.Draft202012Validator)
+    shown = [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in listed]
+    golden("agent_tools.json", shown)

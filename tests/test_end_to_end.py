@@ -1,0 +1,97 @@
+"""The whole program: agent processes, a gateway process, faults while it runs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp import Client
+
+from support.cluster import ask, cluster
+
+FLEET = """
+seed = 7
+[[nodes]]
+name = "a"
+profile = "h100"
+[[nodes]]
+name = "b"
+profile = "t4"
+[[nodes]]
+name = "c"
+profile = "gb200"
+[[nodes]]
+name = "d"
+profile = "l40s"
+"""
+
+
+def ways(found: dict[str, Any]) -> dict[str, str]:
+    return {node["node"]: node["via"] for node in found["nodes"]}
+
+
+def reasons(found: dict[str, Any]) -> dict[str, str]:
+    return {failure["node"]: failure["reason"] for failure in found["failures"]}
+
+
+async def test_a_fleet_with_a_stopped_and_a_killed_agent_answers_and_becomes_whole_again(
+    tmp_path: Path,
+) -> None:
+    flags = ["--node-deadline-seconds", "3", "--call-deadline-seconds", "10"]
+    async with cluster(tmp_path, FLEET, *flags) as fleet:
+        assert ways(await fleet.ask()) == dict.fromkeys("abcd", "http")
+        fleet.agents["b"].send(signal.SIGSTOP)
+        fleet.agents["c"].send(signal.SIGSTOP)
+
+        async def progress(done: float, total: float | None, message: str | None) -> None:
+            # In the middle of the fan-out: a and d have answered, b and c hang.
+            if done == 2:
+                fleet.agents["c"].send(signal.SIGKILL)
+
+        with anyio.fail_after(30):
+            async with Client(f"{fleet.gateway.url}/mcp", mode="2026-07-28") as client:
+                answer = await client.call_tool("get_gpu_inventory", {}, progress_callback=progress)
+        found = answer.structured_content
+        assert found is not None
+        assert ways(found) == dict.fromkeys("ad", "http")
+        assert reasons(found) == {"b": "timeout", "c": "not_running"}
+        (killed,) = [failure for failure in found["failures"] if failure["node"] == "c"]
+        assert [attempt["reason"] for attempt in killed["attempts"]] == ["broken", "not_running"]
+
+        fleet.agents["b"].send(signal.SIGCONT)
+        await fleet.agents["c"].start()
+        found = await fleet.ask()
+        assert set(ways(found)) == set("abcd")
+        assert found["failures"] == []
+
+
+async def test_a_hanging_driver_leaves_the_agent_answering_and_able_to_end(tmp_path: Path) -> None:
+    async with cluster(tmp_path, FLEET) as fleet:
+        agent = fleet.agents["a"]
+        before = (await ask(agent.url))["gpus"]
+        hang = '[[nodes.faults]]\nkind = "hang"\nseconds = 60\ncall = "*"\n'
+        fleet.fleet_file.write_text(
+            FLEET.replace('profile = "h100"\n', f'profile = "h100"\n{hang}')
+        )
+        with anyio.fail_after(30):
+            while not (found := await ask(agent.url))["message"]:
+                await anyio.sleep(0.2)  # until the collector is in its next call
+        assert "NVML has not answered for" in found["message"]
+        assert found["message"] in found["attention"][0]
+        assert found["age_seconds"] > 2
+        assert [gpu["uuid"] for gpu in found["gpus"]] == [gpu["uuid"] for gpu in before]
+        (node,) = (await fleet.ask(nodes=["a"]))["nodes"]
+        assert "NVML has not answered for" in node["attention"][0]
+        assert await agent.end() == 0
+
+
+async def test_roles_end_cleanly_on_sigterm_and_sigint(tmp_path: Path) -> None:
+    async with cluster(tmp_path, FLEET) as fleet:
+        await fleet.ask()
+        assert await fleet.gateway.end(signal.SIGTERM) == 0
+        assert await fleet.agents["a"].end(signal.SIGTERM) == 0
+        assert await fleet.agents["b"].end(signal.SIGINT) == 0
+        for running in (fleet.gateway, fleet.agents["a"], fleet.agents["b"]):
+            assert "Traceback" not in running.log.read_text()

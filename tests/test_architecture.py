@@ -1,0 +1,151 @@
+"""The rooms and the doors between them. A new door is a decision: add it here on purpose."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LINES = 420
+"""A longer module has outgrown its noun."""
+
+WIRE = {"transports.base", "transports.errors", "transports.framing"}
+"""What both ends of the wire must agree on; does no I/O, so everybody may use it."""
+
+# Who may import what inside the project, besides itself. Longest matching prefix counts.
+MAY_IMPORT = {
+    "transports": set[str](),
+    "mcp_gpu.gpu": set[str](),
+    "mcp_gpu.fleet": {"transports"},
+    "mcp_gpu.sockets": set[str](),
+    "mcp_gpu.logs": set[str](),
+    "mcp_gpu.registry": WIRE,
+    "mcp_gpu.serving": WIRE,
+    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.fleet"},
+    "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
+}
+ROLES = {"agent", "gateway", "status", "demo", "recording", "cli", "attach", "__main__"}
+
+ONLY_IN = {
+    "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
+    "httpx2": ("transports.http",),
+    "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
+    "rich": ("mcp_gpu.status", "mcp_gpu.demo"),
+    "uvicorn": ("mcp_gpu.serving",),
+    "starlette": ("mcp_gpu.serving",),
+}
+"""Foreign systems, each behind one door."""
+
+READS_ENVIRONMENT = {
+    "mcp_gpu.settings",
+    "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
+    "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in ("mcp_gpu", "transports"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def room(module: str) -> str | None:
+    fitting = [package for package in MAY_IMPORT if within(module, package)]
+    return max(fitting, key=len, default=None)
+
+
+def test_a_module_imports_only_what_its_room_may() -> None:
+    names = {name for name, _ in modules()}
+    wrong = []
+    for module, path in modules():
+        place = room(module)
+        if place is None:
+            if module != "mcp_gpu" and module.removeprefix("mcp_gpu.") not in ROLES:
+                wrong.append(f"{module} is in no room: give it one, or name it among the roles")
+            continue
+        doors = {place} | MAY_IMPORT[place]
+        wrong += [
+            f"{module} imports {imported}; {place} may import {sorted(MAY_IMPORT[place])}"
+            for imported in sorted(imports(path) & names - {"mcp_gpu"})
+            if not any(within(imported, door) for door in doors)
+        ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("foreign", "doors"), list(ONLY_IN.items()))
+def test_a_foreign_system_has_one_door(foreign: str, doors: tuple[str, ...]) -> None:
+    users = {m for m, path in modules() if any(within(i, foreign) for i in imports(path))}
+    strangers = {m for m in users if not any(within(m, door) for door in doors)}
+    assert strangers == set()
+    assert users, f"nobody imports {foreign}: take it out of this list"
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        module
+        for module, path in modules()
+        if any(
+            isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+    }
+    assert readers == READS_ENVIRONMENT
+
+
+def test_a_module_is_one_noun() -> None:
+    lengths = {m: len(path.read_text(encoding="utf-8").splitlines()) for m, path in modules()}
+    assert {module: lines for module, lines in lengths.items() if lines > LINES} == {}
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys; {code}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.split())
+
+
+def test_attach_loads_nothing_heavy() -> None:
+    loaded = loaded_by("import mcp_gpu.__main__, mcp_gpu.attach")
+    heavy = {"mcp", "mcp_types", "pydantic", "kubernetes", "anyio", "httpx2", "asyncio", "argparse"}
+    assert loaded & heavy == set()
+
+
+def test_the_transports_stand_alone() -> None:
+    everything = ", ".join(name for name, _ in modules() if within(name, "transports"))
+    loaded = loaded_by(f"import {everything}")
+    assert {"mcp_gpu", "pynvml", "pydantic_settings"} & loaded == set()
+
+
+def test_a_gateway_loads_no_gpu_library() -> None:
+    loaded = loaded_by("import mcp_gpu.gateway")
+    assert {"pynvml", "mcp_gpu.gpu.nvml", "rich"} & loaded == set()
+
+
+def test_an_agent_loads_no_gateway() -> None:
+    loaded = loaded_by("import mcp_gpu.agent")
+    assert {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"} & loaded == set()

@@ -1,0 +1,75 @@
+"""What the documentation says is what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mcp_gpu import __version__, cli, settings
+
+ROOT = Path(__file__).parent.parent
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+MARK = "<!-- settings: written by `make test ARGS=--update-golden` -->\n"
+
+
+def tables() -> str:
+    """Every command's settings as Markdown."""
+    parts = []
+    for name, command in cli.COMMANDS.items():
+        summary = (command.settings.__doc__ or "").strip()
+        rows = ["| variable | default | meaning |", "|---|---|---|"]
+        for field_name, field in command.settings.model_fields.items():
+            assert field.description, f"{name}: setting {field_name} has no docstring"
+            default = "" if field.default_factory else field.default
+            shown = ", ".join(map(str, default)) if isinstance(default, tuple) else default
+            empty = shown in (None, "", {})
+            meaning = " ".join(field.description.split()).replace("|", "\\|")
+            default_cell = "" if empty else f"`{shown}`"
+            variable = f"{settings.PREFIX}{field_name.upper()}"
+            rows.append(f"| `{variable}` | {default_cell} | {meaning} |")
+        parts.append(f"\n## `mcp-gpu {name}`\n\n{summary}\n\n" + "\n".join(rows) + "\n")
+    return "".join(parts)
+
+
+def test_every_setting_is_documented(request: pytest.FixtureRequest) -> None:
+    written, mark, _ = CONFIGURATION.read_text(encoding="utf-8").partition(MARK)
+    assert mark
+    if request.config.getoption("--update-golden"):
+        CONFIGURATION.write_text(written + mark + tables(), encoding="utf-8")
+    assert CONFIGURATION.read_text(encoding="utf-8") == written + mark + tables()
+
+
+def test_no_setting_takes_a_name_that_kubernetes_uses() -> None:
+    """A Service `mcp-gpu` puts these into every pod of its namespace."""
+    links = {
+        f"MCP_GPU_{part}{end}": "x"
+        for part in ("", "GATEWAY_", "AGENT_", "AGENTS_")
+        for end in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8080_TCP",
+                    "PORT_8080_TCP_ADDR")
+    }  # fmt: skip
+    known = {
+        f"MCP_GPU_{name.upper()}"
+        for command in cli.COMMANDS.values()
+        for name in command.settings.model_fields
+    }
+    assert known & links.keys() == set()
+    assert list(settings.unknown_variables(links)) == []
+    assert list(settings.unknown_variables({"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
+
+
+def test_the_readme_names_only_commands_and_files_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"mcp-gpu ([a-z]+)", text)) - {"gateway", "agent"}
+    assert used <= {*cli.COMMANDS, "attach"}
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / link).exists(), link
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"\bmake ([a-z-]+)\b", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+def test_one_version_everywhere() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{__version__}"' in pyproject

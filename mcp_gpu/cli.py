@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from mcp_gpu import __version__, logs, settings
+from transports.errors import leaves
 
 __all__ = ["main"]
 
@@ -61,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)
     try:
         return run(chosen)
-    except settings.SettingError as error:
-        print(f"mcp-gpu {name}: {error}", file=sys.stderr)
+    except (settings.SettingError, ExceptionGroup) as error:
+        # Every task group on the way up wraps it once more.
+        known = [leaf for leaf in leaves(error) if isinstance(leaf, settings.SettingError)]
+        if not known:
+            raise
+        print(f"mcp-gpu {name}: {known[0]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

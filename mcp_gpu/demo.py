@@ -24,6 +24,7 @@ import anyio
 from anyio.abc import Process, TaskStatus
 from rich.console import Console
 
+from mcp_gpu.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.gateway import open_router, serve_gateway
 from mcp_gpu.gpu.simulator import default_fleet
@@ -52,8 +53,7 @@ LOG_TAIL_LINES = 5
 
 def run(settings: DemoSettings) -> int:
     """Start the fleet, show it, serve it. Returns 0 when every node answered."""
-    # Ctrl-C raises KeyboardInterrupt; SIGTERM must clean up the same way before the server,
-    # which handles both by itself, is there.
+    # SIGTERM cleans up the way Ctrl-C does, until the server takes both over.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return anyio.run(_demo, settings)
@@ -62,11 +62,14 @@ def run(settings: DemoSettings) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    # Not raised from here: the event loop turns SIGINT into a cancellation at a safe place.
+    signal.raise_signal(signal.SIGINT)
 
 
 async def _demo(settings: DemoSettings) -> int:
     console = Console()
+    if not settings.once:
+        _check_port(settings.http_port)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcp-gpu-demo-")))
         fleet_file = folder / "fleet.toml"
@@ -92,6 +95,15 @@ async def _demo(settings: DemoSettings) -> int:
                     for agent in agents:
                         tasks.start_soon(_watch, agent, console)
     return 0
+
+
+def _check_port(port: int) -> None:
+    """Complain about a busy port before everything else is started."""
+    try:
+        for opened in bind(HttpEndpoint(hosts=("127.0.0.1",), port=port)):
+            opened.close()
+    except ListenError as error:
+        raise SettingError(f"{error}, with --http-port") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import h11
@@ -122,11 +123,12 @@ class _BoundedProtocol(H11Protocol):
     its own clock starts only after the first response, and any byte resets it."""
 
     _head_deadline: Any = None
+    _silent_until: ClassVar[float] = 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
-            logger.warning("refused a connection: %d are open", CONNECTIONS)
+            self._tell_of_refusal()
             transport.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
             transport.close()
         else:
@@ -152,6 +154,14 @@ class _BoundedProtocol(H11Protocol):
             self._forget_head()
         elif self._head_deadline is None:
             self._head_deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
+
+    @classmethod
+    def _tell_of_refusal(cls) -> None:
+        """Once a minute: whoever opens too many connections should not fill the log as well."""
+        now = time.monotonic()
+        if now >= cls._silent_until:
+            cls._silent_until = now + 60
+            logger.warning("refusing connections: %d are open", CONNECTIONS)
 
     def _forget_head(self) -> None:
         if self._head_deadline is not None:

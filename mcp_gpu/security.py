@@ -40,14 +40,14 @@ class RebindingGuard:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._knows(host):
-            logger.warning("refused Host %.100r", host)
+            logger.info("refused Host %.100r", host)
             answer = refusal(
                 421,
                 f"Host {host[:TOLD_CHARS]!r} is not served here. Call by IP address, or add the "
                 "name to --allowed-hosts (MCP_GPU_ALLOWED_HOSTS).",
             )
         elif origin is not None and not self._admits(origin):
-            logger.warning("refused Origin %.100r", origin)
+            logger.info("refused Origin %.100r", origin)
             answer = refusal(
                 403,
                 f"Origin {origin[:TOLD_CHARS]!r} may not call. If that page is meant to, add it "

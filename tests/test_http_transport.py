@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from support.peer import Peer, listen, serve_http
+from support.peer import Peer, listen, serve_http, until
 from transports import (
     BadPeer,
     Broken,
@@ -257,6 +257,40 @@ async def test_the_next_address_is_tried_and_remembered() -> None:
             str(caught.value)
             == "no-such-name.invalid:1: name not found; [::1]:1: connection refused"
         )
+
+
+async def test_the_address_that_worked_comes_first_from_then_on() -> None:
+    with closing(listen("127.0.0.1")) as reserved:
+        port = reserved.getsockname()[1]
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serve_http(Peer("six").app(), "::1", port))
+        transport = await stack.enter_async_context(HttpTransport())
+        target = at(port, "127.0.0.1", "::1")
+        assert (await transport.probe(target)).node == "six"
+        await stack.enter_async_context(serve_http(Peer("four").app(), "127.0.0.1", port))
+        assert (await transport.probe(target)).node == "six"
+        assert (await transport.probe(at(port, "127.0.0.1"))).node == "four"
+
+
+async def test_connections_in_use_are_not_closed_for_idling() -> None:
+    peer = Peer()
+    async with (
+        serve_http(peer.app()) as port,
+        HttpTransport(HttpSettings(idle_seconds=0.1)) as transport,
+        anyio.create_task_group() as tasks,
+    ):
+        other = Target(node="other", addresses=("127.0.0.1",), port=port)
+
+        async def wait() -> None:
+            arguments = {"name": "go"}
+            result = await call_tool(transport, at(port), "wait", arguments, timeout_seconds=20)
+            assert not result.is_error
+
+        tasks.start_soon(wait)
+        await until(lambda: peer.waiting == 1)
+        await probe(transport, other)
+        await until(lambda: other.key not in transport._agents)
+        await call_tool(transport, at(port), "release", {"name": "go"}, timeout_seconds=20)
 
 
 async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

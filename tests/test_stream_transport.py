@@ -194,6 +194,27 @@ async def test_leaving_with_a_request_unanswered_cancels_it(tmp_path: Path) -> N
     assert peer.connections == 1
 
 
+async def test_a_probe_given_up_is_not_cancelled_on_the_wire(tmp_path: Path) -> None:
+    wire: list[Any] = []
+
+    def answer(message: JSONRPCMessage) -> list[JSONRPCMessage]:
+        wire.append(message)
+        return []
+
+    async def serve(stream: ByteStream) -> None:
+        await replies(stream, answer)
+
+    async with relayed(serve, tmp_path) as argv, CommandTransport(argv) as transport:
+        with anyio.move_on_after(0.3):
+            await transport.probe(NODE)
+        with pytest.raises(TimedOut):
+            await call_tool(transport, NODE, "echo", {}, timeout_seconds=0.1)
+        await until(lambda: len(wire) == 3)
+    methods = [message.method for message in wire]
+    # The specification forbids cancelling the negotiation.
+    assert methods == ["server/discover", "tools/call", "notifications/cancelled"]
+
+
 async def test_a_quiet_stream_is_kept_alive(tmp_path: Path) -> None:
     peer = Peer()
     settings = StreamSettings(keepalive_seconds=0.1, keepalive_timeout_seconds=20)

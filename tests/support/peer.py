@@ -217,20 +217,22 @@ def children() -> set[int]:
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
 
 
-def listen(host: str, backlog: int = 128) -> socket.socket:
-    """A TCP socket on a free port of a loopback address."""
+def listen(host: str, port: int = 0, backlog: int = 128) -> socket.socket:
+    """A TCP socket on a loopback address, at a free port if none is given."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol named: asyncio sets TCP_NODELAY on no other, and each answer takes 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind((host, 0))
+    listener.bind((host, port))
     listener.listen(backlog)
     return listener
 
 
 @asynccontextmanager
-async def serve_http(app: Any, host: str = "127.0.0.1", **config: Any) -> AsyncIterator[int]:
+async def serve_http(
+    app: Any, host: str = "127.0.0.1", port: int = 0, **config: Any
+) -> AsyncIterator[int]:
     """Serve an ASGI application on a real socket; yields the port."""
-    listener = listen(host)
+    listener = listen(host, port)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -38,7 +38,7 @@ PERSON_IDLE_SECONDS = 4 * 3600
 """A person thinks, lunches and comes back; the cost of waiting is 9 MiB."""
 
 GATEWAY_IDLE_SECONDS = 300
-"""A gateway sends keep-alives, so silence means that it or the API server is gone: a dropped
+"""A gateway sends keep-alive probes, so silence means that it or the API server is gone: a dropped
 exec stream may never deliver end-of-file."""
 
 CONNECT_SECONDS = 2.0

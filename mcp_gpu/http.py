@@ -6,12 +6,12 @@ curl, gets plain JSON and needs no initialize. Nothing is kept between requests.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import anyio
@@ -25,7 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_gpu.endpoint import HttpEndpoint
-from mcp_gpu.pages import Pages
+from mcp_gpu.pages import Page, Pages
 from mcp_gpu.security import RebindingGuard, refusal
 from mcp_gpu.stream import Stop
 
@@ -122,7 +122,7 @@ class _BoundedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 with a bound on connections and on the time a request's head may take:
     its own clock starts only after the first response, and any byte resets it."""
 
-    _head_deadline: Any = None
+    _head_deadline: asyncio.TimerHandle | None = None
     _silent_until: ClassVar[float] = 0.0
 
     def connection_made(self, transport: Any) -> None:
@@ -146,6 +146,8 @@ class _BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._forget_head()
+        # uvicorn forgets to after a reset, and keeps the connection's memory for the whole time.
+        self._unset_keepalive_if_required()
 
     def _expect_head(self) -> None:
         """Run the clock while part of a head is here, or nothing ever was."""
@@ -155,6 +157,11 @@ class _BoundedProtocol(H11Protocol):
         elif self._head_deadline is None:
             self._head_deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
 
+    def _forget_head(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
     @classmethod
     def _tell_of_refusal(cls) -> None:
         """Once a minute: whoever opens too many connections should not fill the log as well."""
@@ -163,39 +170,36 @@ class _BoundedProtocol(H11Protocol):
             cls._silent_until = now + 60
             logger.warning("refusing connections: %d are open", CONNECTIONS)
 
-    def _forget_head(self) -> None:
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
 
-
-@dataclass(frozen=True)
 class _App:
     """The ASGI application."""
 
-    endpoint: HttpEndpoint
-    pages: dict[str, Callable[[Scope], Response]]
-    events: StreamableHTTPSessionManager
-    plain: StreamableHTTPSessionManager
-    guarded: RebindingGuard = field(init=False)
-
-    def __post_init__(self) -> None:
-        guard = RebindingGuard(
+    def __init__(
+        self,
+        endpoint: HttpEndpoint,
+        pages: dict[str, Page],
+        events: StreamableHTTPSessionManager,
+        plain: StreamableHTTPSessionManager,
+    ) -> None:
+        self._body_bytes = endpoint.body_bytes
+        self._pages = pages
+        self._events = events
+        self._plain = plain
+        self._guarded_mcp = RebindingGuard(
             self._mcp,
-            allowed_hosts=self.endpoint.allowed_hosts,
-            allowed_origins=self.endpoint.allowed_origins,
+            allowed_hosts=endpoint.allowed_hosts,
+            allowed_origins=endpoint.allowed_origins,
         )
-        object.__setattr__(self, "guarded", guard)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path == "/mcp":
-            await self.guarded(scope, receive, send)
+            await self._guarded_mcp(scope, receive, send)
             return
-        page = self.pages.get(path)
+        page = self._pages.get(path)
         if page is None:
             answer: Response = JSONResponse(
-                {"error": "not found", "paths": ["/mcp", *self.pages]}, status_code=404
+                {"error": "not found", "paths": ["/mcp", *self._pages]}, status_code=404
             )
         elif scope["method"] != "GET":
             answer = PlainTextResponse("GET only\n", status_code=405, headers={"Allow": "GET"})
@@ -212,13 +216,13 @@ class _App:
         if isinstance(body, Response):
             await body(scope, receive, send)
         elif _names_events(scope):
-            await self.events.handle_request(scope, _replay(body, receive), send)
+            await self._events.handle_request(scope, _replay(body, receive), send)
         else:
             await self._answer_plainly(scope, body, receive, send)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""
-        limit = self.endpoint.body_bytes
+        limit = self._body_bytes
         too_long = f"The body is longer than {limit} bytes."
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
@@ -249,7 +253,7 @@ class _App:
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(watch)
-            await self.plain.handle_request(scope, _replay(body, _silence), send)
+            await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
 
 

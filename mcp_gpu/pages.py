@@ -14,12 +14,14 @@ from starlette.types import Scope
 from mcp_gpu.stream import Stop
 from transports.base import PAD_CHARS, Identity
 
-__all__ = ["Pages", "Readiness"]
+__all__ = ["Page", "Pages", "Readiness"]
 
 PAD_CHARS_LIMIT = 4 * PAD_CHARS
 """Most padding that `/version` answers with: more than any probe asks for."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Page = Callable[[Scope], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Pages:
     started_at: float = field(default_factory=time.monotonic)
 
     @property
-    def paths(self) -> dict[str, Callable[[Scope], Response]]:
+    def paths(self) -> dict[str, Page]:
         """Each page by its path."""
         return {
             "/healthz": self._healthz,

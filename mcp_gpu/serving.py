@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import anyio
@@ -44,7 +45,10 @@ FORCED = 1
 
 
 class Served(Protocol):
-    """What is served: a `mcp_gpu.registry.Registry`, or a bare server with an identity."""
+    """What is served: a `mcp_gpu.registry.Registry`, or a bare server with an identity.
+
+    The server's lifespan is entered once for the streams and twice for HTTP.
+    """
 
     @property
     def server(self) -> Server[Any]: ...
@@ -96,7 +100,8 @@ async def serve(
 
     Args:
         readiness: asked at every `/readyz`; must not block.
-        signals: whether this call owns the process's signals. A second one ends it at once.
+        signals: whether this call owns the process's signals (main thread only). A second one
+            ends the process at once.
         drain_seconds: how long calls in flight may still take after the request to stop.
         task_status: told where the server listens once it does (`await tasks.start(...)`).
 
@@ -116,9 +121,9 @@ async def serve(
         if stdio:
             listeners.append(_listen_stdio(served.server, stopping))
         listening = Listening(http=addresses, socket_path=socket_path, stdio=stdio)
-        async with served.server.lifespan(served.server) as state, anyio.create_task_group() as own:
-            if signals and sys.platform != "win32":
-                own.start_soon(_obey_signals, stopping, drain_seconds)
+        if signals:
+            opened.enter_context(_obeying_signals(stopping, drain_seconds))
+        async with served.server.lifespan(served.server) as state:
             with anyio.CancelScope() as bound:
                 async with anyio.create_task_group() as tasks:
                     for listener in listeners:
@@ -129,7 +134,6 @@ async def serve(
                     bound.deadline = anyio.current_time() + drain_seconds + DRAIN_MARGIN_SECONDS
             if bound.cancelled_caught:
                 logger.warning("gave up on calls that took longer than %d s", drain_seconds)
-            own.cancel_scope.cancel()
 
 
 # Each listener is imported when it is asked for: uvicorn costs a stdio server 20 ms and 1 MiB that
@@ -179,16 +183,33 @@ def _end_subscriptions(server: Server[Any]) -> Callable[[], None]:
     return lambda: None
 
 
-async def _obey_signals(stop: Stop, drain_seconds: int) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
-        async for number in received:
-            if stop.requested.is_set():
-                logger.warning("%s again: ending at once", number.name)
-                os._exit(FORCED)
-            logger.info("%s: stopping", number.name)
-            last = drain_seconds + LAST_RESORT_SECONDS
-            threading.Thread(target=_end_at_last, args=[last], name="end", daemon=True).start()
-            stop.requested.set()
+@contextmanager
+def _obeying_signals(stop: Stop, drain_seconds: int) -> Iterator[None]:
+    """SIGTERM and SIGINT request the stop; a second one ends the process at once.
+
+    Handled here and not by the event loop, whose handlers wait for a loop that may be blocked.
+    """
+    loop = asyncio.get_running_loop()
+    last_seconds = drain_seconds + LAST_RESORT_SECONDS
+    received: list[int] = []
+
+    def begin_to_stop(number: int) -> None:
+        logger.info("%s: stopping", signal.Signals(number).name)
+        stop.requested.set()
+
+    def obey(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            os._exit(FORCED)
+        threading.Thread(target=_end_at_last, args=[last_seconds], name="end", daemon=True).start()
+        loop.call_soon_threadsafe(begin_to_stop, number)
+
+    before = {number: signal.signal(number, obey) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end_at_last(seconds: float) -> None:

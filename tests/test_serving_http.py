@@ -1,7 +1,9 @@
 """The HTTP listener: MCP in both eras, plain JSON, the pages, and what it refuses."""
 
+import gc
 import json
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ListToolsResult, PaginatedRequestParams
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import mcp_gpu.http
 from mcp_gpu.endpoint import bind
@@ -451,6 +454,19 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="a"), extra="Connection: close\r\n")[:-1])
         assert b" 408 " in await end_of(stream)
+
+
+async def test_a_connection_that_was_reset_is_forgotten_at_once() -> None:
+    """uvicorn alone keeps it until its keep-alive time is over."""
+    async with serving(registry(), http=HttpEndpoint(port=0)) as listening:
+        async with await anyio.connect_tcp(*listening.http[0]) as stream:
+            await stream.send(raw_post(call("echo", text="a")))
+            assert b" 200 " in await stream.receive()
+            raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while any(isinstance(thing, H11Protocol) for thing in gc.get_objects()):
+            gc.collect()
+            await anyio.sleep(0.05)
 
 
 async def test_connections_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,15 @@ async def test_a_call_without_end_and_a_hung_thread_do_not_keep_the_process(tmp_
             assert await process.wait() == 0
 
 
+async def test_a_blocked_event_loop_does_not_keep_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "own" / "agent.sock"
+    begin = call("block", "call", seconds=600)
+    async with everything_open(path, begin=begin) as (process, _, _):
+        process.terminate()
+        with anyio.fail_after(END_SECONDS):
+            assert await process.wait() == 1
+
+
 async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     path = tmp_path / "own" / "agent.sock"
     begin = call("sleep", "call", seconds=600)

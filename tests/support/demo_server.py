@@ -95,6 +95,11 @@ def registry(gate: Gate | None = None, *, answer_bytes: int = 1_000_000) -> Regi
         await anyio.sleep(arguments.seconds)
         return Answer("slept", Text(title="slept"))
 
+    async def block(arguments: SleepArguments, call: Call) -> Answer:
+        print(json.dumps({"slept": "begun"}), file=sys.stderr, flush=True)
+        time.sleep(arguments.seconds)  # noqa: ASYNC251 - what no tool may do, and one will
+        return Answer("blocked", Text(title="blocked"))
+
     async def refuse(arguments: NoArguments, call: Call) -> Answer:
         raise ToolError("no agent is known; set MCP_GPU_AGENTS")
 
@@ -127,6 +132,7 @@ def registry(gate: Gate | None = None, *, answer_bytes: int = 1_000_000) -> Regi
             tool(who, NoArguments, "who"),
             tool(wait, NoArguments, "wait"),
             tool(sleep, SleepArguments, "sleep"),
+            tool(block, SleepArguments, "block"),
             tool(refuse, NoArguments, "refuse"),
             tool(crash, NoArguments, "crash"),
             tool(large, SizeArguments, "large"),

@@ -9,11 +9,11 @@ from pathlib import Path
 import anyio
 
 from mcp_gpu import __version__
-from mcp_gpu.endpoint import ListenError
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.registry import Registry
-from mcp_gpu.serving import Readiness, serve
+from mcp_gpu.serving.endpoint import ListenError
+from mcp_gpu.serving.server import Readiness, serve
 from mcp_gpu.settings import AgentSettings, SettingError
 from mcp_gpu.tools.inventory import agent_tool
 from transports.base import Identity

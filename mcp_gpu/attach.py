@@ -49,7 +49,7 @@ CHECK_SECONDS = 2.0
 
 DRAIN_SECONDS = 35.0
 """After the caller's end-of-file, how long answers may still take. Longer than the agent
-itself goes on (`mcp_gpu.stream.DRAIN_SECONDS`), so that it is the agent who ends it."""
+itself goes on (`mcp_gpu.serving.stream.DRAIN_SECONDS`), so that it is the agent who ends it."""
 
 CHUNK_BYTES = 65_536
 

@@ -24,12 +24,12 @@ import anyio
 from anyio.abc import Process, TaskStatus
 from rich.console import Console
 
-from mcp_gpu.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.gateway import open_router, serve_gateway
 from mcp_gpu.gpu.simulator import default_fleet
 from mcp_gpu.registry import Call
-from mcp_gpu.serving import Listening
+from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
+from mcp_gpu.serving.server import Listening
 from mcp_gpu.settings import DemoSettings, GatewaySettings, SettingError
 from mcp_gpu.status import render
 from mcp_gpu.tools.fleet_inventory import FleetInventory, GatewayArguments, gateway_tool

@@ -13,12 +13,12 @@ import anyio
 from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
-from mcp_gpu.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, DnsDiscovery, StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Registry
-from mcp_gpu.serving import Listening, Readiness, serve
+from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
+from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport

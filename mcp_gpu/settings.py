@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mcp_gpu.endpoint import HttpEndpoint
+from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.sockets import default_socket_path
 
 __all__ = [

@@ -34,7 +34,7 @@ ROLES = {"agent", "gateway", "status", "demo", "recording", "cli", "attach", "__
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
-    "httpx2": ("transports.http",),
+    "httpx2": ("transports.http", "transports.exchange"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": ("mcp_gpu.status", "mcp_gpu.demo"),
     "uvicorn": ("mcp_gpu.serving",),

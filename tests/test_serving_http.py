@@ -17,10 +17,10 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ListToolsResult, PaginatedRequestParams
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-import mcp_gpu.http
-from mcp_gpu.endpoint import bind
-from mcp_gpu.pages import Readiness
-from mcp_gpu.serving import HttpEndpoint, ListenError, Listening, serve
+import mcp_gpu.serving.http
+from mcp_gpu.serving.endpoint import bind
+from mcp_gpu.serving.pages import Readiness
+from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
 from support.demo_server import Gate, registry
 from support.wire import ERAS, PATIENCE_SECONDS, call, headers, request, serving
 
@@ -420,7 +420,7 @@ async def end_of(stream: anyio.abc.ByteStream) -> bytes:
 async def test_a_head_that_does_not_come_is_not_waited_for(
     begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.http, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
     async with raw_connection() as stream:
         if begun:
             await stream.send(begun)
@@ -430,7 +430,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_a_second_head_that_trickles_in_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.http, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.2)
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="first")))
         answered = b""
@@ -450,7 +450,7 @@ async def trickle(stream: anyio.abc.ByteStream) -> None:
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_gpu.http, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.http, "BODY_SECONDS", 0.05)
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="a"), extra="Connection: close\r\n")[:-1])
         assert b" 408 " in await end_of(stream)
@@ -470,7 +470,7 @@ async def test_a_connection_that_was_reset_is_forgotten_at_once() -> None:
 
 
 async def test_connections_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_gpu.http, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
     async with (
         serving(registry(), http=HttpEndpoint(port=0)) as listening,
         await anyio.connect_tcp(*listening.http[0]) as first,

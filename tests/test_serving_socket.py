@@ -17,9 +17,9 @@ import pytest
 from anyio.abc import SocketAttribute
 from mcp import Client
 
-import mcp_gpu.stream
-import mcp_gpu.unixsocket
-from mcp_gpu.serving import ListenError, serve
+import mcp_gpu.serving.stream
+import mcp_gpu.serving.unixsocket
+from mcp_gpu.serving.server import ListenError, serve
 from support.demo_server import Gate, registry
 from support.wire import ERAS, PATIENCE_SECONDS, call, request, serving, unix_lines, unix_transport
 
@@ -59,14 +59,17 @@ async def test_the_directory_and_the_socket_are_closed_to_others_and_removed(pat
 def test_a_directory_open_to_others_is_refused(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o755)
-    with pytest.raises(ListenError, match="open to others"), mcp_gpu.unixsocket.bind(path):
+    with pytest.raises(ListenError, match="open to others"), mcp_gpu.serving.unixsocket.bind(path):
         pass
 
 
 def test_a_link_in_place_of_the_directory_is_refused(path: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     path.parent.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ListenError, match="cannot listen at"), mcp_gpu.unixsocket.bind(path):
+    with (
+        pytest.raises(ListenError, match="cannot listen at"),
+        mcp_gpu.serving.unixsocket.bind(path),
+    ):
         pass
 
 
@@ -91,7 +94,7 @@ async def test_a_live_agents_socket_is_left_alone(path: Path) -> None:
 def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     path.write_text("precious")
-    with pytest.raises(ListenError, match="not a socket"), mcp_gpu.unixsocket.bind(path):
+    with pytest.raises(ListenError, match="not a socket"), mcp_gpu.serving.unixsocket.bind(path):
         pass
     assert path.read_text() == "precious"
 
@@ -99,13 +102,13 @@ def test_a_file_in_the_way_is_left_alone(path: Path) -> None:
 def test_a_path_too_long_for_a_socket_is_one_clear_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ListenError, match="longer than 107"),
-        mcp_gpu.unixsocket.bind(tmp_path / ("x" * 120)),
+        mcp_gpu.serving.unixsocket.bind(tmp_path / ("x" * 120)),
     ):
         pass
 
 
 def test_a_socket_that_another_agent_has_taken_over_is_not_removed(path: Path) -> None:
-    with mcp_gpu.unixsocket.bind(path):
+    with mcp_gpu.serving.unixsocket.bind(path):
         path.rename(path.with_name("moved"))
         path.write_text("another's")
     assert path.read_text() == "another's"
@@ -168,7 +171,7 @@ async def test_a_line_that_is_no_message_gets_an_error_and_the_next_an_answer(
 async def test_a_frame_over_the_limit_gets_an_error_and_the_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.stream, "REQUEST_BYTES", 1000)
+    monkeypatch.setattr(mcp_gpu.serving.stream, "REQUEST_BYTES", 1000)
     async with serving(registry(), socket_path=path), unix_lines(path) as lines:
         await lines.stream.send(b"x" * 1001)
         (error,) = await lines.rest()
@@ -218,7 +221,7 @@ async def test_a_cancelled_call_ends_and_leaves_the_connection_open(path: Path) 
 async def test_requests_beyond_the_limit_wait_and_are_answered(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.stream, "IN_FLIGHT", 2)
+    monkeypatch.setattr(mcp_gpu.serving.stream, "IN_FLIGHT", 2)
     gate = Gate()
     async with serving(registry(gate), socket_path=path), unix_lines(path) as lines:
         await lines.send(*(call("wait", number) for number in range(5)))
@@ -232,7 +235,7 @@ async def test_requests_beyond_the_limit_wait_and_are_answered(
 async def test_a_client_that_does_not_read_is_dropped_and_its_calls_ended(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.unixsocket, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(mcp_gpu.serving.unixsocket, "WRITE_SECONDS", 0.1)
     gate = Gate()
     async with serving(registry(gate), socket_path=path), unix_lines(path) as lines:
         await lines.send(call("wait", 1), *(call("large", n, chars=900_000) for n in range(2, 6)))
@@ -242,9 +245,9 @@ async def test_a_client_that_does_not_read_is_dropped_and_its_calls_ended(
 async def test_a_client_that_half_closes_and_does_not_read_is_let_go(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.unixsocket, "WRITE_SECONDS", math.inf)
-    monkeypatch.setattr(mcp_gpu.stream, "DRAIN_SECONDS", 0.1)
-    monkeypatch.setattr(mcp_gpu.stream, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(mcp_gpu.serving.unixsocket, "WRITE_SECONDS", math.inf)
+    monkeypatch.setattr(mcp_gpu.serving.stream, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(mcp_gpu.serving.stream, "FLUSH_SECONDS", 0.1)
     gate = Gate()
     async with serving(registry(gate), socket_path=path), unix_lines(path) as lines:
         await lines.send(call("wait", 1), *(call("large", n, chars=900_000) for n in range(2, 6)))
@@ -264,7 +267,7 @@ async def hung_up(connection: socket.socket) -> None:
 async def test_clients_over_the_limit_are_turned_away(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.unixsocket, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.unixsocket, "CONNECTIONS", 1)
     async with serving(registry(), socket_path=path), unix_lines(path) as first:
         await first.send(call("echo", text="a"))
         assert (await first.receive())["id"] == 1

@@ -6,6 +6,7 @@ the SDK's own `ClientSession` works over all of them alike. It knows nothing of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -70,6 +71,13 @@ class Target:
         return self.node or self.pod or self.key
 
 
+TEXT_CHARS = 256
+"""Longest field of an identity: Kubernetes names take 253. A gateway keeps one per agent."""
+
+TOOLS_CHARS = 16_384
+"""Most that an identity may say of its tools: 50 of them, with their argument names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """Who answered a probe. Proof that a path leads to the agent that was meant."""
@@ -102,9 +110,13 @@ class Identity:
             value = data.get(key, kind())
             if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
                 raise ValueError(f"identity field {key!r} is not a {kind.__name__}")
+            if len(str(value)) > TEXT_CHARS:
+                raise ValueError(f"identity field {key!r} is longer than {TEXT_CHARS} characters")
             fields[key] = value
         if not fields["name"] or not fields["node"]:
             raise ValueError("the identity names no server or no node")
+        if len(json.dumps(data["tools"])) > TOOLS_CHARS:
+            raise ValueError(f"the identity lists more than {TOOLS_CHARS} characters of tools")
         tools: dict[str, tuple[str, ...]] = {}
         for tool, arguments in data["tools"].items():
             if not isinstance(arguments, list) or not all(isinstance(a, str) for a in arguments):

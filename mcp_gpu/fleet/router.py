@@ -40,6 +40,10 @@ FIRST_PATH_SHARE = 0.6
 """Part of a node's remaining time that a path may take while another one is left to try: a
 proven path that falls silent must leave time to open a stream."""
 
+ANSWER_BYTES = 256 * 1024
+"""Longest answer of one agent: 16 GPUs with 7 MIG instances each take half of it. One agent gone
+wrong must not make the whole fleet's answer too long to give."""
+
 _TELLING: tuple[FailureReason, ...] = (
     "agent_too_old",
     "tool_error",
@@ -224,6 +228,8 @@ class Router:
                 return True
             listed = identity.tools.get(ask.tool)
             if listed is None:
+                # It may be updated in its place by the next call: that one asks anew.
+                self._reachability.failed(target, transport)
                 errand.attempts.append(_too_old(transport, ask.tool, identity))
                 return True
             spent = anyio.current_time() - started
@@ -320,7 +326,7 @@ def _read(outcome: CallToolResult, result: type[M], target: Target, transport: T
         texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
         raise _ToolFailed(" ".join(texts) or "the agent's tool failed and did not say why")
     try:
-        return result.model_validate(outcome.structured_content)
+        data = result.model_validate(outcome.structured_content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -329,6 +335,14 @@ def _read(outcome: CallToolResult, result: type[M], target: Target, transport: T
             target=target,
             transport=transport.name,
         ) from error
+    size_bytes = len(data.model_dump_json())
+    if size_bytes > ANSWER_BYTES:
+        raise BadPeer(
+            f"the agent's answer is {size_bytes:,} bytes, which no node needs",
+            target=target,
+            transport=transport.name,
+        )
+    return data
 
 
 def _too_old(transport: Transport, tool: str, identity: Identity) -> Attempt:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from mcp_gpu.gpu.model import Gpu, Snapshot
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
@@ -33,6 +33,13 @@ FRESH_TIMEOUT_SECONDS = 2.0
 hangs must not take the answer with it."""
 
 
+MODELS = 16
+"""Kinds of GPUs in one node."""
+
+Name = Annotated[str, StringConstraints(max_length=200)]
+"""A name or version. Those of all nodes stand in every answer of a gateway, however bad."""
+
+
 class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +47,7 @@ class _Wire(BaseModel):
 class GpuModel(_Wire):
     """GPUs of one kind on a node."""
 
-    name: str | None = Field(description="Board name; null where the GPU could not be asked.")
+    name: Name | None = Field(description="Board name; null where the GPU could not be asked.")
     count: int
     memory_total_bytes: int | None = Field(description="Of one GPU.")
 
@@ -55,13 +62,13 @@ class NodeInventory(_Wire):
     )
     message: str | None = Field(description="Why `state` is not ok, and what to do.")
     simulated: bool = Field(description="True: no real hardware stands behind these figures.")
-    driver_version: str | None
-    nvml_version: str | None
-    cuda_version: str | None = Field(description="Newest CUDA that the driver supports.")
+    driver_version: Name | None
+    nvml_version: Name | None
+    cuda_version: Name | None = Field(description="Newest CUDA that the driver supports.")
     gpu_count: int | None = Field(description="As NVML counts now; null if it cannot be asked.")
     gpu_count_expected: int | None = Field(description="Most counted since the agent started.")
     gpus_lost: int = Field(description="Lost or unreadable; they count in the figures above.")
-    models: tuple[GpuModel, ...]
+    models: tuple[GpuModel, ...] = Field(max_length=MODELS)
     attention: tuple[str, ...] = Field(description="What is out of the ordinary on this node.")
     age_seconds: float | None = Field(description="Age of the readings; null if there are none.")
     gpus: tuple[Gpu, ...] = Field(

@@ -75,7 +75,7 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from mcp_gpu.serving import HttpEndpoint, Listening, serve
+from mcp_gpu.serving.server import HttpEndpoint, Listening, serve
 from transports.base import Identity
 
 Context = ServerRequestContext[Any, Any]
@@ -475,7 +475,7 @@ def make_server() -> Server[Any]:
 
 @dataclass
 class Fixtures:
-    """The bare server, as `mcp_gpu.serving.serve` takes it."""
+    """The bare server, as `mcp_gpu.serving.server.serve` takes it."""
 
     server: Server[Any] = field(default_factory=make_server)
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -185,12 +185,11 @@ class Forge:
         return request(era, method, number)
 
     def odd(self) -> Any:
-        return next(self._odd)
+        return copy.deepcopy(next(self._odd))
 
     def _place(self, value: Any) -> tuple[Any, Any]:
         """A container inside the message and a key in it."""
-        places = list(_places(value))
-        return self.random.choice(places)
+        return self.random.choice(list(places(value)))
 
     def _cut(self, era: str) -> bytes:
         whole = line(self.good(era))
@@ -253,10 +252,14 @@ class Forge:
         return line(message)
 
     def _odd_arguments(self, era: str) -> bytes:
-        name = self.random.choice(["detail", "nodes", "limit", "cursor", "x", "\ud800", "x" * 2_000])
+        name = self.random.choice(
+            ["detail", "nodes", "limit", "cursor", "x", "\ud800", "x" * 2_000]
+        )
         arguments = self.random.choice([{name: self.odd()}, {name: self.odd()}, self.odd()])
         tool = TOOL if self.random.random() < 0.8 else self.odd()
-        return line(request(era, "tools/call", self.random.randrange(99), name=tool, arguments=arguments))
+        return line(
+            request(era, "tools/call", self.random.randrange(99), name=tool, arguments=arguments)
+        )
 
     def _odd_id(self, era: str) -> bytes:
         return line(self.good(era) | {"id": next(self._odd_ids)})
@@ -280,7 +283,11 @@ class Forge:
         """Answers nobody waits for, and notifications about requests that nobody sent."""
         number = self.random.choice([1, 0, -1, "x", None, 1.5, True, 2**70])
         notification = self.random.choice(["notifications/cancelled", "notifications/progress"])
-        params: dict[str, Any] = {"requestId": number, "progressToken": number, "progress": self.odd()}
+        params: dict[str, Any] = {
+            "requestId": number,
+            "progressToken": number,
+            "progress": self.odd(),
+        }
         return line(
             self.random.choice(
                 [
@@ -294,14 +301,26 @@ class Forge:
         )
 
     def _bad_utf8(self, era: str) -> bytes:
-        bad = self.random.choice([b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2"])
+        bad = self.random.choice(
+            [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2"]
+        )
         data = line(self.good(era))
         place = self.random.randrange(len(data))
         return data[:place] + bad + data[place:]
 
     def _bad_number(self, era: str) -> bytes:
         number = self.random.choice(
-            [b"1e999", b"-1e999", b"NaN", b"Infinity", b"9" * 5_000, b"1" + b"0" * 400, b"01", b"1.", b"-"]
+            [
+                b"1e999",
+                b"-1e999",
+                b"NaN",
+                b"Infinity",
+                b"9" * 5_000,
+                b"1" + b"0" * 400,
+                b"01",
+                b"1.",
+                b"-",
+            ]
         )
         message = copy.deepcopy(self.good(era))
         container, key = self._place(message)
@@ -321,12 +340,13 @@ class Forge:
         return line(message)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place inside a JSON value: its container and its key there."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, inner in items:
         yield value, key
         if isinstance(inner, dict | list):
-            yield from _places(inner)
+            yield from places(inner)
 
 
 def check_text(text: str) -> None:
@@ -390,3 +410,257 @@ class Vitals:
             threads=int(fields["Threads"]),
         )
 
+
+@dataclass(frozen=True)
+class Exchange:
+    """What is sent over one HTTP connection."""
+
+    raw: bytes
+    answered: bool = True
+    """Whether it is complete, so that an answer is owed."""
+
+
+class HttpForge:
+    """Bad HTTP requests: every part of a good one in turn is not as it should be."""
+
+    def __init__(self, seed: int) -> None:
+        self._forge = Forge(seed)
+        self.random = self._forge.random
+        self._turn = 0
+
+    def exchanges(self, count: int) -> Iterator[Exchange]:
+        kinds = (
+            self._bad_body,
+            self._bad_body,
+            self._bad_body,
+            self._bad_body,
+            self._odd_header,
+            self._odd_header,
+            self._odd_header,
+            self._missing_header,
+            self._doubled_header,
+            self._odd_length,
+            self._odd_chunks,
+            self._odd_line,
+            self._no_http,
+            self._cut,
+            self._too_long,
+        )
+        for _ in range(count):
+            self._turn += 1
+            yield kinds[self._turn % len(kinds)](self.random.choice(ERAS))
+
+    def _headers(self, era: str, message: dict[str, Any] | None = None) -> dict[str, str]:
+        accept = ["application/json", "application/json, text/event-stream", "*/*"]
+        headers = {
+            "Host": "127.0.0.1",
+            "Content-Type": "application/json",
+            "Accept": self.random.choice(accept),
+        }
+        if era == ERAS[0] and message is not None:
+            headers |= {"MCP-Protocol-Version": era, "Mcp-Method": message["method"]}
+            if "name" in message.get("params", {}):
+                headers["Mcp-Name"] = message["params"]["name"]
+        return headers
+
+    def _good(self, era: str) -> tuple[dict[str, str], bytes]:
+        message = self._forge.good(era)
+        return self._headers(era, message), line(message)
+
+    def _bad_body(self, era: str) -> Exchange:
+        (frame,) = self._forge.frames(1, era)
+        # Headers of a request that may or may not be the one in the body.
+        return Exchange(post(self._headers(era, self._forge.good(era)), frame))
+
+    def _odd_value(self) -> str:
+        return self.random.choice(
+            [
+                "",
+                "x",
+                "\x80\xff",
+                "a" * 3_000,
+                ", ,;=",
+                "*",
+                "null",
+                "=?base64?!!!?=",
+                "=?base64?aGk=?=",
+                "2025-11-25",
+                "1999-01-01",
+                "tools/list",
+                TOOL,
+                "application/json; charset=utf-7",
+                "text/event-stream;q=0",
+                "http://evil.example",
+                "evil.example",
+                "[::1",
+                "localhost:99999999",
+                "127.0.0.1.",
+                "%00",
+                "1e9",
+            ]
+        )
+
+    def _odd_header(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        names = [
+            *headers,
+            "Origin",
+            "Mcp-Session-Id",
+            "MCP-Protocol-Version",
+            "Mcp-Method",
+            "Mcp-Name",
+            "Mcp-Param-detail",
+            "Last-Event-ID",
+            "Content-Encoding",
+            "Expect",
+            "Upgrade",
+            "Connection",
+            "Authorization",
+            "Cookie",
+            "X-Forwarded-For",
+            "Range",
+        ]
+        headers[self.random.choice(names)] = self._odd_value()
+        return Exchange(post(headers, body))
+
+    def _missing_header(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        del headers[self.random.choice(list(headers))]
+        return Exchange(post(headers, body))
+
+    def _doubled_header(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        name = self.random.choice(list(headers))
+        headers[name.swapcase()] = self.random.choice([headers[name], self._odd_value()])
+        if self.random.random() < 0.2:
+            headers |= {f"X-{number}": "y" * 50 for number in range(900)}
+        return Exchange(post(headers, body))
+
+    def _odd_length(self, era: str) -> Exchange:
+        """A Content-Length that is none, or not the body's."""
+        headers, body = self._good(era)
+        length = self.random.choice(
+            [
+                "-1",
+                "x",
+                "",
+                "1, 2",
+                "+5",
+                "0x10",
+                "1" * 30,
+                "0",
+                str(len(body) - 1),
+                str(len(body) + 1),
+            ]
+        )
+        answered = length != str(len(body) + 1)
+        return Exchange(post(headers, body, length=length), answered)
+
+    def _odd_chunks(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        headers["Transfer-Encoding"] = self.random.choice(
+            ["chunked", "chunked", "chunked", "gzip", "identity", "chunked, chunked"]
+        )
+        chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        chunks = self.random.choice(
+            [
+                chunk,
+                chunk[1:],
+                b"zz\r\n" + chunk,
+                b"-5\r\n" + chunk,
+                b"f" * 40 + b"\r\n",
+                b"0\r\n\r\n",
+                b"1\r\n{\r\n" * 50 + b"0\r\n\r\n",
+                b"0\r\nTrailer: x\r\n\r\n",
+            ]
+        )
+        length = str(len(body)) if self.random.random() < 0.3 else None
+        return Exchange(
+            head(headers | ({"Content-Length": length} if length else {})) + chunks, False
+        )
+
+    def _odd_line(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        request_line = self.random.choice(
+            [
+                b"GET /mcp HTTP/1.1",
+                b"DELETE /mcp HTTP/1.1",
+                b"OPTIONS /mcp HTTP/1.1",
+                b"PATCH /mcp HTTP/1.1",
+                b"BREW /mcp HTTP/1.1",
+                b"CONNECT /mcp HTTP/1.1",
+                b"TRACE /mcp HTTP/1.1",
+                b"post /mcp HTTP/1.1",
+                b"POST /mcp HTTP/1.0",
+                b"POST /mcp/ HTTP/1.1",
+                b"POST //mcp HTTP/1.1",
+                b"POST /mcp/../mcp HTTP/1.1",
+                b"POST /%6dcp HTTP/1.1",
+                b"POST /mcp%00 HTTP/1.1",
+                b"POST /mcp?a=%ff&b HTTP/1.1",
+                b"POST http://evil.example/mcp HTTP/1.1",
+                b"POST /" + b"a" * 5_000 + b" HTTP/1.1",
+                b"POST /healthz HTTP/1.1",
+                b"GET /../../etc/passwd HTTP/1.1",
+                b"GET /version?pad=" + b"9" * 500 + b" HTTP/1.1",
+                b"GET /metrics?%%%=%c0%af HTTP/1.1",
+                b"GET /readyz#x HTTP/1.1",
+                b"GET /\xff\xfe HTTP/1.1",
+                b"GET * HTTP/1.1",
+            ]
+        )
+        return Exchange(post(headers, body, request_line=request_line))
+
+    def _no_http(self, era: str) -> Exchange:
+        raw = self.random.choice(
+            [
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"GET /healthz\r\n\r\n",
+                b"POST /mcp HTTP/9.9\r\nHost: a\r\n\r\n",
+                b"POST /mcp HTTP/1.1\nHost: a\n\n",
+                b"POST /mcp HTTP/1.1\r\n Host: a\r\n\r\n",
+                b"POST /mcp HTTP/1.1\r\nHost : a\r\n\r\n",
+                b"POST /mcp HTTP/1.1\r\nHost: a\r\nX: \x00\r\n\r\n",
+                b"POST /mcp HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+                b"POST /mcp HTTP/1.1\r\nHost: a\r\nX: " + b"h" * 100_000 + b"\r\n\r\n",
+                b"\r\n" * 100,
+                b"\x00" * 1_000,
+                line(request(era, "tools/list", 1)) + b"\n",
+                self.random.randbytes(300),
+                b"h" * 200_000,
+            ]
+        )
+        return Exchange(raw, False)
+
+    def _cut(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        raw = post(headers, body)
+        return Exchange(raw[: self.random.randrange(1, len(raw))], False)
+
+    def _too_long(self, era: str) -> Exchange:
+        headers, body = self._good(era)
+        if self.random.random() < 0.5:
+            return Exchange(post(headers, body, length=str(FRAME_BYTES + 1)))
+        headers["Transfer-Encoding"] = "chunked"
+        chunk = b"%x\r\n%s\r\n" % (65_536, b" " * 65_536)
+        return Exchange(head(headers) + chunk * (FRAME_BYTES // 65_536 + 1) + b"0\r\n\r\n")
+
+
+def head(headers: dict[str, str], request_line: bytes = b"POST /mcp HTTP/1.1") -> bytes:
+    lines = [
+        request_line,
+        *(f"{name}: {value}".encode("latin-1") for name, value in headers.items()),
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def post(
+    headers: dict[str, str],
+    body: bytes,
+    *,
+    length: str | None = None,
+    request_line: bytes = b"POST /mcp HTTP/1.1",
+) -> bytes:
+    sized = {**headers, "Content-Length": str(len(body)) if length is None else length}
+    return head(sized, request_line) + body

@@ -12,7 +12,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field
 
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool, ToolError
-from mcp_gpu.serving import HttpEndpoint, ListenError, Listening, serve
+from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
 from transports.base import Identity
 
 

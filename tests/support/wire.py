@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, Process
 from mcp.client import Transport
 from mcp.shared.message import SessionMessage
 
-from mcp_gpu.serving import Listening, Served, serve
+from mcp_gpu.serving.server import Listening, Served, serve
 from transports.framing import LineSplitter, decode, encode
 
 PATIENCE_SECONDS = 20.0

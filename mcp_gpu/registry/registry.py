@@ -37,8 +37,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from mcp_gpu.arguments import Arguments, BadArguments, read
-from mcp_gpu.schema import compact
+from mcp_gpu.registry.arguments import Arguments, BadArguments, read
+from mcp_gpu.registry.schema import compact
 from transports.base import IDENTITY_META_KEY, PAD_CHARS, PAD_META_KEY, Identity
 
 __all__ = ["Answer", "Arguments", "Call", "Registry", "Tool", "ToolError"]

@@ -24,10 +24,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mcp_gpu.endpoint import HttpEndpoint
-from mcp_gpu.pages import Page, Pages
-from mcp_gpu.security import RebindingGuard, refusal
-from mcp_gpu.stream import Stop
+from mcp_gpu.serving.endpoint import HttpEndpoint
+from mcp_gpu.serving.pages import Page, Pages
+from mcp_gpu.serving.security import RebindingGuard, refusal
+from mcp_gpu.serving.stream import Stop, fault
+from transports.framing import decode, encode
 
 __all__ = ["serve_http"]
 
@@ -235,7 +236,7 @@ class _App:
                 if len(body) > limit:
                     return refusal(413, too_long)
                 if not message.get("more_body", False):
-                    return bytes(body)
+                    return _checked(bytes(body))
         return refusal(408, f"The body took longer than {BODY_SECONDS:g} s.")
 
     async def _answer_plainly(
@@ -255,6 +256,16 @@ class _App:
             tasks.start_soon(watch)
             await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
+
+
+def _checked(body: bytes) -> bytes | Response:
+    """The body if it is one message, else what a byte stream answers to it too. The SDK would
+    answer with kilobytes of pydantic's prose."""
+    try:
+        decode(body)
+    except ValueError:
+        return Response(encode(fault(body)), status_code=400, media_type="application/json")
+    return body
 
 
 def _names_events(scope: Scope) -> bool:

@@ -22,8 +22,8 @@ import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 from mcp.server.lowlevel import Server
 
-from mcp_gpu.endpoint import ListenError
-from mcp_gpu.stream import Stop, serve_stream
+from mcp_gpu.serving.endpoint import ListenError
+from mcp_gpu.serving.stream import Stop, serve_stream
 
 __all__ = ["bind", "serve_unix_socket"]
 

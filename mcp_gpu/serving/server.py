@@ -21,9 +21,9 @@ from anyio.abc import TaskStatus
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 
-from mcp_gpu.endpoint import HttpEndpoint, ListenError, bind
-from mcp_gpu.pages import Pages, Readiness
-from mcp_gpu.stream import Stop
+from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
+from mcp_gpu.serving.pages import Pages, Readiness
+from mcp_gpu.serving.stream import Stop
 from transports.base import Identity
 
 __all__ = ["HttpEndpoint", "ListenError", "Listening", "Readiness", "Served", "serve"]
@@ -143,7 +143,7 @@ async def serve(
 def _listen_http(
     opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
 ) -> tuple[Listener, tuple[tuple[str, int], ...]]:
-    from mcp_gpu.http import serve_http
+    from mcp_gpu.serving.http import serve_http
 
     sockets = bind(endpoint)
     for bound in sockets:
@@ -157,7 +157,7 @@ def _listen_http(
 
 
 def _listen_unix(opened: ExitStack, server: Server[Any], path: Path, stop: Stop) -> Listener:
-    from mcp_gpu import unixsocket
+    from mcp_gpu.serving import unixsocket
 
     bound = opened.enter_context(unixsocket.bind(path))
 
@@ -168,7 +168,7 @@ def _listen_unix(opened: ExitStack, server: Server[Any], path: Path, stop: Stop)
 
 
 def _listen_stdio(server: Server[Any], stop: Stop) -> Listener:
-    from mcp_gpu.stdio import serve_stdio
+    from mcp_gpu.serving.stdio import serve_stdio
 
     async def listener(state: Any) -> None:
         await serve_stdio(server, lifespan_state=state, stop=stop)

@@ -7,7 +7,6 @@ answers: so the input is held open here until they are written.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
+from mcp.shared.dispatcher import as_request_id, coerce_request_id
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_REQUEST,
@@ -31,10 +31,11 @@ from mcp_types import (
     JSONRPCResponse,
     RequestId,
 )
+from pydantic_core import from_json
 
 from transports.framing import FrameTooLong, LineSplitter, decode, encode
 
-__all__ = ["ByteChannel", "Stop", "serve_stream"]
+__all__ = ["ByteChannel", "Stop", "fault", "serve_stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,19 +152,19 @@ class _Client:
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the client has said all, or has gone, or the server has ended the session
         except FrameTooLong as error:
-            await self._refuse(None, INVALID_REQUEST, f"{error}; closing")
+            await self._write(_error(None, INVALID_REQUEST, f"{error}; closing"))
             self._gone()
 
     async def _take(self, line: bytes) -> None:
         try:
             message = decode(line)
         except ValueError:
-            await self._refuse(*_fault(line))
+            await self._write(fault(line))
             return
         if isinstance(message, JSONRPCRequest):
             await self._until(lambda: len(self._calls) + len(self._subscriptions) < IN_FLIGHT)
             listens = message.method == "subscriptions/listen"
-            (self._subscriptions if listens else self._calls).add(message.id)
+            (self._subscriptions if listens else self._calls).add(coerce_request_id(message.id))
             try:
                 await self._received.send(SessionMessage(message))
             except anyio.get_cancelled_exc_class():
@@ -173,7 +174,7 @@ class _Client:
         await self._received.send(SessionMessage(message))
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             # A cancelled request is never answered.
-            self._settle((message.params or {}).get("requestId"))
+            self._settle(as_request_id((message.params or {}).get("requestId")))
 
     async def write(self) -> None:
         """Write answers and notifications until the server has none left."""
@@ -183,10 +184,6 @@ class _Client:
                     return
                 if isinstance(item.message, JSONRPCResponse | JSONRPCError):
                     self._settle(item.message.id)
-
-    async def _refuse(self, request: RequestId | None, code: int, text: str) -> None:
-        error = ErrorData(code=code, message=text)
-        await self._write(JSONRPCError(jsonrpc="2.0", id=request, error=error))
 
     async def _write(self, message: JSONRPCMessage) -> bool:
         """Whether the client took it. One that does not is gone: half a frame can't be mended."""
@@ -205,10 +202,12 @@ class _Client:
         self._subscriptions.clear()
         self._settle(None)
 
-    def _settle(self, request: object) -> None:
-        if isinstance(request, int | str):
-            self._calls.discard(request)
-            self._subscriptions.discard(request)
+    def _settle(self, request: RequestId | None) -> None:
+        if request is not None:
+            # As the SDK matches them: "7" cancels 7.
+            key = coerce_request_id(request)
+            self._calls.discard(key)
+            self._subscriptions.discard(key)
         self._settled.set()
         self._settled = anyio.Event()
 
@@ -217,12 +216,15 @@ class _Client:
             await self._settled.wait()
 
 
-def _fault(line: bytes) -> tuple[RequestId | None, int, str]:
-    """What is wrong with a line that is no message, and whom to tell."""
+def fault(message: bytes) -> JSONRPCError:
+    """The answer to bytes that are no message: what is wrong with them."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return None, PARSE_ERROR, "Parse error: not one line of JSON"
-    request = value.get("id") if isinstance(value, dict) else None
-    named = request if isinstance(request, int | str) and not isinstance(request, bool) else None
-    return named, INVALID_REQUEST, "Invalid Request: not one JSON-RPC 2.0 message"
+        value = from_json(message)  # the parser of `decode`: half a surrogate pair is no text
+    except ValueError:
+        return _error(None, PARSE_ERROR, "Parse error: not one JSON text")
+    named = as_request_id(value.get("id")) if isinstance(value, dict) else None
+    return _error(named, INVALID_REQUEST, "Invalid Request: not one JSON-RPC 2.0 message")
+
+
+def _error(request: RequestId | None, code: int, text: str) -> JSONRPCError:
+    return JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=code, message=text))

@@ -22,7 +22,7 @@ from anyio import from_thread
 from anyio.lowlevel import EventLoopToken, current_token
 from mcp.server.lowlevel import Server
 
-from mcp_gpu.stream import Stop, serve_stream
+from mcp_gpu.serving.stream import Stop, serve_stream
 
 __all__ = ["serve_stdio"]
 

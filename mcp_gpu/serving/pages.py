@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Scope
 
-from mcp_gpu.stream import Stop
+from mcp_gpu.serving.stream import Stop
 from transports.base import PAD_CHARS, Identity
 
 __all__ = ["Page", "Pages", "Readiness"]

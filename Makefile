@@ -26,6 +26,12 @@ run: $(STAMP)  ## Run the demo: a simulated fleet, a gateway, no GPU and no clus
 test: $(STAMP)  ## Run the tests (ARGS are pytest's)
 	$(BIN)/python -m pytest $(ARGS)
 
+bench: $(STAMP)  ## Print the figures of docs/benchmarks.md (ARGS=--quick for a short run)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+accept: $(STAMP)  ## The same figures against their limits; exit 1 if one is missed
+	@PYTHONPATH=tests $(BIN)/python -m bench --check $(ARGS)
+
 check: $(STAMP)  ## Formatting, lint, types, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

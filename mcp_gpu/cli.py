@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.warning("no setting is called %s; it has no effect", variable)
     module, _, function = command.run.partition(":")
     run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)
+    gc.freeze()  # what the imports made lives as long as the process
+    gc.enable()
     try:
         return run(chosen)
     except (settings.SettingError, ExceptionGroup) as error:
@@ -95,7 +98,10 @@ def _first_line(command: type[settings.LogSettings]) -> str:
 def _problem(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"]).replace("_", "-")
     message = detail["msg"].removeprefix("Value error, ")
-    return f"--{name}: {message[:1].lower()}{message[1:]}, not {detail['input']!r}"
+    problem = f"--{name}: {message[:1].lower()}{message[1:]}"
+    # Options of transports may hold a token; what is a plain setting may be quoted.
+    plain = len(detail["loc"]) == 1 and isinstance(detail["input"], str | int | float)
+    return f"{problem}, not {detail['input']!r}" if plain else problem
 
 
 def _complain(*problems: str, command: str = "") -> int:

@@ -33,6 +33,9 @@ INSTRUCTIONS = (
     "nodes with detail full."
 )
 
+OPEN_FILES = 65_536
+"""Descriptors for some thousands of agents on every path at once."""
+
 
 @asynccontextmanager
 async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
@@ -45,7 +48,10 @@ async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
     transports = make_transports(settings)
     async with AsyncExitStack() as stack:
         for transport in transports:
-            await stack.enter_async_context(transport)
+            try:
+                await stack.enter_async_context(transport)
+            except (OSError, ValueError) as error:
+                raise SettingError(f"transport {transport.name!r}: {error}") from error
         reachability = Reachability(
             transports,
             probe_timeout_seconds={"http": settings.probe_timeout_seconds},
@@ -53,7 +59,8 @@ async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
             ttl_seconds=settings.path_ttl_seconds,
         )
         group = await stack.enter_async_context(anyio.create_task_group())
-        group.start_soon(discovery.run)
+        # Bounded by discovery itself. What it could not find out, the table says.
+        await group.start(discovery.run)
         yield Router(
             discovery,
             reachability,
@@ -66,8 +73,22 @@ async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
 
 def run(settings: GatewaySettings) -> int:
     """Serve the fleet until told to stop. Returns the exit status."""
+    _raise_open_files()
     anyio.run(_run, settings)
     return 0
+
+
+def _raise_open_files() -> None:
+    """Let the process open as many files as it may, within reason: each agent takes a connection
+    or a stream of three descriptors, and the usual 1,024 end a fleet of some hundreds."""
+    try:
+        import resource  # not on Windows, which has no such limit
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def _run(settings: GatewaySettings) -> None:

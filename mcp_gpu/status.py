@@ -9,27 +9,27 @@ import anyio
 from mcp import Client, MCPError
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.router import UnknownNodes
 from mcp_gpu.gateway import open_router
-from mcp_gpu.registry import Answer, Call, ToolError
 from mcp_gpu.settings import SettingError, StatusSettings
-from mcp_gpu.tools.fleet_inventory import (
-    FleetInventory,
-    FleetNode,
-    GatewayArguments,
-    gateway_tool,
-)
-from mcp_gpu.tools.inventory import describe_models
+from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
+from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
 from transports.errors import leaves
 
 __all__ = ["render", "run"]
 
 LIMIT = 500
-"""Most nodes in one table: what the tool gives in one page."""
+"""Most nodes in one page."""
+
+PAGES = 1000
+"""Most pages to turn: more nodes than there can be in a cluster."""
 
 
 def run(settings: StatusSettings) -> int:
@@ -119,18 +119,45 @@ def _progress() -> AbstractContextManager[Progress | None]:
 
 
 async def _from_agents(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
+    async def progress(done: int, total: int, message: str) -> None:
+        await report(done, total, message)
+
     async with open_router(settings) as router:
-        tool = gateway_tool(router)
         try:
-            answer: Answer = await tool.run(_arguments(settings), Call(report=report))
-        except ToolError as error:
-            raise SettingError(str(error)) from error
-        assert isinstance(answer.data, FleetInventory)
-        return answer.data
+            found = await router.fan_out(
+                NAME,
+                {"detail": "summary"},
+                NodeInventory,
+                nodes=settings.nodes or None,
+                progress=progress,
+            )
+        except DiscoveryError as error:
+            raise SettingError(f"no agents are known: {error}") from error
+        except UnknownNodes as error:
+            known = ", ".join(error.known) or "none"
+            raise SettingError(f"{error}; known: {known}") from error
+        return whole(found)
 
 
 async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
-    arguments = _arguments(settings).model_dump(mode="json", exclude_none=True)
+    """All pages of a gateway's answer."""
+    nodes = settings.nodes or None
+    first = page = await _page(settings, GatewayArguments(nodes=nodes, limit=LIMIT), report)
+    listed = {node.node: node for node in first.nodes}
+    for _ in range(PAGES):
+        if page.next_cursor is None:
+            break
+        cursor = page.next_cursor
+        more = GatewayArguments(nodes=nodes, limit=LIMIT, cursor=cursor)
+        page = await _page(settings, more, report)
+        listed |= {node.node: node for node in page.nodes}
+    update = {"nodes": tuple(listed.values()), "nodes_omitted": page.nodes_omitted}
+    return first.model_copy(update=update | {"next_cursor": page.next_cursor})
+
+
+async def _page(
+    settings: StatusSettings, arguments: GatewayArguments, report: ProgressFnT
+) -> FleetInventory:
     outcome: CallToolResult | None = None
     problem = ""
     try:
@@ -139,7 +166,9 @@ async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetI
         ) as client:
             try:
                 outcome = await client.call_tool(
-                    "get_gpu_inventory", arguments, progress_callback=report
+                    NAME,
+                    arguments.model_dump(mode="json", exclude_none=True),
+                    progress_callback=report,
                 )
             except MCPError as error:
                 problem = error.message
@@ -151,9 +180,8 @@ async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetI
         raise SettingError(f"no answer from {settings.url}: {problem}")
     if outcome.is_error:
         texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-        raise SettingError(" ".join(texts))
-    return FleetInventory.model_validate(outcome.structured_content)
-
-
-def _arguments(settings: StatusSettings) -> GatewayArguments:
-    return GatewayArguments(nodes=settings.nodes or None, limit=LIMIT)
+        raise SettingError(f"{settings.url}: {' '.join(texts)}")
+    try:
+        return FleetInventory.model_validate(outcome.structured_content)
+    except ValidationError as error:
+        raise SettingError(f"{settings.url} is no gateway of this version") from error

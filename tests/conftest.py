@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the golden files anew; what changes there belongs in CHANGELOG.md",
     )
+    parser.addoption(
+        "--require-node",
+        action="store_true",
+        help="fail, not skip, the tests that need what `make node` installs",
+    )
 
 
 @pytest.fixture

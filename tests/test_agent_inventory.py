@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,10 +15,18 @@ from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import READINGS
-from mcp_gpu.gpu.simulator import Node, installed
-from mcp_gpu.gpu.simulator.faults import Ecc, Hang, Lost, WholeNode
+from mcp_gpu.gpu.simulator import Node, installed, snapshot
+from mcp_gpu.gpu.simulator.faults import (
+    Ecc,
+    Hang,
+    Lost,
+    NoPermission,
+    RecoveryAction,
+    Refused,
+    WholeNode,
+)
 from mcp_gpu.registry import Registry
-from mcp_gpu.tools.inventory import agent_tool
+from mcp_gpu.tools.inventory import NodeInventory, agent_tool
 from transports.base import Identity
 
 
@@ -149,6 +158,68 @@ async def test_the_drivers_own_verdict_is_brought_to_attention() -> None:
     async with agent(node) as client:
         found, _ = await ask(client)
     assert found["gpus"][1]["ecc_uncorrected_volatile"] == 3
+
+
+async def test_once_the_driver_is_gone_nothing_of_before_is_told_as_current() -> None:
+    node = Node("n", "h100")
+    async with agent(node) as client:
+        before, _ = await ask(client)
+        node.faults = (WholeNode(kind="driver_not_loaded"),)
+        found: dict[str, Any] = {"state": "ok"}
+        while found["state"] == "ok":
+            found, text = await ask(client)
+    assert (found["state"], found["gpu_count"], found["driver_version"]) == ("absent", None, None)
+    assert [gpu["uuid"] for gpu in found["gpus"]] == [gpu["uuid"] for gpu in before["gpus"]]
+    assert {gpu["state"] for gpu in found["gpus"]} == {"unreadable"}
+    assert (found["gpus_lost"], found["age_seconds"]) == (8, None)
+    assert found["attention"] == [found["message"]], "one trouble, told once"
+    assert "before (NVML absent)" in text
+
+
+def inventory(node: Node, *, age_seconds: float = 0.0) -> NodeInventory:
+    """Of one reading that was taken so long ago."""
+    found = snapshot(node, clock=lambda: time.time() - age_seconds)
+    return NodeInventory.of("n", found, "full")
+
+
+def test_old_readings_are_brought_to_attention_whoever_waits() -> None:
+    assert inventory(Node("n", "t4"), age_seconds=20).attention == ()
+    old = inventory(Node("n", "t4"), age_seconds=61)
+    assert old.message is not None
+    assert "readings are 61 s old" in old.message
+    assert old.attention == (old.message,)
+
+
+def test_after_the_clock_was_set_back_the_age_is_unknown_not_zero() -> None:
+    assert inventory(Node("n", "t4"), age_seconds=-600).age_seconds is None
+
+
+def test_a_gpu_that_another_container_was_given_is_not_lost() -> None:
+    found = inventory(
+        Node("n", "h100", gpus=2, faults=(NoPermission(kind="no_permission", gpu=1),))
+    )
+    assert found.gpus_lost == 0
+    assert "may not open the GPU" in found.attention[0]
+
+
+def test_a_gpu_that_refuses_every_reading_needs_attention() -> None:
+    found = inventory(Node("n", "h100", faults=(Refused(kind="refused", gpu=1),)))
+    assert (found.state, found.gpus_lost) == ("ok", 1)
+    assert found.attention[0].startswith("GPU 1 unreadable")
+
+
+def test_mig_devices_that_cannot_be_listed_need_attention() -> None:
+    call = "nvmlDeviceGetMigDeviceHandleByIndex"
+    fault = Refused(kind="refused", gpu=0, return_code=4, call=call)
+    found = inventory(Node("n", "h100", mig={0: ("1g.10gb",)}, faults=(fault,)))
+    assert found.attention == ("GPU 0 MIG devices cannot all be listed: no_permission",)
+
+
+@pytest.mark.parametrize(("action", "warned"), [(1, True), (4, True), (6, True), (2, False)])
+def test_advice_to_reset_says_that_this_agent_must_be_stopped(action: int, warned: bool) -> None:
+    fault = RecoveryAction(kind="recovery_action", gpu=0, action=action)
+    (note,) = inventory(Node("n", "h100", faults=(fault,))).attention
+    assert ("this agent included" in note) == warned
 
 
 async def test_an_idle_healthy_board_needs_no_attention() -> None:

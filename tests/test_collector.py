@@ -217,14 +217,21 @@ async def test_a_driver_that_comes_later_is_found(node: simulator.Node) -> None:
         assert collector.snapshot.failure is None
 
 
-async def test_a_driver_that_goes_leaves_the_gpus_it_had(node: simulator.Node) -> None:
+async def test_a_driver_that_goes_leaves_the_names_of_its_gpus(node: simulator.Node) -> None:
     async with collecting(node) as collector:
-        await collector.first(LIMIT_SECONDS)
+        first = await collector.first(LIMIT_SECONDS)
         node.faults = [WholeNode(kind="driver_mismatch")]
         failing = await until(collector, lambda snapshot: snapshot.state == "failing")
         assert failing.failure is not None
         assert failing.failure.name == "LibRmVersionMismatch"
-        assert len(failing.gpus) == 4
+        assert [gpu.uuid for gpu in failing.gpus] == [gpu.uuid for gpu in first.gpus]
+        assert {gpu.state for gpu in failing.gpus} == {"unreadable"}
+        assert failing.gpus[0].error == failing.failure.message
+        assert failing.gpus[0].temperature_celsius is None
+        assert failing.gpus[0].recovery_action is None
+        assert failing.gpus[0].unavailable["temperature_celsius"] == "error(18)"
+        assert (failing.driver_version, failing.gpu_count, failing.fast_at) == (None, None, None)
+        assert failing.gpu_count_expected == 4
         node.faults = ()
         back = await until(collector, lambda snapshot: snapshot.state == "ok")
         assert back.generation == failing.generation + 1
@@ -285,7 +292,7 @@ def test_an_initialisation_that_fails_half_way_is_undone_and_keeps_what_was_know
         with pytest.raises(NvmlUnavailable) as caught:
             reader.open()
     assert calls[-1] == "nvmlShutdown"
-    assert reader.failed(caught.value).gpus == known
+    assert [gpu.uuid for gpu in reader.failed(caught.value).gpus] == [gpu.uuid for gpu in known]
 
 
 async def test_a_driver_that_goes_right_after_it_came_leaves_the_gpus_it_had(

@@ -167,6 +167,19 @@ def test_a_busy_port_is_one_clear_line(capfd: pytest.CaptureFixture[str]) -> Non
     assert demo_says.out == ""
 
 
+async def test_status_finds_agents_by_dns(folder: Path) -> None:
+    async with demo(folder):
+        (made,) = left_in(folder)
+        port = re.search(
+            r'node = "t4-a"\naddress = "127.0.0.1:(\d+)"', (made / "agents.toml").read_text()
+        )
+        assert port is not None
+        program = [sys.executable, "-m", "mcp_gpu", "status"]
+        with anyio.fail_after(SECONDS):
+            done = await anyio.run_process([*program, "--agents-dns", f"localhost:{port[1]}"])
+    assert "1 of 1 nodes answered: 1 GPUs: 1x Tesla T4" in done.stdout.decode()
+
+
 async def test_status_shows_the_fleet_from_a_gateway_and_from_the_agents(folder: Path) -> None:
     async with demo(folder) as screen:
         (made,) = left_in(folder)
@@ -199,7 +212,14 @@ async def test_status_shows_the_fleet_from_a_gateway_and_from_the_agents(folder:
         (["--agents", "a", "--transport-options", '{"http": {"x": 1}}'], "unknown option 'x'"),
         (["--url", "http://127.0.0.1:1/mcp"], "no answer from http://127.0.0.1:1/mcp"),
         (["--agents", "a", "--concurrency", "0"], "--concurrency: input should be greater"),
-        (["--agents", "a", "--nodes", "z", "--agents-dns", ""], ""),
+        (["--agents", "a=127.0.0.1", "--nodes", "z"], "unknown nodes: z; known: a"),
+        (["--agents", "127.0.0.1:80:80"], "'127.0.0.1:80' is neither a name nor an address"),
+        (["--agents-dns", "nowhere.invalid"], "no agents are known: DNS nowhere.invalid: cannot"),
+        (
+            ["--agents", "a", "--agent-scheme", "https", "--agent-ca-file", "/nowhere.pem"],
+            "transport 'http': ca_file '/nowhere.pem'",
+        ),
+        (["--agents", "a", "--transport-options", '{"http": ["secret"]}'], "--transport-options"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(
@@ -209,6 +229,7 @@ def test_wrong_usage_is_one_clear_line(
     said = capfd.readouterr()
     assert complaint in said.err
     assert "Traceback" not in said.err
+    assert "secret" not in said.err
 
 
 def test_status_exits_1_when_a_node_did_not_answer(capfd: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ import logging
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,62 @@ async def test_an_error_in_json_rpc_is_told_whatever_its_status() -> None:
             await echo(transport, target)
 
 
+def json_rpc(message: str, status: int) -> Response:
+    error = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": message}}
+    return JSONResponse(error, status)
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (
+            lambda request: json_rpc("add the name", 421),
+            Denied,
+            "Misdirected Request: add the name",
+        ),
+        (lambda request: JSONResponse({"detail": "no"}, 403), Denied, '{"detail":"no"}'),
+        (
+            lambda request: Response("over quota", 429, media_type="text/plain"),
+            Unreachable,
+            "quota",
+        ),
+        (lambda request: Response("a\x1b[2J\nb", 502, media_type="text/plain"), Broken, "a [2J b"),
+        (lambda request: json_rpc("x" * 9_000, 403), Denied, "x" * 250),
+        (lambda request: Response("y" * 99_000, 403, media_type="text/plain"), Denied, "Forbidden"),
+        (lambda request: Response("<p>no</p>", 403, media_type="text/html"), Denied, "Forbidden"),
+    ],
+    ids=["json-rpc", "json", "plain", "controls", "long", "longer", "html"],
+)
+async def test_a_refusal_is_told_with_its_own_words(
+    ask: Any, answer: Answer, kind: type[TransportError], words: str
+) -> None:
+    async with answering(answer) as target, HttpTransport() as transport:
+        with pytest.raises(kind) as caught:
+            await ask(transport, target)
+    assert str(caught.value).startswith("HTTP 4") or kind is Broken
+    assert str(caught.value).endswith(words)
+    assert len(str(caught.value)) < 300
+
+
+@WAYS
+async def test_a_refusal_whose_words_do_not_come_keeps_its_meaning(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "REFUSAL_SECONDS", 0.1)
+
+    async def stall(stream: ByteStream) -> None:
+        await stream.receive()
+        head = b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\n"
+        await stream.send(head)
+        with suppress(anyio.EndOfStream):
+            await stream.receive()
+
+    async with speaking(stall) as target, HttpTransport() as transport:
+        with pytest.raises(Denied, match="HTTP 403 Forbidden"):
+            await ask(transport, target)
+
+
 @WAYS
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_not_followed(ask: Any, status: int) -> None:
@@ -215,6 +271,33 @@ async def test_a_connection_that_closes_in_mid_answer_is_broken(ask: Any, sent: 
             await ask(transport, target)
 
 
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (b"0\r\n\r\n", "the event stream ended before the answer"),
+        (b"", "closed before the answer was complete"),
+    ],
+    ids=["clean", "cut"],
+)
+async def test_an_event_stream_that_ends_early_is_not_asked_for_again(
+    end: bytes, words: str
+) -> None:
+    requests: list[bytes] = []
+    event = b"id: 1\nretry: 1\ndata:\n\n"
+
+    async def resumable(stream: ByteStream) -> None:
+        requests.append(await stream.receive())
+        await stream.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n%s" % (len(event), event, end)
+        )
+
+    async with speaking(resumable) as target, HttpTransport() as transport:
+        with pytest.raises(Broken, match=words):
+            await echo(transport, target)
+    assert [request[:4] for request in requests] == [b"POST"]
+
+
 async def test_an_event_stream_that_breaks_is_broken_and_spares_its_siblings() -> None:
     async def cut(stream: ByteStream) -> None:
         await stream.receive()
@@ -228,19 +311,80 @@ async def test_an_event_stream_that_breaks_is_broken_and_spares_its_siblings() -
             await echo(transport, target)
 
 
-async def test_a_listener_that_swallows_packets_is_unreachable_after_the_connect_timeout() -> None:
-    settings = HttpSettings(connect_timeout_seconds=0.2)
+@asynccontextmanager
+async def swallowing() -> AsyncIterator[int]:
+    """A port of 127.0.0.1 that answers nothing, as behind a firewall that drops packets."""
     async with AsyncExitStack() as stack:
         hole = stack.enter_context(closing(listen("127.0.0.1", backlog=0)))
-        address = hole.getsockname()[:2]
+        host, port = hole.getsockname()
         with anyio.move_on_after(0.5):  # fill the backlog: what comes now gets no answer
             while True:
-                await stack.enter_async_context(await anyio.connect_tcp(*address))
-        transport = await stack.enter_async_context(HttpTransport(settings))
-        words = rf"127\.0\.0\.1:{address[1]}: connect timed out after 0\.2 s"
+                await stack.enter_async_context(await anyio.connect_tcp(host, port))
+        yield port
+
+
+async def test_a_listener_that_swallows_packets_is_unreachable_after_the_connect_timeout() -> None:
+    settings = HttpSettings(connect_timeout_seconds=0.2)
+    async with swallowing() as port, HttpTransport(settings) as transport:
+        words = rf"127\.0\.0\.1:{port}: connect timed out after 0\.2 s"
         for ask in (probe, echo):
             with pytest.raises(Unreachable, match=words):
-                await ask(transport, at(address[1]))
+                await ask(transport, at(port))
+
+
+async def test_an_address_that_swallows_packets_does_not_hold_up_the_next_one() -> None:
+    settings = HttpSettings(connect_timeout_seconds=600)
+    async with (
+        swallowing() as port,
+        serve_http(Peer().app(), "::1", port),
+        HttpTransport(settings) as transport,
+    ):
+        target = at(port, "127.0.0.1", "::1")
+        await probe(transport, target)
+        await echo(transport, target)
+        (agent,) = transport._agents.values()
+        assert agent.address == "::1"
+        agent.address = "127.0.0.1"  # what worked once and is dead now
+        await probe(transport, target)
+        await echo(transport, target)
+
+
+async def test_a_probe_asks_the_next_address_where_the_first_leads_to_somebody_else() -> None:
+    async with (
+        answering(lambda request: Response("hello", media_type="text/plain")) as other,
+        serve_http(Peer("six").app(), "::1", other.port),
+        HttpTransport() as transport,
+    ):
+        target = at(other.port, "127.0.0.1", "::1")
+        with anyio.fail_after(20):
+            assert (await transport.probe(target)).node == "six"
+        await echo(transport, target)
+
+
+@WAYS
+@pytest.mark.parametrize(
+    "address",
+    ["x\0", "x\n", "é" * 70, "127.0.0.1:80", "256.1.1.1"],
+)
+async def test_what_is_no_address_is_unreachable_and_named(ask: Any, address: str) -> None:
+    async with HttpTransport() as transport:
+        with pytest.raises(Unreachable, match=rf"{address[0]}.*:8080: not an address") as caught:
+            await ask(transport, at(8080, address))
+        assert str(caught.value).isprintable()
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1:70000: not an address"):
+            await ask(transport, at(70000))
+
+
+@pytest.mark.parametrize("node", ["\x1b[2J", "n\nn", "\u202e", "\ud800"])
+async def test_an_identity_that_cannot_be_printed_is_a_bad_peer(node: str) -> None:
+    document = {**Peer(node).identity.to_wire(), "padding": "x" * PAD_CHARS}
+    body = json.dumps(document)
+    async with (
+        answering(lambda request: Response(body, media_type="application/json")) as target,
+        HttpTransport() as transport,
+    ):
+        with pytest.raises(BadPeer, match="'node' holds what cannot be printed"):
+            await probe(transport, target)
 
 
 async def test_the_next_address_is_tried_and_remembered() -> None:
@@ -432,9 +576,12 @@ async def test_https_trusts_the_given_authority_and_no_other(certificate: tuple[
 
 
 async def test_a_missing_authority_is_told_on_entering() -> None:
-    with pytest.raises(ValueError, match=r"ca_file '/no/ca\.pem'"):
-        async with HttpTransport(HttpSettings(scheme="https", ca_file="/no/ca.pem")):
-            pass
+    transport = HttpTransport(HttpSettings(scheme="https", ca_file="/no/ca.pem"))
+    with anyio.CancelScope():  # which complains if the one inside is not left
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"ca_file '/no/ca\.pem': .*No such file"):
+                async with transport:
+                    pass
 
 
 def test_connections_are_given_up_before_the_server_does() -> None:

@@ -46,6 +46,14 @@ def test_mig_devices_lost_gpus_and_missing_symbols_are_recorded_too(tmp_path: Pa
     assert snapshot.gpus[2].state == "lost"
 
 
+def test_a_recording_of_an_old_driver_keeps_the_older_functions(tmp_path: Path) -> None:
+    node = simulator.Node("real", "a100-80", gpus=1, driver="470.256.02", clock=noon)
+    replayed = simulator.snapshot(recorded(node, tmp_path / "real.json"), clock=noon)
+    assert replayed == simulator.snapshot(node, clock=noon)
+    assert replayed.gpus[0].memory_total_bytes is not None
+    assert replayed.gpus[0].throttle_reasons == ()
+
+
 def test_identities_are_replaced_unless_asked_for(tmp_path: Path) -> None:
     node = simulator.Node("real", "gb200", mig=None)
     originals = simulator.snapshot(node).gpus

@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
+from anyio.abc import TaskStatus
 from pydantic import BaseModel, ConfigDict
 
 from mcp_gpu.fleet.discovery import StaticDiscovery, Table
@@ -165,12 +167,12 @@ async def test_the_whole_call_ends_at_its_deadline_with_what_there_is() -> None:
         assert ways(found) == {"a": "http", "c": "http"}
 
 
-async def test_nodes_waiting_for_a_place_when_the_call_ends_are_told_as_not_asked() -> None:
+async def test_nodes_waiting_for_a_place_when_the_call_ends_are_failures_too() -> None:
     async with running() as fleet:
         fleet.agents["a"].gate = anyio.Event()
         found = await fleet.ask(call_deadline_seconds=0.3, concurrency=1)
         assert set(reasons(found)) == {"a", "b", "c"}
-        assert "not asked before" in found.failures[1].message
+        assert "before the call's deadline" in found.failures[1].message
 
 
 async def test_no_more_calls_run_at_once_than_the_limit() -> None:
@@ -209,6 +211,109 @@ async def test_an_answer_from_another_pod_of_the_node_is_refused() -> None:
     async with fleet.http, fleet.stream:
         found = await fleet.ask()
     assert "pod new answers where pod old was expected" in found.failures[0].message
+
+
+async def test_an_address_that_leads_elsewhere_by_now_is_noticed_by_the_answer() -> None:
+    """A pod's address is given to the next pod; a proof of before the change must not count."""
+    known = [Target(addresses=("10.0.0.1",))]
+    first = known[0].key
+    fleet = Fleet({first: Agent("a", inventory("a"))}, known)
+    async with fleet.http, fleet.stream:
+        assert set(ways(await fleet.ask())) == {"a"}
+        fleet.http.lead_to(first, Agent("b", inventory("b")))
+        found = await fleet.ask()
+    assert [(answer.node, answer.data.node) for answer in found.answers] == [("b", "b")]
+
+
+async def test_an_address_of_a_named_node_that_leads_elsewhere_is_refused() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        for path in (fleet.http, fleet.stream):
+            path.lead_to("a", Agent("b", inventory("b")))
+        found = await fleet.ask()
+        assert reasons(found) == {"a": "bad_response"}
+
+
+async def test_an_agent_replaced_in_its_place_is_asked_as_what_it_is_now() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        older = Agent("a", inventory("a"), arguments=Arguments, started_at=2)
+        fleet.http.lead_to("a", older)
+        assert ways(await fleet.ask()) == {"a": "http"}
+        assert older.calls == [Arguments()]
+        fleet.http.lead_to("a", Agent("a", inventory("a"), tool="get_other", started_at=3))
+        assert reasons(await fleet.ask()) == {"a": "agent_too_old"}
+        fleet.http.lead_to("a", Agent("a", inventory("a"), started_at=4))
+        assert ways(await fleet.ask()) == {"a": "http"}
+
+
+async def test_a_defect_met_on_one_node_costs_that_node_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as fleet:
+        fleet.http.probe_errors["b"] = ZeroDivisionError
+        found = await fleet.ask()
+    assert set(ways(found)) == {"a", "c"}
+    assert reasons(found) == {"b": "broken"}
+    assert "ZeroDivisionError" in found.failures[0].message
+    assert "asking b failed" in caplog.text
+
+
+async def test_live_nodes_do_not_queue_behind_the_probes_of_dead_ones() -> None:
+    async with running("dead", "live") as fleet:
+        fleet.stream.probe_errors["dead"] = Unreachable
+        router = fleet.router(concurrency=1)
+        with anyio.fail_after(10):
+            await router.fan_out(NAME, {}, NodeInventory, nodes=["live"])
+            fleet.http.silent.add("dead")
+            probed = len(fleet.http.probes)
+            async with anyio.create_task_group() as group:
+                group.start_soon(router.fan_out, NAME, {}, NodeInventory)
+                while len(fleet.http.probes) == probed:
+                    await anyio.lowlevel.checkpoint()
+                # The dead node's probe holds its lane now, and until its time-out.
+                found = await router.fan_out(NAME, {}, NodeInventory, nodes=["live"])
+                assert ways(found) == {"live": "http"}
+                group.cancel_scope.cancel()
+
+
+async def test_a_better_path_that_healed_is_found_again_while_the_other_is_in_use() -> None:
+    async with running("a") as fleet:
+        fleet.http.silent.add("a")
+        assert ways(await fleet.ask()) == {"a": "command"}
+        fleet.http.silent.clear()
+        seen = []
+        for _ in range(4):
+            fleet.now += 20
+            seen.append(ways(await fleet.ask())["a"])
+        assert seen == ["command", "command", "http", "http"]
+
+
+async def test_a_caller_who_leaves_says_nothing_of_the_path() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        fleet.agents["a"].gate = anyio.Event()
+        fleet.agents["a"].entered = anyio.Event()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(fleet.ask)
+                await fleet.agents["a"].entered.wait()
+                group.cancel_scope.cancel()
+        fleet.agents["a"].gate = None
+        assert ways(await fleet.ask()) == {"a": "http"}
+        assert fleet.http.probes == ["a"]
+
+
+async def test_an_outgoing_agent_is_not_waited_for_once_its_node_has_answered() -> None:
+    known = [Target(node="a", uid="new"), Target(node="a", uid="gone", ready=False)]
+    agents = {uid: Agent("a", inventory("a"), uid=uid) for uid in ("new", "gone")}
+    fleet = Fleet(agents, known)
+    async with fleet.http, fleet.stream:
+        fleet.http.silent.add("gone")
+        fleet.stream.silent.add("gone")
+        found = await fleet.ask(node_deadline_seconds=1000, call_deadline_seconds=1000)
+    assert ways(found) == {"a": "http"}
+    assert found.failures == ()
 
 
 async def test_another_kind_of_server_is_not_an_agent() -> None:
@@ -292,9 +397,9 @@ async def test_an_agent_known_by_address_alone_is_named_by_its_probe_and_keeps_t
 
 async def test_only_the_nodes_named_are_asked() -> None:
     async with running() as fleet:
-        found = await fleet.router().fan_out(NAME, {}, NodeInventory, nodes=["b"])
+        found = await fleet.router().fan_out(NAME, {}, NodeInventory, nodes=["b"] * 3)
         assert set(ways(found)) == {"b"}
-        assert fleet.http.probes == ["b"]
+        assert fleet.http.probes == fleet.http.connects == ["b"]
         assert (found.coverage.nodes_known, found.coverage.nodes_asked) == (3, 1)
 
 
@@ -362,7 +467,7 @@ async def test_an_old_table_says_its_age() -> None:
             def table(self) -> Table:
                 return stale
 
-            async def run(self) -> None: ...
+            async def run(self, *, task_status: TaskStatus[None]) -> None: ...
 
         found = await Router(Stale(), fleet.reachability).fan_out(NAME, {}, NodeInventory)
     assert found.coverage.discovery_age_seconds >= 90

@@ -23,6 +23,9 @@ from mcp_gpu.serving.pages import Readiness
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
 from support.demo_server import Gate, registry
 from support.wire import ERAS, PATIENCE_SECONDS, call, headers, request, serving
+from transports import Denied, Target
+from transports.http import HttpTransport
+from transports.session import call_tool
 
 CALL = {
     "jsonrpc": "2.0",
@@ -194,6 +197,24 @@ async def test_a_host_is_served_if_it_is_an_address_or_a_known_name(host: str, s
     assert answer.status_code == status
     if status == 421:
         assert "MCP_GPU_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+
+
+async def test_a_gateway_that_calls_by_an_unknown_name_learns_of_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def loopback(host: Any, *args: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", loopback)
+    name = "ip-10-0-123-123.us-gov-west-1.compute.internal"
+    async with http() as (listening, _), HttpTransport() as transport:
+        target = Target(addresses=(name,), port=listening.http[0][1])
+        with pytest.raises(
+            Denied, match=rf"421.*{name}.*--allowed-hosts \(MCP_GPU_ALLOWED_HOSTS\)"
+        ):
+            await call_tool(transport, target, "echo", {}, timeout_seconds=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,13 @@ async def test_an_error_of_the_peer_is_told_in_its_words(way: Way) -> None:
     assert await way.call("echo", text="still there") == "still there"
 
 
+async def test_the_words_of_a_peer_are_one_line_of_bounded_length(way: Way) -> None:
+    with pytest.raises(BadPeer, match=r"unknown tool \[2J x+$") as caught:
+        await way.call("\x1b[2J\n" + "x" * 9_000)
+    assert len(str(caught.value)) == 500
+    assert caught.value.message == str(caught.value)
+
+
 async def test_a_timeout_ends_the_work_and_leaves_the_path_usable(way: Way) -> None:
     with pytest.raises(TimedOut, match=r"0\.3 s"):
         await way.call("wait", name="never", seconds=0.3)

@@ -23,6 +23,10 @@ __all__ = ["Identity", "McpTransport", "Target", "Transport", "TransportStreams"
 IDENTITY_META_KEY = "mcp-gpu/identity"
 """`_meta` key under which an agent's `server/discover` result carries its identity."""
 
+INSTANCE_META_KEY = "mcp-gpu/instance"
+"""`_meta` key of every tool result: the identity's `instance`. An address may lead to another
+agent since it was probed, and an agent may have been replaced behind it."""
+
 PAD_META_KEY = "mcp-gpu/pad"
 """`_meta` key of a `server/discover` request: how many characters of padding to answer with;
 in the result, the padding itself."""
@@ -112,6 +116,8 @@ class Identity:
                 raise ValueError(f"identity field {key!r} is not a {kind.__name__}")
             if len(str(value)) > TEXT_CHARS:
                 raise ValueError(f"identity field {key!r} is longer than {TEXT_CHARS} characters")
+            if not str(value).isprintable():  # names are shown, in terminals too
+                raise ValueError(f"identity field {key!r} holds what cannot be printed")
             fields[key] = value
         if not fields["name"] or not fields["node"]:
             raise ValueError("the identity names no server or no node")

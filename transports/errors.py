@@ -2,7 +2,7 @@
 
     TransportError(message, target, transport)
     ├─ Unreachable   nothing there or no way there: refused, connect timeout, DNS, no command
-    ├─ Denied        the way is forbidden: HTTP 401/403, RBAC, admission
+    ├─ Denied        the way is forbidden: HTTP 401/403/421, RBAC, admission
     ├─ Gone          the pod, the container or the agent in it is not running
     ├─ Broken        the connection died in mid-call
     ├─ TimedOut      connected, and then no answer within the deadline
@@ -25,15 +25,22 @@ from transports.base import Target
 Reason = Literal["unreachable", "denied", "not_running", "broken", "timeout", "bad_response"]
 """The closed list of reasons a path can fail for."""
 
+MESSAGE_CHARS = 500
+"""Longest message of an error: a peer's own words are part of many, and an answer about a fleet
+carries one per agent."""
+
 
 class TransportError(Exception):
-    """A path to an agent failed. Raised only as one of the subclasses below."""
+    """A path to an agent failed. Raised only as one of the subclasses below.
+
+    The message is one line of at most `MESSAGE_CHARS`, safe to show in a terminal.
+    """
 
     reason: ClassVar[Reason]
 
     def __init__(self, message: str, *, target: Target, transport: str) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = one_line(message, MESSAGE_CHARS)
+        super().__init__(self.message)
         self.target = target
         self.transport = transport
 
@@ -93,9 +100,17 @@ class Failure:
     kind: type[TransportError]
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.kind.reason}: {one_line(self.message, MESSAGE_CHARS)}"
+
     def error(self, target: Target, transport: str) -> TransportError:
         """The failure as the exception to raise to one caller."""
         return self.kind(self.message, target=target, transport=transport)
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """Text of a stranger's as one line that is safe to show in a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:max_chars]
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -8,11 +8,12 @@ notes what went wrong as a `TransportError` and answers with a JSON-RPC "connect
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from socket import gaierror
 from typing import cast
 
+import anyio
 import httpx2
 from mcp.types import CONNECTION_CLOSED, ErrorData, JSONRPCError
 from pydantic import ValidationError
@@ -25,13 +26,30 @@ from transports.errors import (
     TransportError,
     Unreachable,
     leaves,
+    one_line,
 )
 from transports.framing import MAX_FRAME_BYTES
 
-__all__ = ["Exchange", "Refused", "died", "read_body", "refusal", "unreachable"]
+__all__ = [
+    "Exchange",
+    "NotConnected",
+    "Refused",
+    "died",
+    "none_worked",
+    "read_body",
+    "read_refusal",
+    "refusal",
+    "unreachable",
+]
 
 REFUSAL_BYTES = 65_536
-"""How much of a refusal's body is read, in search of a JSON-RPC error."""
+"""How much of a refusal's body is read, in search of a JSON-RPC error or of a few words."""
+
+REFUSAL_SECONDS = 1.0
+"""How long the words of a refusal are waited for. Its status is known without them."""
+
+REFUSAL_CHARS = 250
+"""How much of them is quoted: all that our own server says to a Host it does not serve."""
 
 _CLOSED = JSONRPCError(
     jsonrpc="2.0", id=None, error=ErrorData(code=CONNECTION_CLOSED, message="Connection closed")
@@ -44,6 +62,10 @@ class Refused(Exception):
     def __init__(self, kind: type[TransportError], message: str) -> None:
         super().__init__(message)
         self.failure = Failure(kind, message)
+
+
+class NotConnected(Refused):
+    """Nothing was sent: the same request may go to another address."""
 
 
 class Exchange(httpx2.AsyncBaseTransport):
@@ -85,11 +107,16 @@ class Exchange(httpx2.AsyncBaseTransport):
                 body = await read_body(response, REFUSAL_BYTES)
                 if _is_error(body):
                     return _json(response.status_code, body)
-            raise refusal(response)
+                raise refusal(response, body)
+            raise refusal(response, await read_refusal(response))
 
 
 class _Body(httpx2.AsyncByteStream):
-    """A response's event stream. When it breaks it ends, and the exchange knows why."""
+    """A response's event stream, which the SDK leaves as soon as it has the answer.
+
+    When it ends before that, the exchange knows why, and `SSEError` keeps the SDK from asking
+    for the rest with GET requests for as long as events carry an id: one request is one message.
+    """
 
     def __init__(self, stream: httpx2.AsyncByteStream, exchange: Exchange) -> None:
         self._stream = stream
@@ -102,7 +129,11 @@ class _Body(httpx2.AsyncByteStream):
                 async for chunk in chunks:
                     yield chunk
             except httpx2.TransportError as error:
-                self._exchange.fail(died(error).failure)
+                ended = died(error)
+            else:
+                ended = Refused(Broken, "the event stream ended before the answer")
+        self._exchange.fail(ended.failure)
+        raise httpx2.SSEError(ended.failure.message)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -126,16 +157,29 @@ async def read_body(response: httpx2.Response, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def refusal(response: httpx2.Response) -> Refused:
-    """What an HTTP response that carries no answer means.
+async def read_refusal(response: httpx2.Response) -> bytes:
+    """The body of a refusal if it comes soon and is short, else nothing."""
+    try:
+        with anyio.move_on_after(REFUSAL_SECONDS):
+            return await read_body(response, REFUSAL_BYTES)
+    except Refused:
+        pass
+    return b""
 
+
+def refusal(response: httpx2.Response, body: bytes) -> Refused:
+    """What an HTTP response that carries no answer means, with what its body says.
+
+    421 is the refusal of our Host header, which a setting of the server may allow.
     429 and 503 say that the request was not carried out: another path may work.
     After any other 5xx, nobody knows.
     """
     status = response.status_code
     text = f"HTTP {status} {response.reason_phrase}".strip()
+    if status >= 400 and (words := _words(response, body)):
+        text = f"{text}: {words}"
     match status:
-        case 401 | 403:
+        case 401 | 403 | 421:
             return Refused(Denied, text)
         case 429 | 503:
             return Refused(Unreachable, text)
@@ -150,22 +194,38 @@ def refusal(response: httpx2.Response) -> Refused:
             return Refused(BadPeer, text)
 
 
-def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float) -> Refused:
+def _words(response: httpx2.Response, body: bytes) -> str:
+    if _media_type(response) not in ("text/plain", "application/json"):
+        return ""
+    try:
+        text = JSONRPCError.model_validate_json(body, by_name=False).error.message
+    except ValidationError:
+        text = body.decode(errors="replace")
+    return one_line(text, REFUSAL_CHARS)
+
+
+def none_worked(failures: Sequence[Failure]) -> Refused:
+    """What the failures of all addresses of one agent amount to."""
+    kind = next((each.kind for each in failures if each.kind is not Unreachable), Unreachable)
+    return Refused(kind, "; ".join(each.message for each in failures) or "no address is known")
+
+
+def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float) -> NotConnected:
     """Why no connection came about."""
     if isinstance(error, httpx2.ConnectTimeout):
-        return Refused(Unreachable, f"{where}: connect timed out after {timeout_seconds:g} s")
+        return NotConnected(Unreachable, f"{where}: connect timed out after {timeout_seconds:g} s")
     for cause in _causes(error):
         match cause:
             case ssl.SSLError():
                 reason = getattr(cause, "verify_message", "") or cause.reason or "failed"
-                return Refused(BadPeer, f"{where}: TLS: {reason}")
+                return NotConnected(BadPeer, f"{where}: TLS: {reason}")
             case gaierror():
-                return Refused(Unreachable, f"{where}: name not found")
+                return NotConnected(Unreachable, f"{where}: name not found")
             case ConnectionRefusedError():
-                return Refused(Unreachable, f"{where}: connection refused")
+                return NotConnected(Unreachable, f"{where}: connection refused")
             case OSError(strerror=str(text)) if text:
-                return Refused(Unreachable, f"{where}: {text.lower()}")
-    return Refused(Unreachable, f"{where}: no connection")
+                return NotConnected(Unreachable, f"{where}: {text.lower()}")
+    return NotConnected(Unreachable, f"{where}: no connection")
 
 
 def died(error: httpx2.TransportError) -> Refused:

@@ -17,7 +17,17 @@ from mcp.client.streamable_http import streamable_http_client
 
 from transports.base import PAD_CHARS, Identity, Target, TransportStreams
 from transports.errors import BadPeer, Denied, Failure, Unreachable
-from transports.exchange import Exchange, Refused, died, read_body, refusal, unreachable
+from transports.exchange import (
+    Exchange,
+    NotConnected,
+    Refused,
+    died,
+    none_worked,
+    read_body,
+    read_refusal,
+    refusal,
+    unreachable,
+)
 from transports.framing import MAX_FRAME_BYTES
 from transports.registry import read_options
 from transports.tasks import OwnsTasks
@@ -33,6 +43,10 @@ PROBE_BYTES = 4 * PAD_CHARS
 KEEPALIVE_SECONDS = 60.0
 """How long a connection is kept between calls: less than the 75 s of the agent's server, so
 that it is we who close it, and no call meets a connection that is being closed."""
+
+NEXT_ADDRESS_SECONDS = 0.25
+"""How long a probe waits for one address before it asks the next as well: the delay that RFC 8305
+recommends for choosing between IPv6 and IPv4."""
 
 CLOSE_SECONDS = 2.0
 """How long closing an agent's connections may take; TLS says goodbye."""
@@ -51,8 +65,9 @@ class HttpSettings:
     """A file that holds it instead, read again when it changes, as projected tokens do hourly."""
     ca_file: str = ""
     """PEM file of the authorities to trust over https, instead of the system's."""
-    connect_timeout_seconds: float = 2.0
-    """For each address. A pod network answers within milliseconds or not at all."""
+    connect_timeout_seconds: float = 1.5
+    """For each address. A pod network answers within milliseconds or not at all; TCP asks again
+    after a second. Less than the 2 s that a gateway gives a probe, which can then say why."""
     idle_seconds: float = 300.0
     """Time without a call after which an agent's connections are closed."""
     max_connections: int = 64
@@ -76,7 +91,7 @@ class _Agent:
 
     pool: httpx2.AsyncHTTPTransport
     address: str = ""
-    """The one that worked last."""
+    """The one that worked last, which calls go to and probes ask first."""
     users: int = 0
     used_at: float = 0.0
 
@@ -84,7 +99,8 @@ class _Agent:
 class HttpTransport(OwnsTasks):
     """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
 
-    Several addresses are tried in order until one connects, and that one first from then on.
+    Of several addresses a probe finds the first that works, within moments. Calls go there; where
+    it no longer connects, they try the others in order.
     Proxy variables of the environment are not read: pod addresses are never behind a proxy.
     """
 
@@ -114,17 +130,29 @@ class HttpTransport(OwnsTasks):
         Raises:
             TransportError: the path does not work; the class says how.
         """
-        url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={PAD_CHARS}"
-        request = httpx2.Request("GET", url, extensions={"timeout": self._timeout().as_dict()})
-        try:
-            with self._lease(target) as agent:
-                response = await self._send(agent, target, request)
-                async with aclosing(response):
-                    if response.status_code != 200:
-                        raise refusal(response)
-                    return _identity(await read_body(response, PROBE_BYTES))
-        except Refused as error:
-            raise error.failure.error(target, self.name) from error.__cause__
+        found: dict[str, Identity] = {}
+        failures: dict[str, Failure] = {}
+
+        async def ask(address: str, answered: anyio.Event) -> None:
+            try:
+                found[address] = await self._ask(agent, address, target.port)
+            except Refused as error:
+                failures[address] = error.failure
+                answered.set()
+            else:
+                tasks.cancel_scope.cancel()
+
+        with self._lease(target) as agent:
+            async with anyio.create_task_group() as tasks:
+                for address in _preferred(target, agent):
+                    answered = anyio.Event()
+                    tasks.start_soon(ask, address, answered)
+                    with anyio.move_on_after(NEXT_ADDRESS_SECONDS):
+                        await answered.wait()
+            for agent.address, identity in found.items():
+                return identity
+        in_order = [failures[each] for each in target.addresses if each in failures]
+        raise none_worked(in_order).failure.error(target, self.name)
 
     @asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
@@ -167,24 +195,37 @@ class HttpTransport(OwnsTasks):
     async def _send(
         self, agent: _Agent, target: Target, request: httpx2.Request
     ) -> httpx2.Response:
-        if not target.addresses:
-            raise Refused(Unreachable, "no address is known")
         tried: list[Failure] = []
-        for address in sorted(target.addresses, key=lambda each: each != agent.address):
+        for address in _preferred(target, agent):
             try:
-                response = await agent.pool.handle_async_request(_to(request, address, target.port))
-            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-                where = f"[{address}]" if ":" in address else address
-                where = f"{where}:{target.port}"
-                refused = unreachable(error, where, self.settings.connect_timeout_seconds)
-                tried.append(refused.failure)
-            except httpx2.TransportError as error:
-                raise died(error) from error
+                response = await self._send_to(agent, address, target.port, request)
+            except NotConnected as error:
+                tried.append(error.failure)
             else:
                 agent.address = address
                 return response
-        kind = next((each.kind for each in tried if each.kind is not Unreachable), Unreachable)
-        raise Refused(kind, "; ".join(each.message for each in tried))
+        raise none_worked(tried)
+
+    async def _ask(self, agent: _Agent, address: str, port: int) -> Identity:
+        url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={PAD_CHARS}"
+        request = httpx2.Request("GET", url, extensions={"timeout": self._timeout().as_dict()})
+        async with aclosing(await self._send_to(agent, address, port, request)) as response:
+            if response.status_code != 200:
+                raise refusal(response, await read_refusal(response))
+            return _identity(await read_body(response, PROBE_BYTES))
+
+    async def _send_to(
+        self, agent: _Agent, address: str, port: int, request: httpx2.Request
+    ) -> httpx2.Response:
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        try:
+            return await agent.pool.handle_async_request(_to(request, address, port))
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise unreachable(error, where, self.settings.connect_timeout_seconds) from error
+        except httpx2.TransportError as error:
+            raise died(error) from error
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise NotConnected(Unreachable, f"{where}: not an address: {error}") from error
 
     def _timeout(self) -> httpx2.Timeout:
         # Reading and writing are bounded by the caller's deadline for the whole call.
@@ -285,7 +326,13 @@ def _tls(ca_file: str) -> ssl.SSLContext:
         raise ValueError(f"ca_file {os.fspath(ca_file)!r}: {error}") from error
 
 
+def _preferred(target: Target, agent: _Agent) -> list[str]:
+    return sorted(target.addresses, key=lambda each: each != agent.address)
+
+
 def _to(request: httpx2.Request, address: str, port: int) -> httpx2.Request:
+    if not 0 < port < 65536:
+        raise ValueError("no such port")
     url = request.url.copy_with(host=address, port=port)
     headers = request.headers.copy()
     headers["host"] = url.netloc.decode("ascii")

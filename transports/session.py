@@ -58,9 +58,6 @@ _FOREIGN: Mapping[type[Exception], type[TransportError]] = {
 }
 """What a transport of a third party may let slip, and what the SDK says of a malformed result."""
 
-_MESSAGE_CHARS = 500
-"""How much of a peer's own error text is quoted."""
-
 _Answer = TypeVar("_Answer")
 
 
@@ -207,10 +204,8 @@ def _raise(failure: Exception, target: Target, transport: str) -> NoReturn:
         case MCPError() if failure.code == CONNECTION_CLOSED:
             raise Broken(failure.message, target=target, transport=transport) from failure
         case MCPError():
-            text = failure.message[:_MESSAGE_CHARS]
-            raise BadPeer(
-                f"answered with error {failure.code}: {text}", target=target, transport=transport
-            ) from failure
+            message = f"answered with error {failure.code}: {failure.message}"
+            raise BadPeer(message, target=target, transport=transport) from failure
         case ValidationError():
             raise BadPeer(
                 f"the answer is not a valid {failure.title}", target=target, transport=transport

@@ -31,6 +31,7 @@ from transports.errors import (
     TransportError,
     Unreachable,
     leaves,
+    one_line,
 )
 from transports.framing import MAX_FRAME_BYTES, FrameTooLong, LineSplitter, decode, encode
 from transports.multiplex import Channel, Multiplexer
@@ -44,8 +45,9 @@ logger = logging.getLogger(__name__)
 NO_AGENT_EXIT_STATUS = 3
 """What `mcp-gpu attach --relay-only` exits with where no agent listens."""
 
-STDERR_TAIL_BYTES = 2048
-"""How much of the far program's standard error is quoted in an error: its last words."""
+STDERR_TAIL_BYTES = 400
+"""How much of the far program's standard error is quoted in an error: its last words. With the
+exit status before them they fit into a message."""
 
 NOISE_LINES = 8
 """Lines in a row that are not JSON-RPC which a peer may send, such as a login banner."""
@@ -314,7 +316,7 @@ class _Stream:
         try:
             message = decode(line)
         except ValueError:
-            self._noise.append(_printable(line[:NOISE_CHARS]))
+            self._noise.append(_line(line[:NOISE_CHARS]))
             if len(self._noise) > NOISE_LINES:
                 self.end(Failure(BadPeer, f"sends something else than MCP{self._last_words(b'')}"))
             return
@@ -379,11 +381,9 @@ class _Stream:
         return Failure(kind, f"{text} before it answered{words}")
 
     def _last_words(self, stderr: bytes) -> str:
-        words = [_printable(stderr[-STDERR_TAIL_BYTES:]), *self._noise]
+        words = [_line(stderr[-STDERR_TAIL_BYTES:]), *self._noise]
         return "".join(f": {word}" for word in words if word)
 
 
-def _printable(data: bytes) -> str:
-    """Text of a stranger's as one line that is safe to show in a terminal."""
-    text = data.decode(errors="replace")
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def _line(data: bytes) -> str:
+    return one_line(data.decode(errors="replace"), len(data))

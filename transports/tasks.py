@@ -31,7 +31,11 @@ class OwnsTasks:
         group = anyio.create_task_group()
         await group.__aenter__()
         self._task_group = group
-        await self._entered()
+        try:
+            await self._entered()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     async def __aexit__(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
+from anyio.abc import TaskStatus
 
 from transports.base import Target
 
@@ -59,8 +60,8 @@ class Discovery(Protocol):
             DiscoveryError: nothing has been found out yet; the text says why.
         """
 
-    async def run(self) -> None:
-        """Keep the table current until cancelled."""
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Keep the table current until cancelled. Started once the first look has ended."""
 
 
 class StaticDiscovery:
@@ -110,8 +111,9 @@ class StaticDiscovery:
     def table(self) -> Table:
         return Table(self._targets, time.time(), self._source)
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Nothing to do: the list does not change."""
+        task_status.started()
 
 
 class DnsDiscovery:
@@ -151,10 +153,12 @@ class DnsDiscovery:
         ]
         return Table(tuple(targets), self._as_of, source, self._problem)
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        await self.refresh()
+        task_status.started()
         while True:
-            await self.refresh()
             await anyio.sleep(self._refresh_seconds)
+            await self.refresh()
 
     async def refresh(self) -> None:
         """Ask DNS once. A failure keeps the table and says so in it."""
@@ -197,7 +201,7 @@ async def _resolve(host: str, port: int) -> list[str]:
         problem: OSError | None = None
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = sorted({str(entry[4][0]) for entry in found})
+            addresses = _one_family({str(entry[4][0]) for entry in found})
         except OSError as error:
             problem = error
         except UnicodeError as error:
@@ -208,6 +212,17 @@ async def _resolve(host: str, port: int) -> list[str]:
 
     threading.Thread(target=ask, name="resolve", daemon=True).start()
     return await done
+
+
+def _one_family(addresses: set[str]) -> list[str]:
+    """The addresses of the family that has more of them, IPv4 if both have as many.
+
+    In a dual-stack cluster every pod has one of each, and nothing in DNS says which belong
+    together: asking both would count each node twice.
+    """
+    six = {address for address in addresses if ":" in address}
+    four = addresses - six
+    return sorted(six if len(six) > len(four) else four)
 
 
 def _parse_entry(entry: str) -> Target:
@@ -270,13 +285,21 @@ def _split_host_port(text: str, place: str) -> tuple[str, int | None]:
     bare = text.removeprefix("http://").removesuffix("/").removesuffix("/mcp")
     if "/" in bare or not bare:
         raise DiscoveryError(f"{place}: {text!r} is not host[:port]")
-    try:
+    if _is_ip(bare.strip("[]")):
         return str(ipaddress.ip_address(bare.strip("[]"))), None
-    except ValueError:
-        pass
     host, separator, port = bare.rpartition(":")
     if not separator:
         return bare, None
     if not port.isdecimal() or not 0 < int(port) < 65536 or not host:
         raise DiscoveryError(f"{place}: {port!r} is not a port number")
+    if ":" in host and not _is_ip(host.strip("[]")):
+        raise DiscoveryError(f"{place}: {host!r} is neither a name nor an address")
     return host.strip("[]"), int(port)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

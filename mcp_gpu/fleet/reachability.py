@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -39,7 +39,7 @@ class Reachability:
         default_probe_timeout_seconds: for transports not named there. Longer than HTTP's,
             because a stream is opened by starting a process (an exec stream was measured at
             0.6 s, ssh takes seconds).
-        ttl_seconds: how long a proof counts. A path that carries calls is proved by each.
+        ttl_seconds: how long a proof counts. Each call over the preferred path renews it.
     """
 
     def __init__(
@@ -76,15 +76,17 @@ class Reachability:
         """Whether the last thing heard of the agent was a failure on every path."""
         return target.key in self._suspects
 
-    async def prove(self, target: Target, transport: Transport) -> Identity:
-        """Who answers on this path: from a fresh proof, else by probing it now.
+    def proven(self, target: Target, transport: Transport) -> Identity | None:
+        """Who answered on this path last, while that still counts."""
+        proof = self._proof(target)
+        return proof.identity if proof is not None and proof.path == transport.name else None
+
+    async def probe(self, target: Target, transport: Transport) -> Identity:
+        """Ask now who answers on this path, and remember it.
 
         Raises:
             TransportError: the path does not work, or leads to somebody else (`BadPeer`).
         """
-        proof = self._proof(target)
-        if proof is not None and proof.path == transport.name:
-            return proof.identity
         timeout_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         try:
             with anyio.fail_after(timeout_seconds):
@@ -96,13 +98,18 @@ class Reachability:
                 transport=transport.name,
             ) from None
         _compare(target, identity, transport.name)
-        self._remember(target, transport.name, identity)
+        self._proofs[target.key] = _Proof(identity, transport.name, self._expiry())
+        self._nodes[target.key] = identity.node
         return identity
 
-    def succeeded(self, target: Target, transport: Transport, identity: Identity) -> None:
-        """A call went through: the path is as good as freshly probed."""
-        self._remember(target, transport.name, identity)
+    def succeeded(self, target: Target, transport: Transport) -> None:
+        """A call went through. On the preferred path that is as good as a new probe; a path that
+        is second choice expires all the same, so that a healed better one is found again."""
         self._suspects.discard(target.key)
+        preferred = next((t for t in self.transports if t.applies(target)), None)
+        proof = self._proofs.get(target.key)
+        if proof is not None and proof.path == transport.name and transport is preferred:
+            self._proofs[target.key] = replace(proof, expires=self._expiry())
 
     def failed(self, target: Target, transport: Transport) -> None:
         """A call failed on this path: the next one looks for a path anew."""
@@ -125,9 +132,8 @@ class Reachability:
         proof = self._proofs.get(target.key)
         return proof if proof is not None and proof.expires > self._clock() else None
 
-    def _remember(self, target: Target, path: str, identity: Identity) -> None:
-        self._proofs[target.key] = _Proof(identity, path, self._clock() + self._ttl_seconds)
-        self._nodes[target.key] = identity.node
+    def _expiry(self) -> float:
+        return self._clock() + self._ttl_seconds
 
 
 def _compare(target: Target, identity: Identity, transport: str) -> None:

@@ -179,8 +179,6 @@ class Collector:
         self._slow_due = self._fast_due = -float("inf")
         if self._reader.impaired:
             self._open_due = time.monotonic() + self._back_off()
-        else:
-            self._pause = self._retry_seconds
 
     def _read(self) -> None:
         impaired = self._reader.impaired
@@ -194,7 +192,10 @@ class Collector:
             self._fast_due = begun + self._fast_seconds
             snapshot = self._reader.read_fast()
             self._read_at = begun
-            if self._reader.impaired and not impaired:
+            if not self._reader.impaired:
+                # Only now: a GPU may give its name and block on its readings.
+                self._pause = self._retry_seconds
+            elif not impaired:
                 self._open_due = time.monotonic() + self._back_off()
             self._publish(snapshot)
 

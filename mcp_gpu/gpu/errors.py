@@ -2,7 +2,7 @@
 
     NvmlError(code, call)
     ├─ NvmlUnavailable   NVML as a whole: no library, no driver, refused
-    └─ GpuUnreadable     one GPU is counted and gives no handle
+    └─ GpuUnreadable     one GPU is counted and gives no handle or no answers
        └─ GpuLost        one GPU is off the bus
 
 Every other refusal is one field's reason, not an exception.
@@ -56,6 +56,9 @@ class Code(IntEnum):
 NOT_SUPPORTED = "not_supported"
 DRIVER_TOO_OLD = "driver_too_old"
 
+LASTING = frozenset({NOT_SUPPORTED, DRIVER_TOO_OLD, "deprecated", "no_permission"})
+"""Reasons that are no trouble of the GPU; asking again gives them again."""
+
 _REASONS: dict[int, str] = {
     Code.NOT_SUPPORTED: NOT_SUPPORTED,
     Code.VGPU_ECC_NOT_SUPPORTED: NOT_SUPPORTED,
@@ -94,8 +97,11 @@ _ADVICE: dict[int, str] = {
 _GPU_ADVICE: dict[int, str] = {
     Code.GPU_IS_LOST: "the GPU has fallen off the bus (often Xid 79): drain the node and "
     "power-cycle it.",
-    Code.RESET_REQUIRED: "the GPU must be reset before it can be used: drain its pods, then "
-    "nvidia-smi --gpu-reset, or do what recovery_action says.",
+    Code.TIMEOUT: "the driver does not answer about this GPU in time: look for Xid 119 or 154 in "
+    "the kernel log and for a recovery_action; drain its pods before a reset.",
+    Code.RESET_REQUIRED: "the GPU must be reset before it can be used: drain its pods, stop what "
+    "monitors it, this agent included (a reset is refused while a process has the GPU open), "
+    "then nvidia-smi --gpu-reset, or do what recovery_action says.",
     Code.NO_PERMISSION: "this process may not open the GPU: check device permissions and cgroup.",
     Code.UNKNOWN: "the driver cannot talk to the GPU (a typical companion of Xid 79): drain the "
     "node and power-cycle it.",
@@ -132,7 +138,10 @@ class NvmlError(Exception):
         Raises:
             NvmlUnavailable: the code says that NVML itself is gone.
             GpuLost: it says that the whole GPU is.
+            GpuUnreadable: it is one already.
         """
+        if isinstance(self, GpuUnreadable):
+            raise self
         if self.code in _WHOLE_LIBRARY:
             raise NvmlUnavailable(self.code, self.call) from self
         if self.code == Code.GPU_IS_LOST:
@@ -156,7 +165,7 @@ class NvmlUnavailable(NvmlError):
 
 
 class GpuUnreadable(NvmlError):
-    """NVML counts this GPU and refuses a handle for it."""
+    """NVML counts this GPU, and refuses a handle or every answer or blocks."""
 
     def __init__(self, code: int, call: str) -> None:
         super().__init__(code, call, gpu_error(code))

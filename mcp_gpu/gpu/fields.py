@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, NOT_SUPPORTED
+from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, NOT_SUPPORTED, Code
 
 _MASK_WORDS = 16
 """64-bit words of a CPU or NUMA mask: 1,024 bits, more than any machine with these GPUs has."""
@@ -67,6 +67,8 @@ class FieldValue:
     field: str
     convert: Callable[[Any], Any]
     scope: int = 0
+    invalid: str = f"error({Code.INVALID_ARGUMENT})"
+    """What INVALID_ARGUMENT means here. To every driver since R470 the older ids are valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ def _fabric(info: Any) -> tuple[Any, ...]:
     state = FABRIC_STATES.get(info.state, f"unknown({info.state})")
     if info.state != 3:
         # Clique, cluster and health mean something only after registration.
-        return (state, *(Missing(NOT_SUPPORTED),) * 4)
+        return (state, *(Missing(f"error({Code.NOT_READY})"),) * 4)
     if not hasattr(info, "healthSummary"):
         health: str | Missing = Missing(DRIVER_TOO_OLD)
     elif info.healthSummary == 0:
@@ -286,10 +288,13 @@ SLOW = Group(
         ),
     ),
     (
-        FieldValue(91, "nvlink_count", _same),
-        FieldValue(147, "nvswitch_link_count", _same),
-        FieldValue(164, "nvlink_speed_mbps", _same),
-        FieldValue(192, "module_power_limit_watts", _watts, scope=_MODULE_SCOPE),
+        FieldValue(91, "nvlink_count", int),
+        FieldValue(147, "nvswitch_link_count", int),
+        FieldValue(164, "nvlink_speed_mbps", int, invalid=DRIVER_TOO_OLD),
+        # Only a Grace module has the scope, and every driver for one knows the id.
+        FieldValue(
+            192, "module_power_limit_watts", _watts, scope=_MODULE_SCOPE, invalid=NOT_SUPPORTED
+        ),
     ),
 )
 
@@ -306,6 +311,12 @@ FAST = Group(
             ),
             lambda memory: (memory.total, memory.reserved, memory.used, memory.free),
             (_MEMORY_INFO_V2,),
+        ),
+        # All that drivers before R510 have; it counts the reserved part as used.
+        Reading(
+            "nvmlDeviceGetMemoryInfo",
+            ("memory_total_bytes", "memory_used_bytes", "memory_free_bytes"),
+            lambda memory: (memory.total, memory.used, memory.free),
         ),
         Reading(
             "nvmlDeviceGetBAR1MemoryInfo",
@@ -326,16 +337,21 @@ FAST = Group(
         _one("GetClockInfo", "clock_memory_mhz", _same, _MEMORY),
         _one("GetClockInfo", "clock_video_mhz", _same, _VIDEO),
         _one("GetCurrentClocksEventReasons", "throttle_reasons", _throttle),
+        # Its name before R535.
+        _one("GetCurrentClocksThrottleReasons", "throttle_reasons", _throttle),
     ),
     (
-        FieldValue(82, "memory_temperature_celsius", _same),
+        FieldValue(82, "memory_temperature_celsius", int),
         FieldValue(83, "energy_joules", lambda millijoules: millijoules / 1000),
-        FieldValue(230, "recovery_action", _named(RECOVERY_ACTIONS)),
+        FieldValue(230, "recovery_action", _named(RECOVERY_ACTIONS), invalid=DRIVER_TOO_OLD),
     ),
 )
 
 LINKS = "nvlink_active"
 """Belongs to `SLOW`, and is counted with one call per link."""
+
+MIG_DEVICES = "mig_devices"
+"""Belongs to `SLOW`, where MIG is on."""
 
 SYSTEM = (
     Reading("nvmlSystemGetDriverVersion", ("driver_version",), text),

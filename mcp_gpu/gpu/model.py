@@ -24,7 +24,7 @@ class _Wire(BaseModel):
 
 
 class MigDevice(_Wire):
-    """One MIG compute instance of a partitioned GPU."""
+    """One MIG compute instance of a partitioned GPU. Nulls have reasons, as in `Gpu`."""
 
     index: int
     """Position among the parent's MIG devices, not an NVML id."""
@@ -36,6 +36,13 @@ class MigDevice(_Wire):
     multiprocessor_count: int | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+    unavailable: dict[str, str] = {}
+    """Field name to the reason why the field is None."""
+
+    @model_validator(mode="after")
+    def _every_null_has_a_reason(self) -> Self:
+        _give_reasons(self, MIG_READINGS, self.unavailable)
+        return self
 
 
 class Gpu(_Wire):
@@ -49,7 +56,8 @@ class Gpu(_Wire):
     index: int
     """NVML index within its node. Stable only until the next driver load; `uuid` is for ever."""
     state: GpuState = "ok"
-    """`lost`: off the bus. `unreadable`: NVML lists it and refuses to talk about it."""
+    """`lost`: off the bus. `unreadable`: NVML lists it and refuses to talk about it, or NVML
+    itself is gone."""
     error: str | None = None
     """Why the GPU as a whole cannot be read, and what to do. None while `state` is `ok`."""
 
@@ -86,7 +94,7 @@ class Gpu(_Wire):
     """reserved + used + free."""
     memory_reserved_bytes: int | None = None
     memory_used_bytes: int | None = None
-    """Without what the driver reserves."""
+    """Without what the driver reserves; with it where that is not told (before R510)."""
     memory_free_bytes: int | None = None
     bar1_total_bytes: int | None = None
     bar1_used_bytes: int | None = None
@@ -173,14 +181,19 @@ class Gpu(_Wire):
 
     mig_devices: tuple[MigDevice, ...] = ()
     unavailable: dict[str, str] = {}
-    """Field name to the reason why the field is None."""
+    """Field name to the reason why the field is None; `mig_devices` where there may be more than
+    the list holds."""
 
     @model_validator(mode="after")
     def _every_null_has_a_reason(self) -> Self:
-        for name in READINGS:
-            if getattr(self, name) is None:
-                self.unavailable.setdefault(name, NOT_REPORTED)
+        _give_reasons(self, READINGS, self.unavailable)
         return self
+
+
+def _give_reasons(model: _Wire, names: tuple[str, ...], unavailable: dict[str, str]) -> None:
+    for name in names:
+        if getattr(model, name) is None:
+            unavailable.setdefault(name, NOT_REPORTED)
 
 
 READINGS = tuple(
@@ -189,6 +202,11 @@ READINGS = tuple(
     if name not in {"index", "state", "error", "mig_devices", "unavailable"}
 )
 """The fields of `Gpu` that are read from the hardware."""
+
+MIG_READINGS = tuple(
+    name for name in MigDevice.model_fields if name not in {"index", "unavailable"}
+)
+"""Those of `MigDevice`."""
 
 
 class Failure(_Wire):
@@ -234,7 +252,7 @@ class Snapshot(_Wire):
     """The newest CUDA that the driver supports, such as "13.0"."""
     confidential_compute: bool | None = None
     gpus: tuple[Gpu, ...] = ()
-    """By index. After a failure the last ones known stay, as old as the times below say."""
+    """By index. After a failure the last ones known stay: their identities, without readings."""
     gpu_count: int | None = None
     """How many GPUs NVML counts now."""
     gpu_count_expected: int | None = None

@@ -31,7 +31,8 @@ container default, the first call allocates tens of GiB and takes half a minute
 (NVIDIA/nvidia-container-toolkit#1053)."""
 
 WEDGED_SECONDS: Final = 10.0
-"""After a call that took longer, NVML is not shut down: that can block for ever, and the next
+"""After a call that took longer, the GPU that it was about is asked nothing more (each further
+call would block as long), and NVML is not shut down: that can block for ever, and the next
 initialisation only adds a reference (nvidia_gpu_exporter#467)."""
 
 
@@ -58,6 +59,20 @@ def _function(call: str) -> Callable[..., Any]:
     return bare
 
 
+def _answer(call: str, args: tuple[Any, ...]) -> Any:
+    try:
+        return _function(call)(*args)
+    except pynvml.NVMLError as error:
+        raise NvmlError(error.value, call) from None
+    except NvmlError:
+        raise
+    except Exception as error:
+        # Boundary: the binding is known to raise TypeError, NameError, UnicodeDecodeError and
+        # ctypes.ArgumentError on answers it was not written for.
+        log.debug("%s: %r", call, error)
+        raise NvmlError(Code.BINDING_DEFECT, call) from error
+
+
 class Nvml:
     """NVML, opened and closed by the thread that owns it.
 
@@ -71,6 +86,9 @@ class Nvml:
         self.calling: Calling | None = None
         self._library_path = library_path
         self._slowest_seconds = 0.0
+        self._references_owed = 0
+        """Shutdowns that were left out. Until they are made up for, NVML keeps its state: every
+        initialisation is counted, and only the last shutdown ends anything."""
 
     @property
     def simulated(self) -> bool:
@@ -101,10 +119,13 @@ class Nvml:
         """Shut NVML down. Every handle is void afterwards. Never raises."""
         wedged = self._slowest_seconds > WEDGED_SECONDS
         self._slowest_seconds = 0.0
+        self._references_owed += 1
         if wedged:
             return
         try:
-            self.call("nvmlShutdown", None)
+            while self._references_owed:
+                self._references_owed -= 1
+                self.call("nvmlShutdown", None)
         except NvmlError as error:
             log.debug("nvmlShutdown: %s", error)
 
@@ -136,23 +157,28 @@ class Nvml:
 
         Raises:
             NvmlError: with BINDING_DEFECT where the binding failed by itself.
+            GpuUnreadable: a call about a GPU took longer than WEDGED_SECONDS, whatever it then
+                answered (with TIMEOUT, unless the answer was worse).
         """
         since = time.monotonic()
         self.calling = Calling(call, gpu_index, since)
+        refusal: NvmlError | None = None
+        answer: Any = None
         try:
-            return _function(call)(*args)
-        except pynvml.NVMLError as error:
-            raise NvmlError(error.value, call) from None
-        except NvmlError:
-            raise
-        except Exception as error:
-            # Boundary: the binding is known to raise TypeError, NameError, UnicodeDecodeError and
-            # ctypes.ArgumentError on answers it was not written for.
-            log.debug("%s: %r", call, error)
-            raise NvmlError(Code.BINDING_DEFECT, call) from error
+            answer = _answer(call, args)
+        except NvmlError as error:
+            refusal = error
         finally:
             self.calling = None
-            self._slowest_seconds = max(self._slowest_seconds, time.monotonic() - since)
+            seconds = time.monotonic() - since
+            self._slowest_seconds = max(self._slowest_seconds, seconds)
+        if seconds > WEDGED_SECONDS and gpu_index is not None:
+            if refusal is not None:
+                refusal.raise_beyond_field()
+            raise GpuUnreadable(Code.TIMEOUT, call) from refusal
+        if refusal is not None:
+            raise refusal
+        return answer
 
     def fill(self, call: str, structs: tuple[str, ...], gpu_index: int | None, handle: Any) -> Any:
         """A getter that fills a struct, in the first of these versions that the driver knows.

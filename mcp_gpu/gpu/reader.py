@@ -1,7 +1,7 @@
 """Reads a whole node through `Nvml` and keeps what it has read: the state behind a `Snapshot`.
 
-One thread's affair, like `Nvml`. GPUs are read one by one: one that is lost or refuses its
-handle never hides the others, and keeps the identity it was last known by.
+One thread's affair, like `Nvml`. GPUs are read one by one: one that is lost, blocks or refuses
+never hides the others, and keeps the identity it was last known by.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any
 
 from mcp_gpu.gpu.errors import Code, GpuLost, GpuUnreadable, NvmlUnavailable, gpu_error
 from mcp_gpu.gpu.fields import FAST, SLOW, STATIC, Group
-from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, MigDevice, Snapshot
+from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, Snapshot
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
 
 log = logging.getLogger(__name__)
+
+_UNTIL_REOPENED = frozenset({Code.GPU_IS_LOST, Code.TIMEOUT})
+"""A GPU with such a trouble is left alone within its generation. A call that blocks makes all
+GPUs wait: one is spent on it per attempt to reopen, which come ever more rarely."""
 
 
 @dataclass(slots=True)
@@ -29,7 +33,6 @@ class _Seen:
     static: Readings | None = None
     slow: Readings = field(default_factory=Readings)
     fast: Readings = field(default_factory=Readings)
-    mig_devices: tuple[MigDevice, ...] = ()
     trouble: GpuUnreadable | None = None
 
 
@@ -69,7 +72,7 @@ class Reader:
             self._nvml.close()
             raise
         before = self._snapshot
-        self._remember(before.gpu_count)
+        self._remember()
         self._snapshot = Snapshot(
             state="ok",
             # Until they are read: should that fail, the last ones known are still shown.
@@ -97,7 +100,7 @@ class Reader:
         """
         at = self._clock()
         for index, seen in enumerate(self._gpus):
-            if seen.static is None and not isinstance(seen.trouble, GpuLost):
+            if _incomplete(seen):
                 self._identify(index)
             if seen.trouble is None:
                 self._read_slow(index, seen)
@@ -112,18 +115,21 @@ class Reader:
         at = self._clock()
         for index, seen in enumerate(self._gpus):
             if seen.trouble is None:
-                seen.fast = self._read(index, seen, FAST) or seen.fast
+                self._read_fast(index, seen)
         self._snapshot = self._snapshot.model_copy(update={"fast_at": at, "gpus": self._models()})
         return self._snapshot
 
     def failed(self, error: NvmlUnavailable) -> Snapshot:
-        """NVML as a whole refused: the state says so, the last GPUs known stay beside it."""
-        self._snapshot = self._snapshot.model_copy(
-            update={
-                "state": error.state,
-                "failure": error.failure,
-                "simulated": self._nvml.simulated,
-            }
+        """NVML as a whole refused: of the last GPUs known nothing but the identity stays true."""
+        expected = self._snapshot.gpu_count_expected
+        self._snapshot = Snapshot(
+            state=error.state,
+            failure=error.failure,
+            gpus=tuple(_unreadable(gpu, error) for gpu in self._snapshot.gpus),
+            gpu_count_expected=expected,
+            static_at=self._snapshot.static_at,
+            generation=self._snapshot.generation,
+            simulated=self._nvml.simulated,
         )
         return self._snapshot
 
@@ -131,8 +137,9 @@ class Reader:
         seen = self._gpus[index]
         try:
             seen.handle = self._nvml.handle(index)
-            seen.static = read_group(self._nvml, index, seen.handle, STATIC, mig=False)
-            seen.trouble = None
+            static = read_group(self._nvml, index, seen.handle, STATIC, mig=False)
+            _demand_a_value(static)
+            seen.static, seen.trouble = static, None
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
@@ -141,7 +148,7 @@ class Reader:
             log.warning("GPU %d: %s", index, error)
         seen.trouble = error
 
-    def _remember(self, count_before: int | None) -> None:
+    def _remember(self) -> None:
         """Carry identities over from the last generation, for GPUs that do not answer now."""
         answering = {seen.static.values.get("uuid") for seen in self._gpus if seen.static}
         former = {
@@ -149,7 +156,7 @@ class Reader:
             for index, identity in enumerate(self._identities)
             if identity and identity.get("uuid") not in answering
         }
-        if count_before is not None and len(self._gpus) < count_before:
+        if len(self._gpus) < len(self._identities):
             # The numbering has moved: whose index this was is no longer known.
             self._vanished += [one for one in former.values() if one not in self._vanished]
             former = {}
@@ -160,24 +167,25 @@ class Reader:
         ]
 
     def _read_slow(self, index: int, seen: _Seen) -> None:
-        slow = self._read(index, seen, SLOW)
-        if slow is None:
-            return
-        seen.slow = slow
-        seen.mig_devices = ()
-        if slow.values.get("mig_mode_current"):
-            try:
-                seen.mig_devices = read_mig_devices(self._nvml, index, seen.handle)
-            except GpuLost as error:
-                self._trouble(index, seen, error)
-
-    def _read(self, index: int, seen: _Seen, group: Group) -> Readings | None:
-        mig = bool(seen.slow.values.get("mig_mode_current"))
         try:
-            return read_group(self._nvml, index, seen.handle, group, mig=mig)
-        except GpuLost as error:
+            slow = self._read(index, seen, SLOW)
+            if slow.values.get("mig_mode_current"):
+                read_mig_devices(self._nvml, index, seen.handle, slow)
+            seen.slow = slow
+        except GpuUnreadable as error:
             self._trouble(index, seen, error)
-            return None
+
+    def _read_fast(self, index: int, seen: _Seen) -> None:
+        try:
+            fast = self._read(index, seen, FAST)
+            _demand_a_value(fast)
+            seen.fast = fast
+        except GpuUnreadable as error:
+            self._trouble(index, seen, error)
+
+    def _read(self, index: int, seen: _Seen, group: Group) -> Readings:
+        mig = bool(seen.slow.values.get("mig_mode_current"))
+        return read_group(self._nvml, index, seen.handle, group, mig=mig)
 
     def _models(self) -> tuple[Gpu, ...]:
         counted = [self._model(index, seen) for index, seen in enumerate(self._gpus)]
@@ -207,10 +215,29 @@ class Reader:
             index=index,
             state="unreadable" if reset else "ok",
             error=gpu_error(Code.RESET_REQUIRED) if reset else None,
-            mig_devices=seen.mig_devices,
             unavailable={k: v for part in parts for k, v in part.unavailable.items()},
             **{k: v for part in parts for k, v in part.values.items()},
         )
+
+
+def _incomplete(seen: _Seen) -> bool:
+    """Whether to identify the GPU again: it has no identity, or one with passing gaps."""
+    if seen.trouble is not None:
+        return seen.static is None and seen.trouble.code not in _UNTIL_REOPENED
+    return seen.static is None or seen.static.trouble is not None
+
+
+def _demand_a_value(readings: Readings) -> None:
+    """Raises: GpuUnreadable: everything was refused, and not as what a board merely lacks."""
+    if not readings.values and readings.trouble is not None:
+        raise GpuUnreadable(readings.trouble.code, readings.trouble.call)
+
+
+def _unreadable(gpu: Gpu, error: NvmlUnavailable) -> Gpu:
+    """What is still true of a GPU once NVML is gone."""
+    identity = {name: getattr(gpu, name) for name in STATIC.fields}
+    known = {name: value for name, value in identity.items() if value is not None}
+    return _without_readings(gpu.index, "unreadable", error.reason, known, error.failure.message)
 
 
 def _without_readings(

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, NOT_SUPPORTED, Code, NvmlError
-from mcp_gpu.gpu.fields import LINKS, MIG, MIG_HIDES, SYSTEM, FieldValue, Group, Missing, Reading
-from mcp_gpu.gpu.model import MigDevice
+from pydantic import BaseModel, ValidationError
+
+from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, LASTING, NOT_SUPPORTED, Code, NvmlError
+from mcp_gpu.gpu.fields import (
+    LINKS,
+    MIG,
+    MIG_DEVICES,
+    MIG_HIDES,
+    SYSTEM,
+    FieldValue,
+    Group,
+    Missing,
+    Reading,
+)
+from mcp_gpu.gpu.model import Gpu, MigDevice
 from mcp_gpu.gpu.nvml import Nvml
 
 log = logging.getLogger(__name__)
 
 MAX_LINKS: Final = 36
 """NVML_NVLINK_MAX_LINKS, an upper bound for boards that do not tell their number of links."""
+
+_FIELD_VALUES: Final = "nvmlDeviceGetFieldValues"
 
 
 @dataclass(slots=True)
@@ -25,6 +40,32 @@ class Readings:
     unavailable: dict[str, str] = field(default_factory=dict)
     reset_required: bool = False
     """Some call said that the GPU must be reset first."""
+    trouble: NvmlError | None = None
+    """The first refusal that was not for a lasting reason: asked again, the call may answer."""
+
+    def refuse(self, names: tuple[str, ...], error: NvmlError, *, mig: bool) -> None:
+        """Take one refusal for all these fields.
+
+        Raises:
+            NvmlUnavailable, GpuUnreadable: it was not about the fields alone.
+        """
+        error.raise_beyond_field()
+        self.reset_required |= error.code == Code.RESET_REQUIRED
+        if error.reason not in LASTING:
+            self.trouble = self.trouble or error
+        for name in names:
+            self.put(name, Missing(error.reason), mig=mig)
+
+    def check(self, model: type[BaseModel]) -> None:
+        """Give up the values that do not fit the model: one odd answer costs one field."""
+        try:
+            model(index=0, **self.values)
+        except ValidationError as error:
+            for problem in error.errors(include_url=False):
+                name = str(problem["loc"][0])
+                log.warning("%s: %r is refused: %s", name, problem["input"], problem["msg"])
+                self.values.pop(name, None)
+                self.unavailable[name] = f"error({Code.BINDING_DEFECT})"
 
     def put(self, name: str, answer: Any, *, mig: bool) -> None:
         """Take a field's value, or the reason in a `Missing`."""
@@ -56,7 +97,7 @@ def read_group(nvml: Nvml, gpu_index: int, handle: Any, group: Group, *, mig: bo
         mig: whether MIG was on at the last look; the group's own answer wins over it.
 
     Raises:
-        NvmlUnavailable, GpuLost
+        NvmlUnavailable, GpuUnreadable
     """
     readings = Readings()
     for reading in group.readings:
@@ -66,35 +107,35 @@ def read_group(nvml: Nvml, gpu_index: int, handle: Any, group: Group, *, mig: bo
         _read_field_values(nvml, gpu_index, handle, group.field_values, readings)
     if "nvlink_count" in group.fields:
         _read_links(nvml, gpu_index, handle, readings)
+    readings.check(Gpu)
     return readings
 
 
-def read_mig_devices(nvml: Nvml, gpu_index: int, handle: Any) -> tuple[MigDevice, ...]:
-    """The MIG devices of a GPU that this process may see.
+def read_mig_devices(nvml: Nvml, gpu_index: int, handle: Any, into: Readings) -> None:
+    """The MIG devices of a GPU as `mig_devices`, with a reason where they may not be all.
 
     Raises:
-        NvmlUnavailable, GpuLost
+        NvmlUnavailable, GpuUnreadable
     """
     devices = []
-    for index in range(_mig_device_count(nvml, gpu_index, handle)):
+    try:
+        count = int(nvml.call("nvmlDeviceGetMaxMigDeviceCount", gpu_index, handle))
+    except NvmlError as error:
+        into.refuse((MIG_DEVICES,), error, mig=False)
+        return
+    for index in range(count):
         try:
             mig = nvml.call("nvmlDeviceGetMigDeviceHandleByIndex", gpu_index, handle, index)
         except NvmlError as error:
-            error.raise_beyond_field()
-            continue  # NOT_FOUND: a hole in the numbering.
+            if error.code != Code.NOT_FOUND:  # which is a hole in the numbering
+                into.refuse((MIG_DEVICES,), error, mig=False)
+            continue
         readings = Readings()
         for reading in MIG:
             _read_one(nvml, gpu_index, (mig,), reading, readings, mig=False)
-        devices.append(MigDevice(index=index, **readings.values))
-    return tuple(devices)
-
-
-def _mig_device_count(nvml: Nvml, gpu_index: int, handle: Any) -> int:
-    try:
-        return int(nvml.call("nvmlDeviceGetMaxMigDeviceCount", gpu_index, handle))
-    except NvmlError as error:
-        error.raise_beyond_field()
-        return 0
+        readings.check(MigDevice)
+        devices.append(MigDevice(index=index, unavailable=readings.unavailable, **readings.values))
+    into.values[MIG_DEVICES] = tuple(devices)
 
 
 def _read_one(
@@ -108,9 +149,8 @@ def _read_one(
     try:
         answers = _answer(nvml, gpu_index, handle, reading)
     except NvmlError as error:
-        error.raise_beyond_field()
-        into.reset_required |= error.code == Code.RESET_REQUIRED
-        answers = (Missing(error.reason),) * len(reading.fields)
+        into.refuse(reading.fields, error, mig=mig)
+        return
     for name, answer in zip(reading.fields, answers, strict=True):
         into.put(name, answer, mig=mig)
 
@@ -122,13 +162,17 @@ def _answer(
         answer = nvml.fill(reading.call, reading.structs, gpu_index, *handle)
     else:
         answer = nvml.call(reading.call, gpu_index, *handle, *reading.args)
+    converted = _converted(reading.call, reading.convert, answer)
+    return converted if len(reading.fields) > 1 else (converted,)
+
+
+def _converted(call: str, convert: Callable[[Any], Any], answer: Any) -> Any:
     try:
-        converted = reading.convert(answer)
+        return convert(answer)
     except Exception as error:
         # Boundary: an answer that no board has given so far costs one field, not the snapshot.
-        log.debug("%s answered %r: %r", reading.call, answer, error)
-        raise NvmlError(Code.BINDING_DEFECT, reading.call) from error
-    return converted if len(reading.fields) > 1 else (converted,)
+        log.debug("%s answered %r: %r", call, answer, error)
+        raise NvmlError(Code.BINDING_DEFECT, call) from error
 
 
 def _read_field_values(
@@ -138,29 +182,38 @@ def _read_field_values(
     try:
         answers = nvml.field_values(gpu_index, handle, ids)
     except NvmlError as error:
-        error.raise_beyond_field()
-        into.unavailable.update((value.field, error.reason) for value in wanted)
+        into.refuse(tuple(value.field for value in wanted), error, mig=False)
         return
     for value, answer in zip(wanted, answers, strict=True):
-        if not isinstance(answer, NvmlError):
-            into.values[value.field] = value.convert(answer)
+        if isinstance(answer, NvmlError):
+            if answer.code == Code.INVALID_ARGUMENT:
+                into.unavailable[value.field] = value.invalid
+            else:
+                into.refuse((value.field,), answer, mig=False)
             continue
-        answer.raise_beyond_field()
-        # An id that this binding's header defines is invalid only to an older driver.
-        old = answer.code == Code.INVALID_ARGUMENT
-        into.unavailable[value.field] = DRIVER_TOO_OLD if old else answer.reason
+        try:
+            into.values[value.field] = _converted(_FIELD_VALUES, value.convert, answer)
+        except NvmlError as error:
+            into.refuse((value.field,), error, mig=False)
 
 
 def _read_links(nvml: Nvml, gpu_index: int, handle: Any, into: Readings) -> None:
-    active = 0
-    for link in range(into.values.get("nvlink_count", MAX_LINKS)):
+    """Count the links that are up, or say why they cannot be counted; never only some of them."""
+    told = into.values.get("nvlink_count")
+    states: list[int] = []
+    refusal: NvmlError | None = None
+    for link in range(MAX_LINKS if told is None else min(told, MAX_LINKS)):
         try:
-            active += nvml.call("nvmlDeviceGetNvLinkState", gpu_index, handle, link) == 1
+            states.append(nvml.call("nvmlDeviceGetNvLinkState", gpu_index, handle, link))
         except NvmlError as error:
-            error.raise_beyond_field()
-            if link == 0:
-                into.unavailable[LINKS] = error.reason
+            refusal = error
+            if error.code not in (Code.NOT_SUPPORTED, Code.INVALID_ARGUMENT):
+                into.refuse((LINKS,), error, mig=False)
                 return
-            # INVALID_ARGUMENT or NOT_SUPPORTED past the last link: the end, not an error.
-            break
-    into.values[LINKS] = active
+            if told is None:
+                break  # Past the last link: the end, not an error.
+            # A link that is not wired on this board; there may be more.
+    if states or refusal is None:
+        into.values[LINKS] = states.count(1)
+    else:
+        into.refuse((LINKS,), refusal, mig=False)

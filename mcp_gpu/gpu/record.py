@@ -16,7 +16,7 @@ from itertools import product
 from typing import Any, Final
 from uuid import UUID
 
-from mcp_gpu.gpu.errors import Code, GpuLost, NvmlError, NvmlUnavailable
+from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
 from mcp_gpu.gpu.fields import bit_list, raw_bytes
 from mcp_gpu.gpu.nvml import Nvml
 
@@ -141,7 +141,7 @@ class _Recording:
         except NvmlError as error:
             try:
                 error.raise_beyond_field()
-            except GpuLost:
+            except GpuUnreadable:
                 pass  # Its other answers will say so, too.
             return {"error": error.code}
         finally:
@@ -235,6 +235,15 @@ class _Recording:
         """Functions whose arguments or results have a shape of their own."""
         memory = self._ask("nvmlDeviceGetMemoryInfo", index, handle, 0x02000028)
         yield "nvmlDeviceGetMemoryInfo_v2", memory
+        if "error" in memory:  # as before R510
+            yield (
+                "nvmlDeviceGetMemoryInfo",
+                self._ask("nvmlDeviceGetMemoryInfo", index, handle),
+            )
+            yield (
+                "nvmlDeviceGetCurrentClocksThrottleReasons",
+                self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", index, handle),
+            )
         new = self._ask("nvmlDeviceGetTemperatureV", index, handle, 0)
         old = self._ask("nvmlDeviceGetTemperature", index, handle, 0)
         yield "nvmlDeviceGetTemperature", {"0": old if isinstance(new, dict) else new}

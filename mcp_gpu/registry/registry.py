@@ -39,7 +39,13 @@ from pydantic_core import from_json
 
 from mcp_gpu.registry.arguments import Arguments, BadArguments, read
 from mcp_gpu.registry.schema import compact
-from transports.base import IDENTITY_META_KEY, PAD_CHARS, PAD_META_KEY, Identity
+from transports.base import (
+    IDENTITY_META_KEY,
+    INSTANCE_META_KEY,
+    PAD_CHARS,
+    PAD_META_KEY,
+    Identity,
+)
 
 __all__ = ["Answer", "Arguments", "Call", "Registry", "Tool", "ToolError"]
 
@@ -205,7 +211,7 @@ class Registry:
             self.calls[tool.name, "cancelled"] += 1
             raise
         self.calls[tool.name, outcome] += 1
-        return result
+        return result.model_copy(update={"meta": {INSTANCE_META_KEY: self._identity().instance}})
 
     async def _outcome(
         self, tool: Tool[Any], raw: Mapping[str, Any] | None, call: Call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
@@ -14,14 +15,14 @@ from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router, UnknownNodes
 from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
 
-__all__ = ["FleetInventory", "FleetNode", "gateway_tool"]
+__all__ = ["FleetInventory", "FleetNode", "GatewayArguments", "gateway_tool", "whole"]
 
 T = TypeVar("T")
 
 FAILURES_LISTED = 20
 """Failures told one by one; the rest are counted by reason."""
 
-PAGE_BYTES: dict[Detail, int] = {"summary": 24_000, "full": 200_000}
+PAGE_BYTES: dict[Detail, int] = {"summary": 20_000, "full": 200_000}
 """Room for the nodes of one page; the cursor goes on from there. With the failures beside them a
 summary of any fleet in any state stays under 40,000 characters. Full is 50,000 tokens: far below
 what clients refuse and more than most want."""
@@ -34,6 +35,12 @@ NOTES_LISTED = 4
 
 LINES = 10
 """Models, drivers, failures or names told one by one in the text."""
+
+TOTALS_LISTED = 16
+"""Models and driver versions told one by one in the totals: the most frequent ones."""
+
+NODES_NAMED = 1000
+"""Most nodes that one call may name."""
 
 SUMMARY_TEXT_CHARS = 7_500
 """Room for node lines in a summary: with all that stands around them the text stays under
@@ -79,8 +86,10 @@ class Totals(_Wire):
     gpus_lost: int = Field(description="Lost or unreadable, as far as nodes told.")
     nodes_needing_attention: int
     nodes_without_nvml: int
-    models: tuple[ModelTotal, ...]
+    models: tuple[ModelTotal, ...] = Field(description="Most frequent first.")
+    models_omitted: int
     drivers: tuple[DriverTotal, ...] = Field(description="More than one: driver skew.")
+    drivers_omitted: int
 
 
 class FleetInventory(_Wire):
@@ -101,7 +110,10 @@ class GatewayArguments(Arguments):
     """What a gateway may be asked about the fleet."""
 
     nodes: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="Only these nodes; default all."
+        default=None,
+        min_length=1,
+        max_length=NODES_NAMED,
+        description="Only these nodes; default all.",
     )
     detail: Detail = Field(
         default="summary", description="summary: one line per node; full: every field of each GPU."
@@ -149,6 +161,23 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     )
 
 
+def whole(found: FanOut[NodeInventory]) -> FleetInventory:
+    """All of the fleet at once, for a reader without a context to fill."""
+    nodes = _with_outliers(found.answers)
+    nodes.sort(key=lambda node: not node.attention)
+    return FleetInventory(
+        simulated=any(node.simulated for node in nodes),
+        coverage=found.coverage,
+        totals=_totals(nodes),
+        nodes=tuple(nodes),
+        next_cursor=None,
+        nodes_omitted=0,
+        failures=found.failures,
+        failures_omitted=0,
+        failures_by_reason=_by_reason(found.failures),
+    )
+
+
 def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInventory:
     """One page of the fleet, and totals over all of it."""
     nodes = _with_outliers(found.answers)
@@ -166,8 +195,12 @@ def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInv
         nodes_omitted=omitted,
         failures=tuple(map(_brief, listed)) if arguments.detail == "summary" else listed,
         failures_omitted=len(found.failures) - len(listed),
-        failures_by_reason=dict(sorted(Counter(f.reason for f in found.failures).items())),
+        failures_by_reason=_by_reason(found.failures),
     )
+
+
+def _by_reason(failures: Sequence[NodeFailure]) -> dict[str, int]:
+    return dict(sorted(Counter(failure.reason for failure in failures).items()))
 
 
 def _with_outliers(answers: Sequence[NodeAnswer[NodeInventory]]) -> list[FleetNode]:
@@ -230,7 +263,7 @@ def _page(
     size_bytes = 0
     for node in rest[: arguments.limit]:
         shown = node if arguments.detail == "full" else _shortened(node)
-        size_bytes += len(shown.model_dump_json())
+        size_bytes += len(json.dumps(shown.model_dump(mode="json")))
         if page and size_bytes > PAGE_BYTES[arguments.detail]:
             break
         page.append(shown)
@@ -273,6 +306,8 @@ def _totals(nodes: Sequence[FleetNode]) -> Totals:
             gpus[model.name or "unknown"] += model.count
             sizes[model.name or "unknown"].add(model.memory_total_bytes)
     drivers = Counter(node.driver_version for node in nodes if node.driver_version)
+    frequent = sorted(gpus.items(), key=lambda item: (-item[1], item[0]))
+    versions = sorted(drivers.items(), key=lambda item: (-item[1], item[0]))
     return Totals(
         gpus=sum(gpus.values()),
         gpus_lost=sum(node.gpus_lost for node in nodes),
@@ -285,12 +320,14 @@ def _totals(nodes: Sequence[FleetNode]) -> Totals:
                 nodes=hosts[name],
                 memory_total_bytes=next(iter(sizes[name])) if len(sizes[name]) == 1 else None,
             )
-            for name, count in sorted(gpus.items(), key=lambda item: (-item[1], item[0]))
+            for name, count in frequent[:TOTALS_LISTED]
         ),
+        models_omitted=max(len(frequent) - TOTALS_LISTED, 0),
         drivers=tuple(
             DriverTotal(driver_version=version, nodes=count)
-            for version, count in sorted(drivers.items(), key=lambda item: (-item[1], item[0]))
+            for version, count in versions[:TOTALS_LISTED]
         ),
+        drivers_omitted=max(len(versions) - TOTALS_LISTED, 0),
     )
 
 

@@ -33,6 +33,16 @@ FRESH_TIMEOUT_SECONDS = 2.0
 hangs must not take the answer with it."""
 
 
+STALE_SECONDS = 30.0
+"""Readings older than this are brought to attention: far above the fast period, below the 45 s
+that a driver blocks when its firmware does not answer."""
+
+_CLOCK_STEP_SECONDS = 1.0
+"""What the system's clock may be slewed back between a reading and its answer."""
+
+_RESETS = frozenset({"gpu_reset", "drain_and_reset", "bus_reset"})
+_RESET_ADVICE = " (first stop its pods and what monitors it, this agent included)"
+
 MODELS = 16
 """Kinds of GPUs in one node."""
 
@@ -67,10 +77,12 @@ class NodeInventory(_Wire):
     cuda_version: Name | None = Field(description="Newest CUDA that the driver supports.")
     gpu_count: int | None = Field(description="As NVML counts now; null if it cannot be asked.")
     gpu_count_expected: int | None = Field(description="Most counted since the agent started.")
-    gpus_lost: int = Field(description="Lost or unreadable; they count in the figures above.")
+    gpus_lost: int = Field(description="Lost or unreadable; not those that the agent may not open.")
     models: tuple[GpuModel, ...] = Field(max_length=MODELS)
     attention: tuple[str, ...] = Field(description="What is out of the ordinary on this node.")
-    age_seconds: float | None = Field(description="Age of the readings; null if there are none.")
+    age_seconds: float | None = Field(
+        description="Age of the readings; null if there are none or the clock was set back."
+    )
     gpus: tuple[Gpu, ...] = Field(
         default=(), description="With detail full. A null field has its reason in `unavailable`."
     )
@@ -88,7 +100,7 @@ class NodeInventory(_Wire):
             cuda_version=snapshot.cuda_version,
             gpu_count=snapshot.gpu_count,
             gpu_count_expected=snapshot.gpu_count_expected,
-            gpus_lost=sum(gpu.state != "ok" for gpu in snapshot.gpus),
+            gpus_lost=sum(_is_lost(gpu) for gpu in snapshot.gpus),
             models=_models(snapshot.gpus),
             attention=tuple(_attention(snapshot)),
             age_seconds=_age(snapshot.fast_at),
@@ -150,7 +162,8 @@ def describe_models(inventory: NodeInventory) -> str:
     """Such as `8x NVIDIA H100 80GB HBM3`, or what stands in the way of knowing."""
     if not inventory.models:
         return "no GPUs" if inventory.state == "ok" else f"GPUs unknown (NVML {inventory.state})"
-    return " + ".join(f"{model.count}x {model.name or 'unknown'}" for model in inventory.models)
+    models = " + ".join(f"{model.count}x {model.name or 'unknown'}" for model in inventory.models)
+    return models if inventory.state == "ok" else f"{models} before (NVML {inventory.state})"
 
 
 def _gpu_line(gpu: Gpu) -> str:
@@ -194,9 +207,15 @@ def _attention(snapshot: Snapshot) -> list[str]:
     counted, expected = snapshot.gpu_count, snapshot.gpu_count_expected
     if counted is not None and expected is not None and counted < expected:
         notes.append(f"{counted} GPUs where {expected} were seen before")
-    for gpu in snapshot.gpus:
-        notes.extend(f"GPU {gpu.index} {text}" for text in _gpu_attention(gpu))
+    if snapshot.failure is None:  # which is the trouble of each of them
+        for gpu in snapshot.gpus:
+            notes.extend(f"GPU {gpu.index} {text}" for text in _gpu_attention(gpu))
     return notes
+
+
+def _is_lost(gpu: Gpu) -> bool:
+    # A container that is given some of a node's GPUs has lost none.
+    return gpu.state != "ok" and set(gpu.unavailable.values()) != {"no_permission"}
 
 
 def _gpu_attention(gpu: Gpu) -> list[str]:
@@ -204,11 +223,14 @@ def _gpu_attention(gpu: Gpu) -> list[str]:
     if gpu.state != "ok":
         notes.append(f"{gpu.state} ({gpu.pci_bus_id or 'bus id unknown'}): {gpu.error}")
     if gpu.recovery_action not in (None, "none"):
-        notes.append(f"driver asks for {gpu.recovery_action}")
+        advice = _RESET_ADVICE if gpu.recovery_action in _RESETS else ""
+        notes.append(f"driver asks for {gpu.recovery_action}{advice}")
     if gpu.row_remap_failure:
         notes.append("row remapping failed")
     if gpu.row_remap_pending:
         notes.append("row remapping pending until a reset")
+    if "mig_devices" in gpu.unavailable:
+        notes.append(f"MIG devices cannot all be listed: {gpu.unavailable['mig_devices']}")
     if gpu.throttle_reasons:
         notes.append(f"slowed by {', '.join(gpu.throttle_reasons)}")
     if gpu.mig_mode_pending is not None and gpu.mig_mode_pending != gpu.mig_mode_current:
@@ -219,14 +241,20 @@ def _gpu_attention(gpu: Gpu) -> list[str]:
 
 
 def _message(snapshot: Snapshot) -> str | None:
+    parts: list[str] = []
     if snapshot.waiting is not None:
-        return snapshot.waiting.message
+        parts.append(snapshot.waiting.message)
     if snapshot.failure is not None:
-        return f"NVML {snapshot.failure.name}: {snapshot.failure.message}"
-    if snapshot.state == "starting":
-        return "the agent has not read NVML yet; ask again in a moment"
-    return None
+        parts.append(f"NVML {snapshot.failure.message}")
+    elif snapshot.state == "starting" and not parts:
+        parts.append("the agent has not read NVML yet; ask again in a moment")
+    age = _age(snapshot.fast_at)
+    if age is not None and age > STALE_SECONDS:
+        parts.append(f"readings are {age:.0f} s old")
+    return "; ".join(parts) or None
 
 
 def _age(read_at: float | None) -> float | None:
-    return None if read_at is None else round(max(time.time() - read_at, 0.0), 1)
+    age = None if read_at is None else time.time() - read_at
+    # Readings from the future say only that the clock was set back, not how old they are.
+    return None if age is None or age < -_CLOCK_STEP_SECONDS else round(max(age, 0.0), 1)

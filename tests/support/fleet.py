@@ -109,9 +109,10 @@ class Path:
 
     def __init__(self, name: str, agents: dict[str, Agent]) -> None:
         self._name = name
-        self._memory = MemoryTransport({key: agent.server for key, agent in agents.items()})
-        self.probe_errors: dict[str, type[TransportError]] = {}
-        self.call_errors: dict[str, type[TransportError]] = {}
+        self._servers = {key: agent.server for key, agent in agents.items()}
+        self._memory = MemoryTransport(self._servers)
+        self.probe_errors: dict[str, type[Exception]] = {}
+        self.call_errors: dict[str, type[Exception]] = {}
         self.silent: set[str] = set()
         """Targets that neither answer nor refuse."""
         self.probes: list[str] = []
@@ -140,10 +141,16 @@ class Path:
         async with self._memory.connect(target) as streams:
             yield streams
 
-    def _refuse(self, errors: dict[str, type[TransportError]], target: Target) -> None:
+    def lead_to(self, key: str, agent: Agent) -> None:
+        """From now on another agent answers there."""
+        self._servers[key] = agent.server
+
+    def _refuse(self, errors: dict[str, type[Exception]], target: Target) -> None:
         cls = errors.get(label(target))
-        if cls is not None:
+        if cls is not None and issubclass(cls, TransportError):
             raise cls(f"scripted {cls.__name__}", target=target, transport=self.name)
+        if cls is not None:
+            raise cls("scripted defect")
 
     async def __aenter__(self) -> Self:
         await self._memory.__aenter__()

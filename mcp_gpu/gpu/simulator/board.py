@@ -84,7 +84,11 @@ class Gpu:
         return {} if self.profile.get("recorded") else own
 
     def _with_mig(self, names: tuple[str, ...]) -> dict[str, Any]:
-        refused = {call: {"error": _NOT_SUPPORTED} for call in _NO_WITH_MIG}
+        refused: dict[str, Any] = {call: {"error": _NOT_SUPPORTED} for call in _NO_WITH_MIG}
+        # nvml.h: no volatile errors by the handle of a GPU that is cut into instances.
+        refused["nvmlDeviceGetTotalEccErrors"] = {
+            key: {"error": _NOT_SUPPORTED} for key in ("0,0", "1,0")
+        }
         devices = [MigDevice(self, _mig_answers(self, *pair)) for pair in enumerate(names)]
         return {
             **refused,

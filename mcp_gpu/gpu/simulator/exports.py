@@ -62,13 +62,18 @@ def _fill(struct: Any, values: Mapping[str, Any]) -> None:
 def _init(lib: Library, call: str, *flags: int) -> None:
     assert lib.node is not None
     lib.node.enter(call, None)
+    if not lib.initialised:
+        lib.gpus = list(lib.node.gpus)
     lib.initialised += 1
 
 
 @export(names="nvmlShutdown")
 def _shutdown(lib: Library, call: str) -> None:
-    lib.enter(call)
-    lib.initialised -= 1
+    try:
+        lib.enter(call)
+    finally:
+        # UNVERIFIED: a shutdown that is refused, as without a driver, still counts.
+        lib.initialised = max(0, lib.initialised - 1)
 
 
 @export(_I32, names="nvmlErrorString", result=_PTR)
@@ -103,12 +108,13 @@ def _confidential_compute(lib: Library, call: str, out: int) -> None:
 
 @export(_PTR, names="nvmlDeviceGetCount_v2")
 def _count(lib: Library, call: str, out: int) -> None:
-    _put(out, _U32, len(lib.enter(call).gpus))
+    lib.enter(call)
+    _put(out, _U32, len(lib.gpus))
 
 
 @export(_U32, _PTR, names="nvmlDeviceGetHandleByIndex_v2")
 def _handle_by_index(lib: Library, call: str, index: int, out: int) -> None:
-    gpus = lib.node.gpus if lib.node is not None else []
+    gpus = lib.gpus
     known = index < len(gpus)
     # Faults follow the board, whatever index it has after another one has vanished.
     lib.enter(call, gpus[index].index if known else None)
@@ -119,7 +125,8 @@ def _handle_by_index(lib: Library, call: str, index: int, out: int) -> None:
 
 @export(c.c_char_p, _PTR, names="nvmlDeviceGetHandleByUUID nvmlDeviceGetHandleByPciBusId_v2")
 def _handle_by_name(lib: Library, call: str, name: bytes, out: int) -> None:
-    for gpu in lib.enter(call).gpus:
+    lib.enter(call)
+    for gpu in lib.gpus:
         if name.decode() in {
             gpu.answer("nvmlDeviceGetUUID"),
             gpu.answer("nvmlDeviceGetPciInfo_v3")["busId"],
@@ -266,12 +273,28 @@ def _versioned_struct(lib: Library, call: str, handle: int, out: int) -> None:
 @export(_PTR, _PTR, names="nvmlDeviceGetMemoryInfo")
 def _memory(lib: Library, call: str, handle: int, out: int) -> None:
     """Version 1, which counts what the driver reserves as used."""
-    memory = lib.ask("nvmlDeviceGetMemoryInfo_v2", handle)
+    memory = _ask_either(lib, handle, call, "nvmlDeviceGetMemoryInfo_v2")
     total, free = memory["total"], memory["free"]
     _fill(
         pynvml.c_nvmlMemory_t.from_address(out),
         {"total": total, "free": free, "used": total - free},
     )
+
+
+@export(_PTR, _PTR, names="nvmlDeviceGetCurrentClocksThrottleReasons")
+def _throttle_reasons(lib: Library, call: str, handle: int, out: int) -> None:
+    """The name before R535, which later drivers keep."""
+    _put(out, _U64, _ask_either(lib, handle, call, "nvmlDeviceGetCurrentClocksEventReasons"))
+
+
+def _ask_either(lib: Library, handle: int, old: str, new: str) -> Any:
+    """A recording of an old driver has the old name, every other profile only the new one."""
+    try:
+        return lib.ask(old, handle)
+    except Refused as refused:
+        if refused.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
+            raise
+    return lib.ask(new, handle)
 
 
 @export(_PTR, _PTR, names="nvmlDeviceGetTemperatureV")

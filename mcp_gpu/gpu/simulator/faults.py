@@ -75,6 +75,19 @@ class Unreadable(_Fault):
         return self.return_code if fnmatchcase(call, _HANDLE_CALLS) else 0
 
 
+class Refused(_Fault):
+    """The handle is given, and calls on it whose name matches answer `return_code`."""
+
+    kind: Literal["refused"]
+    gpu: NonNegativeInt
+    return_code: Annotated[int, Field(ge=1, le=999)] = 999
+    call: str = "*"
+
+    def code(self, call: str, gpu_index: int | None) -> int:
+        matches = fnmatchcase(call, self.call) and not fnmatchcase(call, _HANDLE_CALLS)
+        return self.return_code if matches else 0
+
+
 class NoPermission(_Fault):
     """With `gpu`: that one may not be opened. Without: neither may /dev/nvidiactl."""
 
@@ -184,6 +197,7 @@ class Xid(_Fault):
 Fault = Annotated[
     Lost
     | Unreadable
+    | Refused
     | NoPermission
     | WholeNode
     | Hang

@@ -99,6 +99,10 @@ class Library:
     def __init__(self) -> None:
         self.node: Machine | None = None
         self.initialised = 0
+        """nvmlInit calls without their nvmlShutdown. NVML keeps what it found at the first one
+        until the last of them is undone."""
+        self.gpus: list[Any] = []
+        """As found then."""
         self._pointers: dict[str, Any] = {}
         # Whoever forgets a closure or a buffer that C still knows gets a crash, not an error.
         self._kept: dict[str | int, Any] = {}
@@ -119,7 +123,7 @@ class Library:
 
     def reset(self, node: Machine | None) -> None:
         """Become another machine. Handles of the former one are void."""
-        self.node, self.initialised = node, 0
+        self.node, self.initialised, self.gpus = node, 0, []
         self._devices.clear()
         self._addresses.clear()
         self.event_sets.clear()

@@ -143,8 +143,20 @@ async def test_a_caller_that_goes_ends_the_relay(path: Path) -> None:
                 assert await process.wait() == 0
 
 
+@pytest.fixture
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """A child inherits what its parent ignores, as everything under nohup ignores SIGHUP."""
+    former = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_a_signal_ends_the_relay_without_a_word(number: signal.Signals, path: Path) -> None:
+async def test_a_signal_ends_the_relay_without_a_word(
+    number: signal.Signals, path: Path, heeded: None
+) -> None:
     async with raw_agent(path) as (process, agent):
         await agent.send(b"up")
         assert await process.stdout.receive() == b"up"

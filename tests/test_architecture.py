@@ -39,12 +39,15 @@ ONLY_IN = {
     "rich": ("mcp_gpu.status", "mcp_gpu.demo"),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
+    "kubernetes": ("transports.kubernetes",),
+    "aiohttp": ("transports.kubernetes", "transports.exec"),
 }
 """Foreign systems, each behind one door."""
 
 READS_ENVIRONMENT = {
     "mcp_gpu.settings",
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
+    "transports.kubernetes",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
     "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
 }
 
@@ -148,4 +151,5 @@ def test_a_gateway_loads_no_gpu_library() -> None:
 
 def test_an_agent_loads_no_gateway() -> None:
     loaded = loaded_by("import mcp_gpu.agent")
-    assert {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"} & loaded == set()
+    strangers = {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"}
+    assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()

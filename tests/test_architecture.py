@@ -39,15 +39,15 @@ ONLY_IN = {
     "rich": ("mcp_gpu.status", "mcp_gpu.demo"),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
-    "kubernetes": ("transports.kubernetes",),
-    "aiohttp": ("transports.kubernetes", "transports.exec"),
+    "kubernetes": ("transports.credentials",),
+    "aiohttp": ("transports.kubernetes", "transports.websocket"),
 }
 """Foreign systems, each behind one door."""
 
 READS_ENVIRONMENT = {
     "mcp_gpu.settings",
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
-    "transports.kubernetes",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
+    "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
     "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
 }
 

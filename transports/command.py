@@ -21,7 +21,7 @@ import anyio
 from anyio.abc import Process, TaskGroup
 
 from transports.base import Target
-from transports.errors import BadPeer, Unreachable
+from transports.errors import BadPeer, Failure, Unreachable
 from transports.registry import read_options
 from transports.stream import STDERR_TAIL_BYTES, Pipe, StreamSettings, StreamTransport
 
@@ -129,6 +129,10 @@ class _ProcessPipe:
     @property
     def stderr_tail(self) -> bytes:
         return bytes(self._stderr[-STDERR_TAIL_BYTES:])
+
+    @property
+    def failure(self) -> Failure | None:
+        return None
 
     async def receive(self) -> bytes:
         assert self._process.stdout is not None

@@ -7,10 +7,7 @@ against 0.3 s. What is hard, credentials of every kind, is the library's.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import ssl
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -21,15 +18,14 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from transports.credentials import Credentials, CredentialsError, in_cluster, load
 from transports.errors import MESSAGE_CHARS, one_line
 from transports.framing import FrameTooLong, LineSplitter
 
@@ -37,12 +33,11 @@ if TYPE_CHECKING:
     # 0.25 s and 45 MiB, which only those pay who talk to a cluster.
     import aiohttp
 
+    from transports.websocket import WebSocket
+
 __all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal"]
 
 _Answer = TypeVar("_Answer")
-
-SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-"""Where Kubernetes mounts a pod's credentials."""
 
 CONNECT_SECONDS = 5.0
 """For TCP and TLS: an API server that takes longer is not there."""
@@ -50,17 +45,20 @@ CONNECT_SECONDS = 5.0
 GET_SECONDS = 15.0
 """For one document; a page of 500 pods takes about 0.3 s."""
 
-LOAD_SECONDS = 30.0
-"""For credentials: a kubeconfig may start a program that asks a cloud for them."""
-
 ERROR_BYTES = 65_536
 """How much of a refusal is read; a `Status` is a few hundred bytes."""
 
+ERROR_SECONDS = 2.0
+"""How long the words of a refusal are waited for. Its status is known without them."""
+
 CLOSE_SECONDS = 2.0
-"""How long a WebSocket's closing waits for the other side."""
+"""How long closing may take."""
 
 MESSAGE_BYTES = 1 << 20
 """Longest WebSocket message accepted. The kubelet sends at most 32 KiB at a time."""
+
+NO_CREDENTIALS = "NoCredentials"
+"""`KubernetesError.reason` where the server was not even asked."""
 
 
 class KubernetesError(Exception):
@@ -68,7 +66,8 @@ class KubernetesError(Exception):
 
     Attributes:
         status: the HTTP status; 0 where there was no answer at all.
-        reason: Kubernetes' machine-readable reason such as `Forbidden` or `Expired`, else empty.
+        reason: Kubernetes' machine-readable reason such as `Forbidden` or `Expired`,
+            `NO_CREDENTIALS`, or empty.
     """
 
     def __init__(self, message: str, *, status: int = 0, reason: str = "") -> None:
@@ -76,27 +75,6 @@ class KubernetesError(Exception):
         super().__init__(self.message)
         self.status = status
         self.reason = reason
-
-
-def in_cluster() -> bool:
-    """Whether this process runs in a pod that has been given credentials."""
-    token = os.path.join(SERVICE_ACCOUNT, "token")
-    return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and os.path.isfile(token)
-
-
-@dataclass(frozen=True, slots=True)
-class _Access:
-    """What every request needs: where the server is and what to show it."""
-
-    host: str
-    tls: ssl.SSLContext
-    server_name: str | None
-    proxy: str | None
-    authorization: str | None
-    namespace: str
-
-    def __repr__(self) -> str:
-        return f"_Access({self.host!r})"  # the default would show the token
 
 
 class KubernetesApi:
@@ -114,7 +92,7 @@ class KubernetesApi:
     def __init__(self, kubeconfig: str = "", context: str = "") -> None:
         self._kubeconfig = kubeconfig
         self._context = context
-        self._access: _Access | None = None
+        self._access: Credentials | None = None
         self._loading = anyio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
@@ -129,7 +107,7 @@ class KubernetesApi:
     ) -> None:
         session, self._session, self._access = self._session, None, None
         if session is not None:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(CLOSE_SECONDS, shield=True):
                 await session.close()
 
     async def namespace(self) -> str:
@@ -154,7 +132,7 @@ class KubernetesApi:
                 body = await response.read()
         try:
             return json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise KubernetesError(f"{path}: the answer is not JSON: {error}") from error
 
     @asynccontextmanager
@@ -176,37 +154,31 @@ class KubernetesApi:
         ):
             yield found
 
-    @asynccontextmanager
     async def websocket(
         self, path: str, params: Sequence[tuple[str, str]], protocols: Sequence[str]
-    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """A WebSocket, whose `protocol` is the one of `protocols` that the server picked.
+    ) -> WebSocket:
+        """Open a WebSocket, which the caller closes; `protocols` in order of preference.
 
         The caller bounds the opening with a cancel scope. There is no heartbeat: a pong may
         wait behind data, and from servers before 1.36 it says nothing of the kubelet.
 
         Raises:
-            KubernetesError: on entering: refused or not reached.
+            KubernetesError: refused or not reached.
         """
-        socket = await self._authorized(partial(self._connect, path, params, protocols))
-        try:
-            yield socket
-        finally:
-            with anyio.CancelScope(shield=True):
-                await socket.close()
+        return await self._authorized(partial(self._connect, path, params, protocols))
 
     async def _connect(
         self,
         path: str,
         params: Sequence[tuple[str, str]],
         protocols: Sequence[str],
-        access: _Access,
+        access: Credentials,
         session: aiohttp.ClientSession,
-    ) -> aiohttp.ClientWebSocketResponse:
-        from aiohttp import ClientWSTimeout
+    ) -> WebSocket:
+        from transports.websocket import WebSocket
 
         with _mapped(path):
-            return await session.ws_connect(
+            opened = await session.ws_connect(
                 access.host + path,
                 params=params,
                 protocols=protocols,
@@ -214,9 +186,14 @@ class KubernetesApi:
                 proxy=access.proxy,
                 ssl=access.tls,
                 server_hostname=access.server_name,
-                timeout=ClientWSTimeout(ws_close=CLOSE_SECONDS),
                 max_msg_size=MESSAGE_BYTES,
             )
+        socket = WebSocket(opened)
+        if socket.protocol not in protocols:
+            await socket.aclose()
+            message = f"{path}: the server speaks none of {', '.join(protocols)}"
+            raise KubernetesError(message, status=101)
+        return socket
 
     @asynccontextmanager
     async def _response(
@@ -227,7 +204,9 @@ class KubernetesApi:
         total_seconds: float | None = None,
         silence_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async def get(access: _Access, session: aiohttp.ClientSession) -> aiohttp.ClientResponse:
+        async def get(
+            access: Credentials, session: aiohttp.ClientSession
+        ) -> aiohttp.ClientResponse:
             from aiohttp import ClientTimeout
 
             with _mapped(path):
@@ -253,7 +232,7 @@ class KubernetesApi:
             response.close()  # without reading the rest of a watch
 
     async def _authorized(
-        self, send: Callable[[_Access, aiohttp.ClientSession], Awaitable[_Answer]]
+        self, send: Callable[[Credentials, aiohttp.ClientSession], Awaitable[_Answer]]
     ) -> _Answer:
         access, session = await self._open()
         try:
@@ -264,8 +243,8 @@ class KubernetesApi:
         return await send(*await self._open(instead_of=access))
 
     async def _open(
-        self, instead_of: _Access | None = None
-    ) -> tuple[_Access, aiohttp.ClientSession]:
+        self, instead_of: Credentials | None = None
+    ) -> tuple[Credentials, aiohttp.ClientSession]:
         """The credentials in force, or new ones if those are `instead_of`; and the session."""
         async with self._loading:
             if self._access is None or self._access is instead_of:
@@ -274,20 +253,15 @@ class KubernetesApi:
                 self._session = _new_session()
             return self._access, self._session
 
-    async def _load(self) -> _Access:
+    async def _load(self) -> Credentials:
+        # On a thread: the import alone blocks for 0.2 s, and there are files to read.
         try:
-            with anyio.fail_after(LOAD_SECONDS):
-                # On a thread: the import alone blocks for 0.2 s, and there are files to read.
-                return await anyio.to_thread.run_sync(
-                    _load, self._kubeconfig, self._context, abandon_on_cancel=True
-                )
-        except TimeoutError:
-            raise KubernetesError(f"no credentials within {LOAD_SECONDS:g} s") from None
-        # The boundary to the library, which raises what its parsers, ssl and the file system
-        # raise on a kubeconfig that is not one.
-        except Exception as error:
-            text = str(error) or type(error).__name__
-            raise KubernetesError(f"no usable Kubernetes credentials: {text}") from error
+            return await anyio.to_thread.run_sync(
+                load, self._kubeconfig, self._context, abandon_on_cancel=True
+            )
+        except CredentialsError as error:
+            message = f"no usable Kubernetes credentials: {error}"
+            raise KubernetesError(message, reason=NO_CREDENTIALS) from error
 
 
 def _new_session() -> aiohttp.ClientSession:
@@ -297,8 +271,7 @@ def _new_session() -> aiohttp.ClientSession:
         # Every exec stream holds a connection: the default of 100 would make the next one wait.
         connector=aiohttp.TCPConnector(limit=0),
         middlewares=(_refuse,),
-        # As kubectl does: a laptop may reach the API server through HTTPS_PROXY alone.
-        trust_env=True,
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -307,24 +280,39 @@ async def _refuse(
     request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
     """Read a refusal's `Status` before the WebSocket client drops it."""
+    from aiohttp import ClientError
+
     response = await send(request)
     if response.status < 300:
         return response
+    body = bytearray()
     async with response:
-        body = await response.content.read(ERROR_BYTES)
-    raise refusal(response.status, response.reason or "", body)
+        try:
+            with anyio.move_on_after(ERROR_SECONDS):
+                async for piece in response.content.iter_any():
+                    body += piece
+                    if len(body) >= ERROR_BYTES:
+                        break
+        except ClientError:
+            pass  # what came before it says more than how it broke off
+        response.close()
+    raise refusal(response.status, response.reason or "", bytes(body))
 
 
 def refusal(status: int, phrase: str, body: bytes) -> KubernetesError:
     """What an HTTP refusal says, in the words of its Kubernetes `Status` where it has one."""
     message, reason = f"HTTP {status} {phrase}".strip(), ""
+    text = body.decode(errors="replace").strip()
     try:
-        document = json.loads(body)
-    except ValueError:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        # A kubelet behind the server says it in plain text; a load balancer in a web page.
+        if text and not text.startswith("<"):
+            message = f"{message}: {text}"
         document = None
     if isinstance(document, dict) and document.get("kind") == "Status":
-        message = f"{message}: {document.get('message') or document.get('reason')}"
         reason = str(document.get("reason") or "")
+        message = f"{message}: {document.get('message') or reason}"
     return KubernetesError(message, status=status, reason=reason)
 
 
@@ -336,7 +324,7 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> AsyncGenerator[
                 yield line
 
 
-def _headers(access: _Access) -> dict[str, str]:
+def _headers(access: Credentials) -> dict[str, str]:
     return {"Authorization": access.authorization} if access.authorization else {}
 
 
@@ -347,40 +335,11 @@ def _mapped(path: str) -> Iterator[None]:
 
     try:
         yield
+    except aiohttp.WSServerHandshakeError as error:
+        message = f"{path}: HTTP {error.status} without the WebSocket that was asked for"
+        raise KubernetesError(message, status=error.status) from error
     except TimeoutError as error:
         raise KubernetesError(f"the API server did not answer {path} in time") from error
     except (aiohttp.ClientError, OSError, FrameTooLong) as error:
         text = str(error) or type(error).__name__
         raise KubernetesError(f"cannot reach the API server: {text}") from error
-
-
-def _load(kubeconfig: str, context: str) -> _Access:
-    from kubernetes.aio import config
-    from kubernetes.aio.client import Configuration
-
-    found = Configuration()
-    namespace = ""
-    if not kubeconfig and not context and in_cluster():
-        config.load_incluster_config(found, try_refresh_token=False)
-        namespace = Path(SERVICE_ACCOUNT, "namespace").read_text(encoding="utf-8").strip()
-    else:
-        loader = asyncio.run(
-            config.load_kube_config(
-                kubeconfig or None, context or None, found, persist_config=False
-            )
-        )
-        namespace = loader.current_context["context"].get("namespace", "")
-    tls = ssl.create_default_context(cafile=found.ssl_ca_cert, cadata=found.ca_cert_data)
-    if found.cert_file:
-        tls.load_cert_chain(found.cert_file, keyfile=found.key_file)
-    if not found.verify_ssl:
-        tls.check_hostname = False
-        tls.verify_mode = ssl.CERT_NONE
-    return _Access(
-        host=found.host,
-        tls=tls,
-        server_name=found.tls_server_name,
-        proxy=found.proxy,
-        authorization=found.api_key.get("BearerToken"),
-        namespace=namespace or "default",
-    )

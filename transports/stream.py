@@ -87,6 +87,11 @@ class Pipe(Protocol):
     def stderr_tail(self) -> bytes:
         """The last of what it wrote to standard error. Final after `aclose`."""
 
+    @property
+    def failure(self) -> Failure | None:
+        """Why it ended, where the way there knows more than an exit status says. Final after
+        `aclose`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSettings:
@@ -372,11 +377,16 @@ class _Stream:
         return self._heard_at > asked_at
 
     def _ended(self, pipe: Pipe) -> Failure:
-        status = pipe.exit_status
-        text = "the stream closed" if status is None else f"ended with exit status {status}"
+        status, known = pipe.exit_status, pipe.failure
+        if known is not None:
+            text = known.message
+        else:
+            text = "the stream closed" if status is None else f"ended with exit status {status}"
         words = self._last_words(pipe.stderr_tail)
         if self._answered:
             return Failure(Broken, f"{text}{words}")
+        if known is not None:
+            return Failure(known.kind, f"{text}{words}")
         kind = Gone if status == NO_AGENT_EXIT_STATUS else Unreachable
         return Failure(kind, f"{text} before it answered{words}")
 

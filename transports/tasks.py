@@ -50,6 +50,10 @@ class OwnsTasks:
             await group.__aexit__(None, None, None)
         finally:
             self._task_group = None
+            await self._left()
 
     async def _entered(self) -> None:
         """Start what runs all the time. For subclasses."""
+
+    async def _left(self) -> None:
+        """Close what is shared, once all tasks have ended, within a bound. For subclasses."""

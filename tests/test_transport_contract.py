@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,25 @@ from mcp import ClientSession
 from mcp.types import CallToolResult, DiscoverResult, ServerCapabilities, TextContent
 from mcp.types.version import LATEST_MODERN_VERSION
 
+from support.kubeapi.credentials import write_kubeconfig
+from support.kubeapi.streams import Pod, one_pod
 from support.peer import PEER, Peer, children, listen, relayed, serve_http, until
 from transports import BadPeer, Broken, Identity, Target, TimedOut, Transport, Unreachable
 from transports.command import CommandTransport
+from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport
 from transports.session import call_tool
 
-KINDS = ("http-ipv4", "http-ipv6", "command", "memory")
+KINDS = ("http-ipv4", "http-ipv6", "command", "exec", "memory")
 HOSTS = {"http-ipv4": "127.0.0.1", "http-ipv6": "::1"}
+
+
+IN_POD = Target(node="peer-1", namespace="gpu", pod="agent-1")
+
+
+def exec_of(argv: Sequence[str], folder: Path) -> ExecTransport:
+    return ExecTransport(ExecSettings(argv=tuple(argv), kubeconfig=str(folder / "kubeconfig")))
 
 
 @dataclass
@@ -61,6 +71,11 @@ async def way_to(kind: str, folder: Path) -> AsyncIterator[Way]:
                 argv = await stack.enter_async_context(relayed(peer.serve_bytes, folder))
                 transport = CommandTransport()
                 target = Target(node="peer-1", options={"command": {"argv": argv}})
+            case "exec":
+                argv = await stack.enter_async_context(relayed(peer.serve_bytes, folder))
+                await stack.enter_async_context(one_pod(folder, Pod()))
+                transport = exec_of(argv, folder)
+                target = IN_POD
             case _:
                 port = await stack.enter_async_context(serve_http(peer.app(), HOSTS[kind]))
                 transport = HttpTransport()
@@ -252,14 +267,20 @@ async def test_nothing_is_left_behind(kind: str, tmp_path: Path) -> None:
     await until(lambda: held() == before)
 
 
-@pytest.mark.parametrize("kind", ["http-ipv4", "command"])  # in memory a peer dies with the test
-async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str) -> None:
-    if kind == "command":
-        async with CommandTransport([sys.executable, str(PEER), "stdio"]) as command:
+@pytest.mark.parametrize(
+    "kind", ["http-ipv4", "command", "exec"]
+)  # in memory a peer dies with the test
+async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str, tmp_path: Path) -> None:
+    if kind != "http-ipv4":
+        argv = [sys.executable, str(PEER), "stdio"]
+        async with (
+            one_pod(tmp_path, Pod()),
+            CommandTransport(argv) if kind == "command" else exec_of(argv, tmp_path) as transport,
+        ):
             with anyio.fail_after(20):
-                await command.probe(Target(node="n"))
+                await transport.probe(IN_POD)
             with pytest.raises(Broken, match=r"exit status 7: .*boom") as caught:
-                await call_tool(command, Target(node="n"), "crash", {}, timeout_seconds=20)
+                await call_tool(transport, IN_POD, "crash", {}, timeout_seconds=20)
             assert "\x1b" not in str(caught.value)
         return
     async with await anyio.open_process([sys.executable, str(PEER), "http"], stderr=None) as child:
@@ -275,12 +296,14 @@ async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str) -> None:
                 await call_tool(http, target, "echo", {"text": ""}, timeout_seconds=20)
 
 
-async def test_where_nobody_is_the_path_is_unreachable() -> None:
+async def test_where_nobody_is_the_path_is_unreachable(tmp_path: Path) -> None:
     with listen("127.0.0.1") as gone:
         port = gone.getsockname()[1]
+    write_kubeconfig(tmp_path / "kubeconfig", f"https://127.0.0.1:{port}")
     nowhere: list[tuple[Transport, Target]] = [
         (HttpTransport(), Target(addresses=("127.0.0.1",), port=port)),
         (CommandTransport(["/no/such/command"]), Target(node="n")),
+        (exec_of(["relay"], tmp_path), IN_POD),
         (MemoryTransport({}), Target(node="n")),
     ]
     for transport, target in nowhere:

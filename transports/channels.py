@@ -94,7 +94,7 @@ def _exit_code(details: Any) -> int | None:
     for cause in causes if isinstance(causes, list) else ():
         if isinstance(cause, dict) and cause.get("reason") == "ExitCode":
             try:
-                return int(cause.get("message", ""))
-            except (ValueError, TypeError):
+                return int(str(cause.get("message")))
+            except ValueError:
                 return None
     return None

@@ -6,16 +6,22 @@ Only imported where one is opened: aiohttp is what `transports.kubernetes` loads
 from __future__ import annotations
 
 import socket
+import struct
+import sys
 from typing import cast
 
 import aiohttp
 import anyio
-from aiohttp import WSMsgType
+from aiohttp import WSCloseCode, WSMsgType
 
 __all__ = ["CLOSE_SECONDS", "WebSocket"]
 
 CLOSE_SECONDS = 1.0
 """How long the other side may take to agree to the end."""
+
+
+NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""`SO_LINGER` for an end without waiting for what is still to be sent."""
 
 
 class WebSocket:
@@ -68,10 +74,14 @@ class WebSocket:
         """Close it within `CLOSE_SECONDS`, with nothing left of the connection after that."""
         with anyio.move_on_after(CLOSE_SECONDS, shield=True):
             await self._opened.close()
-        if self._tcp is not None:
-            # A close alone would wait for as long as the other side reads nothing: asyncio
-            # first wants to be rid of what is written, and TLS of its own good-bye.
-            try:
-                self._tcp.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended already
+        if self._tcp is None:
+            return
+        try:
+            if self._opened.close_code in (None, WSCloseCode.ABNORMAL_CLOSURE):
+                # A reset, so that a server that reads nothing learns of it too.
+                self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            # Closed it is; but asyncio first waits to be rid of what is written, for as long as
+            # the other side reads nothing, and then for TLS's own good-bye.
+            self._tcp.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already

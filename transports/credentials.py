@@ -80,6 +80,8 @@ def load(kubeconfig: str = "", context: str = "") -> Credentials:
     except Exception as error:
         # It names an entry by its whole content, tokens and keys included.
         words = str(error).partition("{")[0].rstrip("/ ") or type(error).__name__
+        if isinstance(error, TypeError | AttributeError | LookupError):
+            words = "this is no kubeconfig"  # of a shape that the library did not think of
         raise CredentialsError(words if own else f"{where}: {words}") from None
 
 

@@ -144,6 +144,16 @@ def test_the_transports_stand_alone() -> None:
     assert {"mcp_gpu", "pynvml", "pydantic_settings"} & loaded == set()
 
 
+def test_a_cluster_is_paid_for_by_those_who_talk_to_one() -> None:
+    code = (
+        "import asyncio, transports.exec\n"
+        "async def enter():\n"
+        "    async with transports.exec.ExecTransport(): pass\n"
+        "asyncio.run(enter())"
+    )
+    assert {"kubernetes", "aiohttp"} & loaded_by(f"exec({code!r})") == set()
+
+
 def test_a_gateway_loads_no_gpu_library() -> None:
     loaded = loaded_by("import mcp_gpu.gateway")
     assert {"pynvml", "mcp_gpu.gpu.nvml", "rich"} & loaded == set()

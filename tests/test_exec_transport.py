@@ -115,6 +115,7 @@ async def test_the_newest_protocol_that_both_speak_is_used(
         (asked,) = reached.pod.asked
         await until(lambda: reached.pod.alive == [])
         assert [process.returncode for process in reached.pod.processes] == [0]
+        assert reached.pod.inputs_ended == int(chosen == V5)
     assert asked == {
         "protocol": chosen,
         "container": "agent",

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,7 +116,16 @@ async def test_files_named_in_a_kubeconfig_lie_beside_it(
     assert shown["authorization"] == f"Bearer {SECRET}"
 
 
-async def test_embedded_certificates_are_used_by_several_at_once(tmp_path: Path) -> None:
+async def test_embedded_certificates_are_used_by_several_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.aio.config import kube_config
+
+    def late(*arguments: Any) -> Any:
+        time.sleep(0.05)  # the library has told of the file, and not yet written it
+        return open(*arguments)
+
+    monkeypatch.setattr(kube_config, "open", late, raising=False)
     authority = Authority(tmp_path)
     certificate, key = authority.issue("alice")
     async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:

@@ -76,6 +76,8 @@ class Pod:
     """Parameters of each exec, with the `protocol` chosen."""
     processes: list[Process] = field(default_factory=list)
     """Every one that exec has started."""
+    inputs_ended: int = 0
+    """How often a client has closed standard input alone."""
 
     @property
     def alive(self) -> list[Process]:
@@ -126,8 +128,8 @@ async def exec_handler(
     socket = web.WebSocketResponse(protocols=(protocol,), max_msg_size=32 << 20)
     with _tracked(request, socket):
         await socket.prepare(request)
-        session = _Session(request, socket, found.faults, half_close=protocol == V5)
-        await session.run(found, argv, container)
+        session = _Session(request, socket, found, half_close=protocol == V5)
+        await session.run(argv, container)
     return socket
 
 
@@ -215,25 +217,26 @@ class _Session:
         self,
         request: web.Request,
         socket: web.WebSocketResponse,
-        faults: Faults,
+        pod: Pod,
         *,
         half_close: bool,
     ) -> None:
         self._request = request
         self._socket = socket
-        self._faults = faults
+        self._pod = pod
+        self._faults = pod.faults
         self._half_close = half_close
         self._sent_bytes = 0
         self._sending = anyio.Lock()
 
-    async def run(self, pod: Pod, argv: Sequence[str], container: str) -> None:
+    async def run(self, argv: Sequence[str], container: str) -> None:
         await self._send(bytes((STDOUT,)))  # connected
         if self._faults.fail:
             await self._end(_internal(self._faults.fail))
-        elif not pod.running:
+        elif not self._pod.running:
             words = f'unable to upgrade connection: container not found ("{container}")'
             await self._end(_internal(words))
-        elif (program := _find(pod, argv)) is None:
+        elif (program := _find(self._pod, argv)) is None:
             await self._end(
                 _internal(
                     "error executing command in container: failed to exec in container: OCI "
@@ -242,12 +245,12 @@ class _Session:
                 )
             )
         else:
-            await self._serve(pod, [*program, *argv[1:]])
+            await self._serve([*program, *argv[1:]])
 
-    async def _serve(self, pod: Pod, argv: Sequence[str]) -> None:
-        env = {**os.environ, **pod.env}
+    async def _serve(self, argv: Sequence[str]) -> None:
+        env = {**os.environ, **self._pod.env}
         process = await anyio.open_process(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=env)
-        pod.processes.append(process)
+        self._pod.processes.append(process)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._feed, process)
@@ -272,6 +275,7 @@ class _Session:
                 continue
             if message.data[0] == CLOSE and message.data[1:] == bytes((STDIN,)):
                 if self._half_close:
+                    self._pod.inputs_ended += 1
                     await process.stdin.aclose()
             elif message.data[0] == STDIN:
                 try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import anyio
 from mcp import Client
 
-from support.cluster import ask, cluster
+from support.cluster import Running, ask, clean_up, cluster
+from support.kubeapi.streams import Pod, StreamsServer
+from support.peer import until
+from support.ports import free_ports
 
 FLEET = """
 seed = 7
@@ -95,3 +100,60 @@ async def test_roles_end_cleanly_on_sigterm_and_sigint(tmp_path: Path) -> None:
         assert await fleet.agents["b"].end(signal.SIGINT) == 0
         for running in (fleet.gateway, fleet.agents["a"], fleet.agents["b"]):
             assert "Traceback" not in running.log.read_text()
+
+
+async def test_a_gateway_reaches_its_fleet_by_exec_alone_and_leaves_no_relay(
+    tmp_path: Path,
+) -> None:
+    fleet_file = tmp_path / "fleet.toml"
+    fleet_file.write_text(FLEET)
+    *ports, gateway_port = free_ports(5)
+    pods = {
+        ("gpu", f"agent-{node}"): Pod(env={"MCP_GPU_SOCKET": str(tmp_path / node / "agent.sock")})
+        for node in "abcd"
+    }
+    agents_file = tmp_path / "agents.toml"
+    agents_file.write_text(
+        "".join(
+            f'[[agents]]\nnode = "{node}"\nnamespace = "gpu"\npod = "agent-{node}"\nexec = {{}}\n'
+            for node in "abcd"
+        )
+    )
+    relays = [pod.processes for pod in pods.values()]
+    async with StreamsServer(pods) as server, AsyncExitStack() as stack:
+        options = {"exec": {"kubeconfig": str(server.kubeconfig(tmp_path / "kubeconfig"))}}
+        gateway_flags = ["--agents-file", str(agents_file), "--http-port", str(gateway_port)]
+        gateway_flags += ["--transports", "exec", "--transport-options", json.dumps(options)]
+        gateway = Running(["gateway", *gateway_flags], gateway_port, tmp_path / "gateway.log")
+        async with anyio.create_task_group() as starting:
+            for node, port in zip("abcd", ports, strict=True):
+                arguments = ["agent", "--node-name", node, "--simulate", str(fleet_file)]
+                arguments += ["--http-port", str(port)]
+                arguments += ["--socket", str(tmp_path / node / "agent.sock")]
+                agent = Running(arguments, port, tmp_path / f"{node}.log")
+                stack.push_async_callback(clean_up, agent)
+                starting.start_soon(agent.start)
+            stack.push_async_callback(clean_up, gateway)
+            starting.start_soon(gateway.start)
+
+        found = await ask(gateway.url)
+        assert ways(found) == dict.fromkeys("abcd", "exec")
+        assert found["failures"] == []
+        assert [len(started) for started in relays] == [1, 1, 1, 1]
+
+        relays[0][0].kill()
+        del pods["gpu", "agent-b"]
+        server.denied.add(("create", "pods/exec"))
+        relays[2][0].kill()
+        await until(lambda: relays[0][0].returncode and relays[2][0].returncode is not None)
+        found = await ask(gateway.url)
+        assert reasons(found) == {"a": "denied", "c": "denied"}
+        server.denied.clear()
+        assert ways(await ask(gateway.url)) == dict.fromkeys("abcd", "exec")
+
+        assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
+        await until(lambda: all(relay.returncode is not None for one in relays for relay in one))
+        await gateway.start()
+        assert ways(await ask(gateway.url)) == dict.fromkeys("acd", "exec")
+        assert await gateway.end() == 0
+        await until(lambda: all(relay.returncode is not None for one in relays for relay in one))

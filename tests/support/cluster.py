@@ -133,12 +133,12 @@ async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluste
     async with AsyncExitStack() as stack:
         async with anyio.create_task_group() as starting:
             for running in [*agents.values(), gateway]:
-                stack.push_async_callback(_clean_up, running)
+                stack.push_async_callback(clean_up, running)
                 starting.start_soon(running.start)
         yield Cluster(agents, gateway, fleet_file)
 
 
-async def _clean_up(running: Running) -> None:
+async def clean_up(running: Running) -> None:
     if running.process is None:
         return
     with anyio.CancelScope(shield=True):

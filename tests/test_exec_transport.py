@@ -9,13 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from mcp.types import TextContent
 
 from support.demo_server import registry
 from support.execcases import CASES, ExecSite
 from support.kubeapi.credentials import Authority
 from support.kubeapi.streams import Faults, Pod, StreamsServer, one_pod
-from support.peer import Peer, children, relayed, until
+from support.peer import Peer, children, relayed, text_of, until
 from support.wire import serving
 from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable
 from transports.channels import V4, V5
@@ -90,9 +89,7 @@ async def call(
     transport: ExecTransport, tool: str, target: Target = AGENT, **arguments: Any
 ) -> str:
     result = await call_tool(transport, target, tool, arguments, timeout_seconds=20)
-    (content,) = result.content
-    assert isinstance(content, TextContent)
-    return content.text
+    return text_of(result)
 
 
 async def refused(transport: ExecTransport, target: Target = AGENT) -> TransportError:

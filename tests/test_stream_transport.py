@@ -19,7 +19,7 @@ from mcp.types import (
     TextContent,
 )
 
-from support.peer import Peer, children, relayed, until
+from support.peer import Peer, children, relayed, text_of, until
 from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable
 from transports.command import CommandTransport
 from transports.framing import LineSplitter, decode, encode
@@ -33,9 +33,7 @@ async def call(
     transport: StreamTransport, tool: str, target: Target = NODE, **arguments: object
 ) -> str:
     result = await call_tool(transport, target, tool, arguments, timeout_seconds=20)
-    (content,) = result.content
-    assert isinstance(content, TextContent)
-    return content.text
+    return text_of(result)
 
 
 def python(script: str) -> list[str]:

@@ -13,12 +13,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 from mcp import ClientSession
-from mcp.types import CallToolResult, DiscoverResult, ServerCapabilities, TextContent
+from mcp.types import DiscoverResult, ServerCapabilities
 from mcp.types.version import LATEST_MODERN_VERSION
 
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
-from support.peer import PEER, Peer, children, listen, relayed, serve_http, until
+from support.peer import PEER, Peer, children, listen, relayed, serve_http, text_of, until
 from transports import BadPeer, Broken, Identity, Target, TimedOut, Transport, Unreachable
 from transports.command import CommandTransport
 from transports.exec import ExecSettings, ExecTransport
@@ -50,12 +50,6 @@ class Way:
             self.transport, self.target, tool, arguments, timeout_seconds=seconds
         )
         return text_of(result)
-
-
-def text_of(result: CallToolResult) -> str:
-    (content,) = result.content
-    assert isinstance(content, TextContent)
-    return content.text
 
 
 @asynccontextmanager

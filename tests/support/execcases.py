@@ -13,15 +13,13 @@ from typing import Any
 import anyio
 import pytest
 from mcp import Client
-from mcp.client import Transport as McpTransport
-from mcp.shared.message import SessionMessage
 
-from support.wire import ERAS
+from support.wire import ERAS, byte_transport
 from transports import Denied, Gone, Target, TransportError, Unreachable, channels
 from transports.exec import ExecSettings, ExecTransport
-from transports.framing import LineSplitter, decode, encode
 from transports.kubernetes import KubernetesApi
 from transports.session import call_tool
+from transports.stream import Pipe
 
 SECONDS = 60.0
 """Bounds every case; a real cluster starts a Python in a container for each stream."""
@@ -192,7 +190,7 @@ async def a_persons_session_may_be_of_either_era(site: ExecSite) -> None:
         await site.call(gateways)
         for mode in ERAS:
             async with site.transport("mcp-gpu", "attach") as transport:
-                conversation = by_hand(transport, site.target)
+                conversation = byte_transport(by_hand(transport, site.target))
                 async with Client(conversation, mode=mode, read_timeout_seconds=SECONDS) as client:
                     assert site.tool in {tool.name for tool in (await client.list_tools()).tools}
                     result = await client.call_tool(site.tool, dict(site.arguments))
@@ -225,41 +223,13 @@ async def _fails(
     assert type(caught.value) is kind
 
 
-def by_hand(transport: ExecTransport, target: Target) -> McpTransport:
-    """An SDK client's transport over a stream as `kubectl exec -i` gives it to a person's client:
-    one conversation, and nothing pinned."""
-
-    @asynccontextmanager
-    async def connect() -> AsyncIterator[Any]:
-        received, messages = anyio.create_memory_object_stream[SessionMessage | Exception](16)
-        outgoing, outbox = anyio.create_memory_object_stream[SessionMessage](16)
-        async with anyio.create_task_group() as tasks:
-            pipe = await transport.open_pipe(target, tasks)
-
-            async def read() -> None:
-                splitter = LineSplitter()
-                async with received:
-                    while True:
-                        try:
-                            data = await pipe.receive()
-                        except anyio.EndOfStream:
-                            return
-                        for line in splitter.feed(data):
-                            await received.send(SessionMessage(decode(line)))
-
-            async def write() -> None:
-                async with outbox:
-                    async for item in outbox:
-                        await pipe.send(encode(item.message))
-
-            try:
-                async with anyio.create_task_group() as copies, messages, outgoing:
-                    copies.start_soon(read)
-                    copies.start_soon(write)
-                    yield messages, outgoing
-                    copies.cancel_scope.cancel()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await pipe.aclose()
-
-    return connect()
+@asynccontextmanager
+async def by_hand(transport: ExecTransport, target: Target) -> AsyncIterator[Pipe]:
+    """A stream as `kubectl exec -i` gives it to a person's client."""
+    async with anyio.create_task_group() as tasks:
+        pipe = await transport.open_pipe(target, tasks)
+        try:
+            yield pipe
+        finally:
+            with anyio.CancelScope(shield=True):
+                await pipe.aclose()

@@ -205,6 +205,13 @@ async def relayed(
     path.unlink(missing_ok=True)
 
 
+def text_of(result: types.CallToolResult) -> str:
+    """The one text that a tool's result holds."""
+    (content,) = result.content
+    assert isinstance(content, types.TextContent)
+    return content.text
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task or process will do, where there is no event to wait for."""
     with anyio.fail_after(20):

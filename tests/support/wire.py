@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,16 +106,32 @@ def unix_transport(path: Path) -> Transport:
     """An SDK client's transport over the agent's Unix socket."""
 
     @asynccontextmanager
+    async def connect() -> AsyncIterator[ByteStream]:
+        async with await anyio.connect_unix(path) as stream:
+            yield stream
+
+    return byte_transport(connect())
+
+
+def byte_transport(opened: AbstractAsyncContextManager[Any]) -> Transport:
+    """An SDK client's transport over whatever sends and receives bytes: one conversation, and
+    nothing pinned."""
+
+    @asynccontextmanager
     async def connect() -> AsyncIterator[Any]:
         received, messages = anyio.create_memory_object_stream[SessionMessage | Exception](16)
         outgoing, outbox = anyio.create_memory_object_stream[SessionMessage](16)
 
-        async with await anyio.connect_unix(path) as stream, anyio.create_task_group() as tasks:
+        async with opened as stream, anyio.create_task_group() as tasks:
 
             async def read() -> None:
                 splitter = LineSplitter()
                 async with received:
-                    async for chunk in stream:
+                    while True:
+                        try:
+                            chunk = await stream.receive()
+                        except anyio.EndOfStream:
+                            return
                         for line in splitter.feed(chunk):
                             await received.send(SessionMessage(decode(line)))
 

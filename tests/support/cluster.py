@@ -108,7 +108,9 @@ async def ask(url: str, **arguments: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, fleet: str, *flags: str, agent_flags: Sequence[str] = ()
+) -> AsyncIterator[Cluster]:
     """A cluster of the fleet file's nodes. Each can be reached over HTTP and over a command."""
     fleet_file = folder / "fleet.toml"
     fleet_file.write_text(fleet)
@@ -119,7 +121,7 @@ async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluste
     for node, port in zip(nodes, ports, strict=True):
         socket_path = folder / node / "agent.sock"
         arguments = ["agent", "--node-name", node, "--simulate", str(fleet_file)]
-        arguments += ["--http-port", str(port), "--socket", str(socket_path)]
+        arguments += ["--http-port", str(port), "--socket", str(socket_path), *agent_flags]
         agents[node] = Running(arguments, port, folder / f"{node}.log")
         attach = [*PROGRAM, "attach", "--socket", str(socket_path), "--relay-only"]
         entries.append(

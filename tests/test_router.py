@@ -122,6 +122,15 @@ async def test_a_call_that_fails_goes_on_over_the_next_path_and_drops_the_choice
         assert ways(await fleet.ask()) == {"a": "http"}
 
 
+async def test_a_connection_that_died_since_it_was_proven_is_replaced_on_the_same_path() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        fleet.http.breaks.add("a")
+        assert ways(await fleet.ask()) == {"a": "http"}
+        assert fleet.http.probes == ["a", "a"]
+        assert fleet.stream.probes == []
+
+
 async def test_a_proven_path_that_falls_silent_leaves_time_for_another() -> None:
     async with running("a") as fleet:
         await fleet.ask()

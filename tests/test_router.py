@@ -36,8 +36,8 @@ class Fleet:
         self.targets = known or [Target(node=key) for key in agents]
         self.reachability = Reachability(
             [self.http, self.stream],
-            probe_timeout_seconds={"http": 0.05},
-            default_probe_timeout_seconds=0.2,
+            probe_timeout_seconds={"http": 0.3},  # a healthy probe on a busy machine takes 50 ms
+            default_probe_timeout_seconds=2.0,
             ttl_seconds=60,
             clock=lambda: self.now,
         )

@@ -37,6 +37,7 @@ class Running:
     port: int
     log: Path
     process: Process | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -50,7 +51,8 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
+                | dict(self.environment),
             )
         with anyio.fail_after(START_SECONDS):
             await self._ready()

@@ -453,6 +453,12 @@ def test_without_authentication_there_is_no_token_and_the_notes_warn() -> None:
     assert "WARNING" not in render().notes
 
 
+def test_where_nothing_listens_there_is_nothing_to_guard() -> None:
+    alone = {"gateway": {"enabled": False}, "transport": {"mode": "stdio"}}
+    assert render(alone).all("Secret") == []
+    assert "WARNING" not in render({**alone, "auth": {"mode": "none"}}).notes
+
+
 @contextmanager
 def api_server(secrets: dict[str, Object]) -> Iterator[helm_python.Config]:
     """As much of an API server as Helm's `lookup` of a Secret asks for."""

@@ -39,6 +39,11 @@ app.kubernetes.io/name={{ .Chart.Name }},app.kubernetes.io/component=agent,app.k
 {{- end -}}
 {{- end }}
 
+{{/* Non-empty where a port is open, to which callers need a token. */}}
+{{- define "mcp-gpu.listens" -}}
+{{- if or .Values.gateway.enabled (eq .Values.transport.mode "http") -}}true{{- end -}}
+{{- end }}
+
 {{- define "mcp-gpu.secretName" -}}
 {{- .Values.auth.existingSecret | default (printf "%s-auth" (include "mcp-gpu.fullname" .)) -}}
 {{- end }}

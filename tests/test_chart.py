@@ -30,8 +30,6 @@ from support.ports import free_ports
 DEFAULTS: dict[str, Any] = chart.values_of(CHART / "values.yaml")
 
 COMING = {
-    "MCP_GPU_HTTP",
-    "MCP_GPU_TOKEN_FILE",
     "MCP_GPU_AGENT_SELECTOR",
     "MCP_GPU_AGENT_ADDRESS",
     "MCP_GPU_CLUSTER_DOMAIN",

@@ -32,11 +32,12 @@ bench: $(STAMP)  ## Print the figures of docs/benchmarks.md (ARGS=--quick for a 
 accept: $(STAMP)  ## The same figures against their limits; exit 1 if one is missed
 	@PYTHONPATH=tests $(BIN)/python -m bench --check $(ARGS)
 
-check: $(STAMP)  ## Formatting, lint, types, spelling
+check: $(STAMP)  ## Formatting, lint, types, spelling, the chart
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	@PYTHONPATH=tests $(BIN)/python -m support.chart
 
 format: $(STAMP)  ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format .

@@ -72,6 +72,7 @@ class LogSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_avoid_json=True,
         cli_hide_none_type=True,
+        defer_build=True,  # one command runs, and each class costs 8 ms
     )
 
     log_level: LogLevel = "info"
@@ -96,6 +97,10 @@ class ServeSettings(LogSettings):
     allowed_origins: Names = ()
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
+    token_file: Path | None = None
+    """File with the bearer tokens of which HTTP callers must show one, one per line; read again
+    when it changes. Health, version and metrics stay open. Without it everybody may call who
+    reaches the port."""
 
     def endpoint(self) -> HttpEndpoint | None:
         """Where to listen for HTTP; None for nowhere."""
@@ -107,6 +112,7 @@ class ServeSettings(LogSettings):
             port=port,
             allowed_hosts=self.allowed_hosts,
             allowed_origins=self.allowed_origins,
+            token_file=self.token_file,
         )
 
     def _port(self) -> int | None:
@@ -127,6 +133,8 @@ class AgentSettings(ServeSettings):
     socket: Path | None = None
     """Unix socket that `mcp-gpu attach` relays to. Default: where `attach` looks for it, or none
     at all with --stdio."""
+    http: bool = True
+    """Whether to open a TCP port at all: with --no-http the Unix socket is the only way in."""
     nvml_library: Path | None = None
     """libnvidia-ml.so.1 to load before looking in the usual places, such as the GPU operator's
     under /run/nvidia/driver."""
@@ -144,6 +152,9 @@ class AgentSettings(ServeSettings):
         if self.socket is None and not self.stdio:
             return Path(default_socket_path())
         return self.socket
+
+    def _port(self) -> int | None:
+        return super()._port() if self.http else None
 
 
 class FleetSettings(LogSettings):
@@ -194,6 +205,8 @@ class StatusSettings(FleetSettings):
     url: str = ""
     """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
     asked directly."""
+    token_file: Path | None = None
+    """File with the bearer token to show to the gateway at --url."""
     nodes: Names = ()
     """Only these nodes."""
     json_output: bool = False

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
+from urllib.parse import urlsplit
 
 import anyio
-from mcp import Client, MCPError
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
 from pydantic import ValidationError
@@ -21,7 +22,10 @@ from mcp_gpu.gateway import open_router
 from mcp_gpu.settings import SettingError, StatusSettings
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
-from transports.errors import leaves
+from transports.base import Target
+from transports.errors import TransportError
+from transports.http import HttpTransport
+from transports.session import call_tool
 
 __all__ = ["render", "run"]
 
@@ -140,48 +144,64 @@ async def _from_agents(settings: StatusSettings, report: ProgressFnT) -> FleetIn
 
 
 async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
-    """All pages of a gateway's answer."""
-    nodes = settings.nodes or None
-    first = page = await _page(settings, GatewayArguments(nodes=nodes, limit=LIMIT), report)
+    transport, gateway = _way_to(settings)
+    async with transport:
+
+        async def ask(arguments: GatewayArguments) -> FleetInventory:
+            outcome = await call_tool(
+                transport,
+                gateway,
+                NAME,
+                arguments.model_dump(mode="json", exclude_none=True),
+                timeout_seconds=settings.timeout_seconds,
+                progress=report,
+            )
+            return _read(settings.url, outcome)
+
+        try:
+            return await _all_pages(ask, settings.nodes or None)
+        except TransportError as error:
+            raise SettingError(f"no answer from {settings.url}: {error}") from error
+
+
+def _way_to(settings: StatusSettings) -> tuple[HttpTransport, Target]:
+    try:
+        url = urlsplit(settings.url)
+        options = {"scheme": url.scheme, "path": url.path or "/mcp"}
+        if settings.token_file is not None:
+            options["token_file"] = str(settings.token_file)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if not url.hostname:
+            raise ValueError("no host in it")
+        target = Target(addresses=(url.hostname,), port=port)
+        return HttpTransport.from_options(options), target
+    except ValueError as error:
+        raise SettingError(
+            f"--url {settings.url!r}: {error}; it looks like http://127.0.0.1:8080/mcp"
+        ) from error
+
+
+async def _all_pages(
+    ask: Callable[[GatewayArguments], Awaitable[FleetInventory]], nodes: tuple[str, ...] | None
+) -> FleetInventory:
+    first = page = await ask(GatewayArguments(nodes=nodes, limit=LIMIT))
     listed = {node.node: node for node in first.nodes}
     for _ in range(PAGES):
         if page.next_cursor is None:
             break
         cursor = page.next_cursor
         more = GatewayArguments(nodes=nodes, limit=LIMIT, cursor=cursor)
-        page = await _page(settings, more, report)
+        page = await ask(more)
         listed |= {node.node: node for node in page.nodes}
     update = {"nodes": tuple(listed.values()), "nodes_omitted": page.nodes_omitted}
     return first.model_copy(update=update | {"next_cursor": page.next_cursor})
 
 
-async def _page(
-    settings: StatusSettings, arguments: GatewayArguments, report: ProgressFnT
-) -> FleetInventory:
-    outcome: CallToolResult | None = None
-    problem = ""
-    try:
-        async with Client(
-            settings.url, mode="2026-07-28", read_timeout_seconds=settings.timeout_seconds
-        ) as client:
-            try:
-                outcome = await client.call_tool(
-                    NAME,
-                    arguments.model_dump(mode="json", exclude_none=True),
-                    progress_callback=report,
-                )
-            except MCPError as error:
-                problem = error.message
-    except Exception as error:  # boundary: the SDK lets its HTTP library's errors out, in groups
-        if outcome is None:
-            leaf = next(leaves(error))
-            problem = problem or str(leaf) or type(leaf).__name__
-    if outcome is None:
-        raise SettingError(f"no answer from {settings.url}: {problem}")
+def _read(url: str, outcome: CallToolResult) -> FleetInventory:
     if outcome.is_error:
         texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-        raise SettingError(f"{settings.url}: {' '.join(texts)}")
+        raise SettingError(f"{url}: {' '.join(texts)}")
     try:
         return FleetInventory.model_validate(outcome.structured_content)
     except ValidationError as error:
-        raise SettingError(f"{settings.url} is no gateway of this version") from error
+        raise SettingError(f"{url} is no gateway of this version") from error

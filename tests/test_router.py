@@ -36,8 +36,8 @@ class Fleet:
         self.targets = known or [Target(node=key) for key in agents]
         self.reachability = Reachability(
             [self.http, self.stream],
-            probe_timeout_seconds={"http": 0.05},
-            default_probe_timeout_seconds=0.2,
+            probe_timeout_seconds={"http": 0.3},  # a healthy probe on a busy machine takes 50 ms
+            default_probe_timeout_seconds=2.0,
             ttl_seconds=60,
             clock=lambda: self.now,
         )
@@ -120,6 +120,15 @@ async def test_a_call_that_fails_goes_on_over_the_next_path_and_drops_the_choice
         del fleet.http.call_errors["a"]
         fleet.now = 61  # the stream's proof expires, and preference counts again
         assert ways(await fleet.ask()) == {"a": "http"}
+
+
+async def test_a_connection_that_died_since_it_was_proven_is_replaced_on_the_same_path() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        fleet.http.breaks.add("a")
+        assert ways(await fleet.ask()) == {"a": "http"}
+        assert fleet.http.probes == ["a", "a"]
+        assert fleet.stream.probes == []
 
 
 async def test_a_proven_path_that_falls_silent_leaves_time_for_another() -> None:

@@ -318,6 +318,11 @@ NODE = '[[nodes]]\nname = "a"\nprofile = "h100"\n'
         ("[[nodes]]\nname = 'a'\nprofile = 'h1000'\n", r"nodes\[0\].profile: no profile 'h1000'"),
         (NODE + "gpus = 9\n", r"nodes\[0\].gpus: profile 'h100' describes 8 GPUs"),
         (NODE + NODE, r"nodes\[1\].name: 'a' is taken"),
+        (
+            "[[nodes]]\nname = '*'\nprofile = 'h100'\ncount = 2\n",
+            r"nodes\[0\].count: '\*' is every node without a group",
+        ),
+        (2 * "[[nodes]]\nname = '*'\nprofile = 'h100'\n", r"nodes\[1\].name: '\*' is taken"),
         (NODE + "colour = 1\n", r"nodes\[0\].colour: Extra inputs"),
         (NODE + "[[nodes.faults]]\nkind = 'rust'\n", r"nodes\[0\].faults\[0\]: .*'rust'"),
         (NODE + "[[nodes.faults]]\nkind = 'lost'\n", r"nodes\[0\].faults\[0\].gpu: Field required"),
@@ -367,6 +372,34 @@ def test_faults_are_taken_from_the_file_while_it_runs(
     rewrite(NODE)
     assert pynvml.nvmlDeviceGetPowerUsage(handles[2])
     assert node.faults == ()
+
+
+ANY = '[[nodes]]\nname = "*"\nprofile = "t4"\n'
+
+
+def test_a_group_named_star_is_every_node_without_a_group_of_its_own(tmp_path: Path) -> None:
+    fleet = simulator.load_fleet(written(tmp_path / "fleet.toml", NODE + ANY + "gpus = 2\n"))
+    assert list(fleet.nodes) == ["a"]
+    assert fleet.node("a").profile == "h100"
+    one, other = fleet.node("ip-10-0-0-81"), fleet.node("ip-10-0-0-236")
+    assert [(node.profile, len(node.gpus)) for node in (one, other)] == [("t4", 2)] * 2
+    assert fleet.node("ip-10-0-0-81") is one
+    uuids = {gpu.answer("nvmlDeviceGetUUID") for node in (one, other) for gpu in node.gpus}
+    assert len(uuids) == 4
+
+
+def test_faults_of_the_star_group_reach_its_nodes_while_they_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "CHECK_SECONDS", 0.0)
+    path = written(tmp_path / "fleet.toml", NODE + ANY)
+    fleet = simulator.load_fleet(path)
+    handle = opened(fleet.node("anywhere"))[0]
+    assert pynvml.nvmlDeviceGetPowerUsage(handle)
+    written(path, NODE + ANY + "[[nodes.faults]]\nkind = 'lost'\ngpu = 0\n")
+    os.utime(path, (1_000, 1_000))
+    assert code_of(pynvml.nvmlDeviceGetPowerUsage, handle) == pynvml.NVML_ERROR_GPU_IS_LOST
+    assert fleet.node("a").faults == ()
 
 
 def test_faults_set_by_hand_outlast_a_file_that_does_not_change(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ against 0.3 s. What is hard, credentials of every kind, is the library's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -59,6 +60,9 @@ MESSAGE_BYTES = 1 << 20
 
 NO_CREDENTIALS = "NoCredentials"
 """`KubernetesError.reason` where the server was not even asked."""
+
+_SSL_CONTEXT = re.compile(r" ssl:<[^>]*>")
+"""What aiohttp puts into the text of a failed connection, and says nobody anything."""
 
 
 class KubernetesError(Exception):
@@ -341,5 +345,5 @@ def _mapped(path: str) -> Iterator[None]:
     except TimeoutError as error:
         raise KubernetesError(f"the API server did not answer {path} in time") from error
     except (aiohttp.ClientError, OSError, FrameTooLong) as error:
-        text = str(error) or type(error).__name__
+        text = _SSL_CONTEXT.sub("", str(error)) or type(error).__name__
         raise KubernetesError(f"cannot reach the API server: {text}") from error

@@ -19,7 +19,7 @@ from mcp_gpu import __version__
 from mcp_gpu.fleet.model import Attempt, FailureReason
 from mcp_gpu.fleet.reachability import Reachability
 from transports.base import INSTANCE_META_KEY, Identity, Target, Transport
-from transports.errors import BadPeer, TransportError
+from transports.errors import BadPeer, Broken, TransportError
 from transports.session import call_tool
 
 __all__ = ["Errand", "Lanes", "NodeAnswer", "Question"]
@@ -133,9 +133,12 @@ class Errand(Generic[M]):
                 try:
                     if await self._call(transport, known, others_left, fresh=False):
                         return True
-                except BadPeer:
+                except (BadPeer, Broken) as error:
                     self._reachability.failed(self.target, transport)
-            # Nobody has looked yet, or who is there is not who was there when we looked.
+                    if isinstance(error, Broken):
+                        self._note(transport.name, error.reason, error.message)
+            # Nobody has looked yet; or who is there is not who was there when we looked, or a
+            # connection kept since then has died, which says little of a new one.
             async with self._lanes.probes[transport.name]:
                 self._start_clock()
                 identity = await self._reachability.probe(self.target, transport)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 __all__ = ["HttpEndpoint", "ListenError", "bind"]
 
@@ -41,8 +43,15 @@ class HttpEndpoint:
     """DNS names that a Host header may carry: exact, `*.suffix`, or `*` for all."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call, such as `https://console.example`."""
+    token_file: Path | None = None
+    """Bearer tokens, one per line, of which `/mcp` wants one; None lets everybody in."""
     body_bytes: int = 1 << 20
     """Longest request body. Arguments are names and numbers."""
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether other machines may call and need no token."""
+        return self.token_file is None and not all(map(_is_loopback, self.hosts))
 
 
 def bind(endpoint: HttpEndpoint) -> list[socket.socket]:
@@ -75,6 +84,13 @@ def bind(endpoint: HttpEndpoint) -> list[socket.socket]:
             )
         stack.pop_all()
         return bound
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _addresses(hosts: Sequence[str], port: int) -> list[tuple[socket.AddressFamily, str]]:

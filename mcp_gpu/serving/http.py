@@ -21,12 +21,12 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.serving.pages import Page, Pages
-from mcp_gpu.serving.security import RebindingGuard, refusal
+from mcp_gpu.serving.security import RebindingGuard, TokenGuard, refusal
 from mcp_gpu.serving.stream import Stop, fault
 from transports.framing import decode, encode
 
@@ -186,8 +186,11 @@ class _App:
         self._pages = pages
         self._events = events
         self._plain = plain
+        mcp: ASGIApp = self._mcp
+        if endpoint.token_file is not None:
+            mcp = TokenGuard(mcp, token_file=endpoint.token_file)
         self._guarded_mcp = RebindingGuard(
-            self._mcp,
+            mcp,
             allowed_hosts=endpoint.allowed_hosts,
             allowed_origins=endpoint.allowed_origins,
         )

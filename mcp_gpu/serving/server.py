@@ -144,8 +144,19 @@ def _listen_http(
     opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
 ) -> tuple[Listener, tuple[tuple[str, int], ...]]:
     from mcp_gpu.serving.http import serve_http
+    from mcp_gpu.serving.security import read_tokens
 
+    if endpoint.token_file is not None:
+        try:
+            read_tokens(endpoint.token_file)
+        except (OSError, ValueError) as error:
+            raise ListenError(f"--token-file: {error}") from error
     sockets = bind(endpoint)
+    if endpoint.open_to_all:
+        logger.warning(
+            "no authentication: whoever reaches port %d may ask; set --token-file",
+            sockets[0].getsockname()[1],
+        )
     for bound in sockets:
         opened.callback(bound.close)
     addresses = tuple(bound.getsockname()[:2] for bound in sockets)

@@ -37,6 +37,7 @@ class Running:
     port: int
     log: Path
     process: Process | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -50,7 +51,8 @@ class Running:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")},
+                env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
+                | dict(self.environment),
             )
         with anyio.fail_after(START_SECONDS):
             await self._ready()
@@ -108,7 +110,9 @@ async def ask(url: str, **arguments: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluster]:
+async def cluster(
+    folder: Path, fleet: str, *flags: str, agent_flags: Sequence[str] = ()
+) -> AsyncIterator[Cluster]:
     """A cluster of the fleet file's nodes. Each can be reached over HTTP and over a command."""
     fleet_file = folder / "fleet.toml"
     fleet_file.write_text(fleet)
@@ -119,7 +123,7 @@ async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluste
     for node, port in zip(nodes, ports, strict=True):
         socket_path = folder / node / "agent.sock"
         arguments = ["agent", "--node-name", node, "--simulate", str(fleet_file)]
-        arguments += ["--http-port", str(port), "--socket", str(socket_path)]
+        arguments += ["--http-port", str(port), "--socket", str(socket_path), *agent_flags]
         agents[node] = Running(arguments, port, folder / f"{node}.log")
         attach = [*PROGRAM, "attach", "--socket", str(socket_path), "--relay-only"]
         entries.append(

@@ -15,7 +15,7 @@ from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
 from mcp_gpu.tools.inventory import AgentArguments, GpuModel, NodeInventory
 from transports.base import Identity, Target, TransportStreams
-from transports.errors import TransportError
+from transports.errors import Broken, TransportError
 from transports.memory import MemoryTransport
 
 H100 = "NVIDIA H100 80GB HBM3"
@@ -113,6 +113,8 @@ class Path:
         self._memory = MemoryTransport(self._servers)
         self.probe_errors: dict[str, type[Exception]] = {}
         self.call_errors: dict[str, type[Exception]] = {}
+        self.breaks: set[str] = set()
+        """Targets whose next connection dies under the call, and no other."""
         self.silent: set[str] = set()
         """Targets that neither answer nor refuse."""
         self.probes: list[str] = []
@@ -138,6 +140,9 @@ class Path:
         if label(target) in self.silent:
             await anyio.sleep_forever()
         self._refuse(self.call_errors, target)
+        if label(target) in self.breaks:
+            self.breaks.remove(label(target))
+            raise Broken("scripted end", target=target, transport=self.name)
         async with self._memory.connect(target) as streams:
             yield streams
 

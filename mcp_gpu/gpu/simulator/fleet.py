@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 CHECK_SECONDS = 0.1
 """How often, at most, a running node looks whether its file has changed."""
 
+ANY = "*"
+"""The group that stands for every node the file does not name."""
+
 
 class FleetError(ValueError):
     """A fleet file that cannot be used: the file, the place in it, and what is wrong there."""
@@ -67,6 +70,10 @@ class _FleetFile(_Table):
     seed: int = 0
     nodes: tuple[_NodeGroup, ...]
 
+    def groups(self) -> dict[str, _NodeGroup]:
+        """Each node's group; `*` is that of all nodes without one."""
+        return {name: group for group in self.nodes for name in group.names()}
+
 
 class Fleet:
     """The nodes of one fleet file, by name.
@@ -81,17 +88,27 @@ class Fleet:
         self._mtime_ns = _mtime_ns(path)
         self._next_check = 0.0
         parsed = _parse(path)
-        self.nodes: Mapping[str, Node] = _build(path, parsed)
-        for node in self.nodes.values():
-            node.on_call = self.reload
+        self._seed = parsed.seed
+        self._groups = parsed.groups()
+        self._nodes = {
+            name: self._build(name, group) for name, group in self._groups.items() if name != ANY
+        }
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The named ones, and those of the group `*` that were asked for."""
+        return self._nodes
 
     def node(self, name: str) -> Node:
         """Raises: FleetError: the file has no such node."""
-        try:
-            return self.nodes[name]
-        except KeyError:
-            known = ", ".join(self.nodes)
-            raise FleetError(f"{self.path}: no node {name!r}, only {known}") from None
+        if name not in self._nodes:
+            if ANY not in self._groups:
+                known = ", ".join(self._nodes)
+                raise FleetError(
+                    f"{self.path}: no node {name!r}, only {known}, and no {ANY!r} for all others"
+                )
+            self._nodes[name] = self._build(name, self._groups[ANY])
+        return self._nodes[name]
 
     def reload(self) -> None:
         """Take over the faults of a file that has changed. Cheap: most calls only read a clock."""
@@ -108,10 +125,21 @@ class Fleet:
         except FleetError as error:
             log.warning("fleet file ignored: %s", error)
             return
-        for group in parsed.nodes:
-            for name in group.names():
-                if name in self.nodes:
-                    self.nodes[name].faults = group.faults
+        groups = parsed.groups()
+        for name, node in self._nodes.items():
+            if (group := groups.get(name) or groups.get(ANY)) is not None:
+                node.faults = group.faults
+
+    def _build(self, name: str, group: _NodeGroup) -> Node:
+        mig: dict[int, tuple[str, ...]] = {}
+        for entry in group.mig:
+            mig[entry.gpu] = mig.get(entry.gpu, ()) + (entry.profile,) * entry.count
+        node = Node(
+            name, group.profile, gpus=group.gpus, driver=group.driver, load=group.load,
+            seed=self._seed, mig=mig, faults=group.faults,
+        )  # fmt: skip
+        node.on_call = self.reload
+        return node
 
 
 def load_fleet(path: str | Path) -> Fleet:
@@ -163,6 +191,8 @@ def _check(path: Path, parsed: _FleetFile) -> None:
         gpus = described if group.gpus is None else group.gpus
         if gpus > described:
             raise FleetError(f"{place}.gpus: profile {group.profile!r} describes {described} GPUs")
+        if group.name == ANY and group.count != 1:
+            raise FleetError(f"{place}.count: {ANY!r} is every node without a group of its own")
         for number, fault in enumerate(group.faults):
             if fault.gpu is not None and fault.gpu >= gpus:
                 raise FleetError(f"{place}.faults[{number}].gpu: {group.name} has {gpus} GPUs")
@@ -173,20 +203,6 @@ def _check(path: Path, parsed: _FleetFile) -> None:
         if repeated := seen & set(group.names()):
             raise FleetError(f"{place}.name: {min(repeated)!r} is taken")
         seen.update(group.names())
-
-
-def _build(path: Path, parsed: _FleetFile) -> dict[str, Node]:
-    nodes = {}
-    for group in parsed.nodes:
-        mig: dict[int, tuple[str, ...]] = {}
-        for entry in group.mig:
-            mig[entry.gpu] = mig.get(entry.gpu, ()) + (entry.profile,) * entry.count
-        for name in group.names():
-            nodes[name] = Node(
-                name, group.profile, gpus=group.gpus, driver=group.driver, load=group.load,
-                seed=parsed.seed, mig=mig, faults=group.faults,
-            )  # fmt: skip
-    return nodes
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -1,7 +1,6 @@
 """Exec and port-forward of the fake API server: what server, kubelet and container runtime do.
 
-The handlers take an aiohttp request whose path names `namespace` and `name`. `StreamsServer` has
-nothing but them.
+`stream_routes` are for whatever server has more to offer; `StreamsServer` has nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import shutil
 import ssl
 import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import PIPE
@@ -126,10 +125,9 @@ async def exec_handler(
     asked = {**request.query, "command": argv, "protocol": protocol}
     found.asked.append(asked)
     socket = web.WebSocketResponse(protocols=(protocol,), max_msg_size=32 << 20)
-    with _tracked(request, socket):
-        await socket.prepare(request)
-        session = _Session(request, socket, found, half_close=protocol == V5)
-        await session.run(argv, container)
+    await socket.prepare(request)
+    session = _Session(request, socket, found, half_close=protocol == V5)
+    await session.run(argv, container)
     return socket
 
 
@@ -147,10 +145,27 @@ async def portforward_handler(
     if _choose(request, (V4,)) is None:
         return web.Response(status=403)
     socket = web.WebSocketResponse(protocols=(V4,), max_msg_size=32 << 20)
-    with _tracked(request, socket):
-        await socket.prepare(request)
-        await _forward(request, socket, found, [int(port) for port in asked.split(",")])
+    await socket.prepare(request)
+    await _forward(request, socket, found, [int(port) for port in asked.split(",")])
     return socket
+
+
+def stream_routes(
+    pods: Pods,
+    *,
+    may: May = lambda verb, resource: True,
+    protocols: Sequence[str] = PROTOCOLS,
+) -> list[web.RouteDef]:
+    """Both subresources of pods, for an application's router."""
+
+    async def exec_(request: web.Request) -> web.StreamResponse:
+        return await exec_handler(request, pods, may=may, protocols=protocols)
+
+    async def portforward(request: web.Request) -> web.StreamResponse:
+        return await portforward_handler(request, pods, may=may)
+
+    pod = "/api/v1/namespaces/{namespace}/pods/{name}"
+    return [web.get(f"{pod}/exec", exec_), web.get(f"{pod}/portforward", portforward)]
 
 
 def _pod(request: web.Request, pods: Pods, may: May, resource: str) -> Pod | web.Response:
@@ -179,20 +194,6 @@ def _choose(request: web.Request, protocols: Sequence[str]) -> str | None:
     """The first of the client's that the server knows, as the real one picks."""
     offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
     return next((name.strip() for name in offered if name.strip() in protocols), None)
-
-
-SOCKETS = web.AppKey("sockets", set)
-"""Open WebSockets, for whoever ends the server."""
-
-
-@contextmanager
-def _tracked(request: web.Request, socket: web.WebSocketResponse) -> Iterator[None]:
-    sockets = request.app.get(SOCKETS, set())
-    sockets.add(socket)
-    try:
-        yield
-    finally:
-        sockets.discard(socket)
 
 
 def _status(outcome: str, reason: str = "", message: str = "", **more: Any) -> dict[str, Any]:
@@ -416,10 +417,7 @@ class StreamsServer:
 
     async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._authenticate])
-        app[SOCKETS] = set()
-        pod = "/api/v1/namespaces/{namespace}/pods/{name}"
-        app.router.add_get(f"{pod}/exec", self._exec)
-        app.router.add_get(f"{pod}/portforward", self._portforward)
+        app.add_routes(stream_routes(self.pods, may=self.may, protocols=self._protocols))
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         listener = listen("127.0.0.1", self.port)
@@ -437,12 +435,6 @@ class StreamsServer:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return status(401, "Unauthorized", "Unauthorized")
         return await handler(request)
-
-    async def _exec(self, request: web.Request) -> web.StreamResponse:
-        return await exec_handler(request, self.pods, may=self.may, protocols=self._protocols)
-
-    async def _portforward(self, request: web.Request) -> web.StreamResponse:
-        return await portforward_handler(request, self.pods, may=self.may)
 
 
 @asynccontextmanager

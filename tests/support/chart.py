@@ -1,0 +1,128 @@
+"""The chart as Helm renders it; run as a program, the check of all of `charts/mcp-gpu/ci/`.
+
+Helm 4 itself does it, as a library, and the API's own schemas judge it, strictly: a field that
+the API does not know is an error, which a real API server would only drop.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "mcp-gpu"
+CI_VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+KUBERNETES = ("1.25", "1.37")
+"""Versions whose schemas every object has to fit: the oldest that Chart.yaml admits, and the
+newest there is."""
+
+LINT_INFO = 1
+"""Severity below a warning."""
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What one `helm install` would create and print."""
+
+    objects: list[Object]
+    notes: str
+
+    def all(self, kind: str) -> list[Object]:
+        return [entry for entry in self.objects if entry["kind"] == kind]
+
+    def one(self, kind: str, component: str) -> Object:
+        """The only object of a kind that belongs to "agent", "gateway" or "auth"."""
+        label = "app.kubernetes.io/component"
+        found = [e for e in self.all(kind) if e["metadata"]["labels"][label] == component]
+        assert len(found) == 1, f"{len(found)} of kind {kind} for {component}"
+        return found[0]
+
+    def pods(self) -> dict[str, Object]:
+        """The pod template of each component."""
+        return {
+            entry["metadata"]["labels"]["app.kubernetes.io/component"]: entry["spec"]["template"]
+            for kind in ("DaemonSet", "Deployment")
+            for entry in self.all(kind)
+        }
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def render(
+    values: Mapping[str, Any] | None = None,
+    *,
+    name: str = "gpu-mcp",
+    namespace: str = "gpu-diagnostics",
+    config: helm_python.Config | None = None,
+) -> Rendered:
+    """Render the chart; with a `config` against that API server, whose objects `lookup` sees.
+
+    Raises:
+        helm_python.HelmError: values that the chart refuses.
+    """
+    with helm_python.Chart.load(CHART) as chart:
+        given = dict(values or {})
+        if config is None:
+            texts = chart.render(given, name=name, namespace=namespace)
+        else:
+            texts = config.render(chart, given, name=name, namespace=namespace)
+    notes = texts.pop("mcp-gpu/templates/NOTES.txt")
+    documents = (entry for text in texts.values() for entry in yaml.safe_load_all(text))
+    return Rendered([entry for entry in documents if entry], notes)
+
+
+def faults_of(rendered: Rendered) -> list[str]:
+    """What the API's schemas find wrong."""
+    faults = []
+    for entry in rendered.objects:
+        for version in KUBERNETES:
+            try:
+                kubernetes_validate.validate(entry, version, strict=True)
+            except kubernetes_validate.ValidationError as error:
+                place = ".".join(map(str, error.path))
+                name = f"{entry['kind']} {entry['metadata']['name']}"
+                faults.append(f"{name}: {place}: {error.message} (Kubernetes {version})")
+    return faults
+
+
+def main() -> int:
+    """Lint, render and validate with every file of values; returns the exit status."""
+    faults = []
+    seen: list[Object] = []
+    for path in CI_VALUES:
+        values = values_of(path)
+        report = helm_python.lint(CHART, values, strict=True, namespace="gpu-diagnostics")
+        faults += [
+            f"{path.name}: {message['path']}: {message['error']}"
+            for message in report["messages"]
+            if message["severity"] > LINT_INFO
+        ]
+        rendered = render(values)
+        fresh = [entry for entry in rendered.objects if entry not in seen]  # most files share most
+        seen += fresh
+        faults += [f"{path.name}: {f}" for f in faults_of(Rendered(fresh, rendered.notes))]
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if not faults:
+        print(
+            f"chart: {len(CI_VALUES)} files of values, {len(seen)} different objects, "
+            f"valid for Kubernetes {' and '.join(KUBERNETES)}"
+        )
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Bearer tokens on the HTTP listener, and the agent that has no such listener."""
+
+import logging
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+import mcp_gpu.serving.security
+from mcp_gpu.serving.server import HttpEndpoint, ListenError, serve
+from support.cluster import PROGRAM, Cluster, cluster
+from support.demo_server import registry
+from support.wire import PATIENCE_SECONDS, call, serving
+
+FLEET = """
+[[nodes]]
+name = "a"
+profile = "t4"
+"""
+
+
+@asynccontextmanager
+async def guarded(token_file: Path) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
+    endpoint = HttpEndpoint(port=0, token_file=token_file)
+    async with (
+        serving(registry(), http=endpoint) as listening,
+        httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
+    ):
+        yield f"http://127.0.0.1:{listening.http[0][1]}", client
+
+
+async def ask(client: httpx.AsyncClient, url: str, authorization: str | None) -> httpx.Response:
+    headers = {} if authorization is None else {"Authorization": authorization}
+    return await client.post(f"{url}/mcp", json=call("echo", text="hi"), headers=headers)
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    file = tmp_path / "tokens"
+    file.write_text("first\n\n  second  \n")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer first", 200),
+        ("bearer  second", 200),
+        (None, 401),
+        ("Bearer", 401),
+        ("Bearer first2", 401),
+        ("Bearer first second", 401),
+        ("Basic first", 401),
+        ("first", 401),
+    ],
+)
+async def test_a_caller_shows_one_of_the_tokens(
+    tokens: Path, authorization: str | None, status: int
+) -> None:
+    async with guarded(tokens) as (url, client):
+        answer = await ask(client, url, authorization)
+    assert answer.status_code == status
+    if status == 401:
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "bearer token" in answer.json()["error"]["message"]
+        assert "first" not in answer.text
+
+
+async def test_what_a_kubelet_and_a_probe_read_stays_open(tokens: Path) -> None:
+    async with guarded(tokens) as (url, client):
+        for page in ("/healthz", "/readyz", "/version", "/metrics"):
+            assert (await client.get(url + page)).status_code == 200
+
+
+async def test_a_token_counts_as_long_as_it_is_in_the_file(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mcp_gpu.serving.security, "TOKENS_SECONDS", 0.0)
+
+    async def status_of(token: str) -> int:
+        return (await ask(client, url, f"Bearer {token}")).status_code
+
+    async with guarded(tokens) as (url, client):
+        assert await status_of("first") == 200
+        await anyio.Path(tokens).write_text("third")
+        assert [await status_of("first"), await status_of("third")] == [401, 200]
+        await anyio.Path(tokens).write_text("")
+        assert await status_of("third") == 401
+        await anyio.Path(tokens).unlink()
+        assert await status_of("third") == 401
+        await anyio.Path(tokens).write_text("third")
+        assert await status_of("third") == 200
+    assert "nobody is let in" in caplog.text
+    assert "third" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "No such file"), ("\n", "holds no token"), ("two words\n", "may not hold blanks")],
+)
+async def test_a_file_without_tokens_is_one_clear_error_at_the_start(
+    tmp_path: Path, content: str | None, words: str
+) -> None:
+    file = tmp_path / "tokens"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ListenError, match=f"--token-file: .*{words}") as caught:
+        await serve(registry(), http=HttpEndpoint(port=0, token_file=file), signals=False)
+    assert "two words" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "guarded_by_token", "warned"),
+    [
+        (("127.0.0.1", "::1"), False, False),
+        (("localhost",), False, False),
+        (("0.0.0.0",), False, True),
+        (("0.0.0.0",), True, False),
+    ],
+)
+async def test_who_lets_everybody_in_says_so(
+    hosts: tuple[str, ...],
+    guarded_by_token: bool,
+    warned: bool,
+    tokens: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    endpoint = HttpEndpoint(port=0, hosts=hosts, token_file=tokens if guarded_by_token else None)
+    with caplog.at_level(logging.WARNING):
+        async with serving(registry(), http=endpoint):
+            pass
+    assert ("no authentication" in caplog.text) is warned
+
+
+@asynccontextmanager
+async def fleet(folder: Path, agent_token: str) -> AsyncIterator[Cluster]:
+    """An agent and a gateway that each want a token of their own."""
+    for name, token in (("agent", "for-agents"), ("client", "for-clients"), ("shown", agent_token)):
+        (folder / name).write_text(token)
+    flags = ["--token-file", str(folder / "client"), "--agent-token-file", str(folder / "shown")]
+    agent_flags = ["--token-file", str(folder / "agent")]
+    async with cluster(folder, FLEET, *flags, agent_flags=agent_flags) as running:
+        yield running
+
+
+async def status(*flags: str) -> subprocess.CompletedProcess[bytes]:
+    with anyio.fail_after(60):
+        return await anyio.run_process([*PROGRAM, "status", *flags], check=False)
+
+
+async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "for-agents") as running:
+        url = f"{running.gateway.url}/mcp"
+        shown = await status("--url", url, "--json", "--token-file", str(tmp_path / "client"))
+        assert shown.returncode == 0, shown.stderr
+        assert b'"via": "http"' in shown.stdout
+        refused = await status("--url", url, "--token-file", str(tmp_path / "agent"))
+    assert refused.returncode == 2
+    assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr
+    for log in (running.gateway.log, running.agents["a"].log):
+        assert "for-" not in log.read_text()
+
+
+async def test_an_agent_that_refuses_the_token_is_reached_by_the_next_path(tmp_path: Path) -> None:
+    async with fleet(tmp_path, "for-clients") as running:
+        flags = ["--url", f"{running.gateway.url}/mcp", "--json"]
+        shown = await status(*flags, "--token-file", str(tmp_path / "client"))
+    assert shown.returncode == 0, shown.stderr
+    assert b'"via": "command"' in shown.stdout
+
+
+async def test_without_http_the_socket_is_the_only_way_in(tmp_path: Path) -> None:
+    path = tmp_path / "s" / "agent.sock"
+    agent = [*PROGRAM, "agent", "--simulate", "demo", "--node-name", "t4-a", "--no-http"]
+    async with await anyio.open_process([*agent, "--socket", str(path)], stdin=None) as process:
+        assert process.stderr is not None
+        log = b""
+        with anyio.fail_after(60):
+            while b"listening: " not in log:
+                log += await process.stderr.receive()
+            check = [*PROGRAM, "attach", "--check", "--socket", str(path)]
+            checked = await anyio.run_process(check)
+            listeners = await anyio.Path(f"/proc/{process.pid}/net/tcp").read_text()
+            inodes = {
+                str(await link.readlink())
+                async for link in anyio.Path(f"/proc/{process.pid}/fd").iterdir()
+            }
+            process.terminate()
+            assert await process.wait() == 0
+    assert b"on node t4-a listens at" in checked.stdout
+    assert b"://" not in log.split(b"listening: ")[1]
+    listening = {line.split()[9] for line in listeners.splitlines()[1:] if line.split()[3] == "0A"}
+    assert not {f"socket:[{inode}]" for inode in listening} & inodes

@@ -71,11 +71,17 @@ class Reached:
 
 
 @asynccontextmanager
-async def reach(folder: Path, **options: Any) -> AsyncIterator[Reached]:
+async def reach(folder: Path, *, encrypted: bool = False, **options: Any) -> AsyncIterator[Reached]:
     found = Reached(folder, ())
+    authority = Authority(folder)
+    if encrypted:
+        options["tls"] = authority.server("127.0.0.1")
     async with relayed(found.peer.serve_bytes, folder) as argv:
         found.argv = tuple(argv)
         async with one_pod(folder, found.pod, **options) as found.server:
+            if encrypted:
+                trust = {"certificate-authority": str(authority.certificate)}
+                found.server.kubeconfig(folder / "kubeconfig", cluster=trust)
             yield found
 
 
@@ -334,23 +340,18 @@ async def test_a_server_that_goes_away_in_mid_call_leaves_it_broken(tmp_path: Pa
 async def test_a_far_side_that_stops_reading_is_declared_dead_and_let_go(
     encrypted: bool, tmp_path: Path
 ) -> None:
-    tls: dict[str, Any] = {}
-    if encrypted:
-        authority = Authority(tmp_path)
-        tls = {"tls": authority.server("127.0.0.1")}
-    async with reach(tmp_path, **tls) as reached:
-        if encrypted:
-            trust = {"certificate-authority": str(authority.certificate)}
-            reached.server.kubeconfig(tmp_path / "kubeconfig", cluster=trust)
-        async with reached.transport(write_timeout_seconds=0.3) as transport:
-            reached.pod.faults.deaf = True
-            for _ in range(2):
-                with pytest.raises(Broken, match=r"read nothing for 0\.3 s"):
-                    await call(transport, "echo", text="x" * 15_000_000)
-            reached.pod.faults.deaf = False
-            assert await call(transport, "echo", text="anew") == "anew"
-            # Gone, though megabytes were never sent and the server has not said good-bye.
-            await until(lambda: len(connections_to(reached.server.port)) == 1)
+    async with (
+        reach(tmp_path, encrypted=encrypted) as reached,
+        reached.transport(write_timeout_seconds=0.3) as transport,
+    ):
+        reached.pod.faults.deaf = True
+        for _ in range(2):
+            with pytest.raises(Broken, match=r"read nothing for 0\.3 s"):
+                await call(transport, "echo", text="x" * 15_000_000)
+        reached.pod.faults.deaf = False
+        assert await call(transport, "echo", text="anew") == "anew"
+        # Gone, though megabytes were never sent and the server has not said good-bye.
+        await until(lambda: len(connections_to(reached.server.port)) == 1)
 
 
 def connections_to(port: int) -> list[int]:
@@ -410,6 +411,19 @@ async def test_forty_pods_are_opened_sixteen_at_a_time(tmp_path: Path) -> None:
             assert peer.connections == 40
     assert shared.most_held == 16
     assert all(pod.alive == [] for pod in pods.values())
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_cancelled_openings_leave_nothing_behind(encrypted: bool, tmp_path: Path) -> None:
+    before = children()
+    async with reach(tmp_path, encrypted=encrypted) as reached:
+        for number in range(25):
+            async with reached.transport() as transport:
+                with anyio.move_on_after(number / 500):
+                    await transport.probe(AGENT)
+        await until(lambda: children() == before)
+        await until(lambda: connections_to(reached.server.port) == [])
+        assert reached.pod.alive == []
 
 
 def test_it_applies_to_a_pod_in_a_namespace() -> None:

@@ -155,6 +155,7 @@ ADMISSION = "ValidatingAdmissionPolicy 'exec' with binding 'b' denied request: o
             Gone,
             "HTTP 400 Bad Request: pod a does not have a host assigned",
         ),
+        ((404, "", "pod does not exist"), Gone, "HTTP 404 Not Found: pod does not exist"),
         (
             (500, "", 'container not found ("agent")'),
             Gone,
@@ -190,6 +191,11 @@ async def test_a_refusal_is_told_in_the_servers_words(
         ('unable to upgrade connection: container not found ("agent")', Gone, "not found"),
         ("container is in CONTAINER_EXITED state", Gone, "CONTAINER_EXITED"),
         ("container is not created or running", Gone, "not created or running"),
+        ("failed to load task: no running task found: task 7 not found", Gone, "no running task"),
+        ("runtime error: cannot exec in a stopped container", Gone, "stopped container"),
+        ("Error: No such container: 0a1b", Gone, "No such container"),
+        ("Container 0a1b is not running", Gone, "is not running"),
+        ("error dialing backend: tunnel is not running", Unreachable, "tunnel"),
     ],
 )
 async def test_a_failure_after_the_upgrade_is_one_of_opening(
@@ -389,8 +395,9 @@ async def test_a_stream_nobody_uses_is_closed_and_leaves_no_process(reached: Rea
     before = children()
     async with reached.transport(idle_seconds=0.2) as transport:
         await call(transport, "whoami")
-        await until(lambda: children() == before)
+        await until(lambda: reached.pod.alive == [])
         assert [process.returncode for process in reached.pod.processes] == [0]
+        assert children() == before
         assert await call(transport, "echo", text="anew") == "anew"
 
 

@@ -105,7 +105,7 @@ def _of_kubeconfig(where: str, context: str) -> Credentials:
     loading = config.load_kube_config(where, context or None, found, persist_config=False)
     loader = asyncio.run(asyncio.wait_for(loading, LOAD_SECONDS))
     # It logs why the program failed, and goes on as nobody.
-    if "exec" in (loader._user or ()) and not (found.api_key or found.cert_file):
+    if "exec" in (getattr(loader, "_user", None) or ()) and not (found.api_key or found.cert_file):
         raise ValueError("the program that it names for credentials gave none")
     return _credentials(found, loader.current_context["context"].get("namespace"))
 

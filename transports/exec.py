@@ -41,9 +41,9 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
 
 # How API server, kubelet, containerd, CRI-O and runc say it; there is no code for it.
 _NOT_RUNNING = re.compile(
-    r"container not found|no such container|pod does not exist|host assigned"
-    r"|not (created or )?running|no running task|CONTAINER_(EXITED|CREATED|UNKNOWN)"
-    r"|(stopped|paused|deleted) container|container that has stopped",
+    r"container not found|no such container|pod does not exist|container \S+ is not running"
+    r"|not created or running|no running task|(stopped|paused) container"
+    r"|CONTAINER_(EXITED|CREATED|UNKNOWN)",
     re.IGNORECASE,
 )
 _NO_COMMAND = re.compile(r"runtime exec failed|start container process|executable file not found")

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from transports import channels
 from transports.base import Target
-from transports.errors import BadPeer, Denied, Failure, Gone, TransportError, Unreachable
+from transports.errors import BadPeer, Denied, Failure, Gone, Unreachable
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
 from transports.registry import read_options
 from transports.stream import STDERR_TAIL_BYTES, Pipe, StreamSettings, StreamTransport
@@ -43,7 +43,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
 _NOT_RUNNING = re.compile(
     r"container not found|no such container|pod does not exist|container \S+ is not running"
     r"|not created or running|no running task|(stopped|paused) container"
-    r"|CONTAINER_(EXITED|CREATED|UNKNOWN)",
+    r"|CONTAINER_(EXITED|CREATED|UNKNOWN)|not valid for pod|not have a host assigned",
     re.IGNORECASE,
 )
 _NO_COMMAND = re.compile(r"runtime exec failed|start container process|executable file not found")
@@ -114,7 +114,8 @@ class ExecTransport(StreamTransport):
         try:
             socket = await self._api.websocket(path, params, channels.PROTOCOLS)
         except KubernetesError as error:
-            raise _kind(error)(error.message, target=target, transport=self.name) from error
+            failure = _refusal(error)
+            raise failure.error(target, self.name) from error
         return _ExecPipe(socket, f"{self._argv[0]!r} in container {container!r}")
 
     async def _left(self) -> None:
@@ -192,12 +193,17 @@ class _ExecPipe:
             pass  # it has
 
 
-def _kind(error: KubernetesError) -> type[TransportError]:
+def _refusal(error: KubernetesError) -> Failure:
+    """What the server's answer means, in its words."""
+    words = error.message
     if error.status in (401, 403) or error.reason == NO_CREDENTIALS:
-        return Denied
-    if error.status in (400, 404) or _NOT_RUNNING.search(error.message):
-        return Gone
-    return BadPeer if 0 < error.status < 400 else Unreachable
+        if words.endswith("is forbidden:"):
+            # All that servers from 1.35 on say to those who may `get` and not `create`.
+            words += " takes create on pods/exec, beside get"
+        return Failure(Denied, words)
+    if error.status == 404 or _NOT_RUNNING.search(words):
+        return Failure(Gone, words)
+    return Failure(BadPeer if 0 < error.status < 400 else Unreachable, words)
 
 
 def _failure(words: str, program: str) -> Failure:

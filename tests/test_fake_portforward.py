@@ -139,8 +139,8 @@ async def test_http_passes_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "status", "words"),
     [
-        ({"ports": ""}, 400, 'query parameter "ports" is required'),
-        ({"ports": "http"}, 400, 'query parameter "ports" is required'),
+        ({"ports": ""}, 400, 'HTTP 400 Bad Request: query parameter "port" is required'),
+        ({"ports": "http"}, 400, "cannot convert to .*int32"),
         ({"path": PATH.replace("agent-1", "agent-2")}, 404, 'pods "agent-2" not found'),
         ({"protocols": (V5,)}, 403, "HTTP 403 Forbidden"),
     ],

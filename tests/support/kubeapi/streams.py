@@ -143,8 +143,11 @@ async def portforward_handler(
         return found
     await _held(found.faults)
     asked = ",".join(request.query.getall("ports", []))
-    if not asked or not all(port.isdecimal() for port in asked.split(",")):
-        return status(400, "BadRequest", 'query parameter "ports" is required')
+    if not asked:
+        return web.Response(status=400, text='query parameter "port" is required')
+    if not all(port.isdecimal() for port in asked.split(",")):
+        words = f'cannot convert to []int32: strconv.ParseUint: parsing "{asked}": invalid syntax'
+        return status(400, "BadRequest", words)
     if _choose(request, (V4,)) is None:
         return web.Response(status=403)
     socket = web.WebSocketResponse(protocols=(V4,), max_msg_size=32 << 20)

@@ -1,0 +1,295 @@
+"""Credentials for an API server, from kubeconfigs of every kind and from a pod's own mount."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiohttp import web
+
+from support.kubeapi.answering import PRINT, SECRET, answering, asked, failure, program, who
+from support.kubeapi.credentials import Authority, embedded, write_kubeconfig
+from support.peer import children, until
+from transports import credentials
+from transports.kubernetes import NO_CREDENTIALS, KubernetesApi
+
+
+async def test_a_token_is_shown(tmp_path: Path) -> None:
+    async with answering(who) as port:
+        config = write_kubeconfig(tmp_path / "config", f"http://127.0.0.1:{port}", token=SECRET)
+        shown = await asked(config, "/api/v1/pods?limit=1")
+    assert shown == {
+        "authorization": f"Bearer {SECRET}",
+        "certificate": "",
+        "path": "/api/v1/pods?limit=1",
+    }
+
+
+async def test_files_named_in_a_kubeconfig_lie_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    authority = Authority(folder)
+    authority.issue("alice")
+    (folder / "token").write_text(f"{SECRET}\n")
+    monkeypatch.chdir(tmp_path)
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        config = write_kubeconfig(
+            folder / "config",
+            f"https://127.0.0.1:{port}",
+            cluster={"certificate-authority": "fake-ca.crt"},
+            user={
+                "client-certificate": "alice.crt",
+                "client-key": "alice.key",
+                "tokenFile": "token",
+            },
+        )
+        shown = await asked(config)
+    assert shown["certificate"] == "alice"
+    assert shown["authorization"] == f"Bearer {SECRET}"
+
+
+async def test_embedded_certificates_are_used_by_several_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.aio.config import kube_config
+
+    def late(*arguments: Any) -> Any:
+        time.sleep(0.05)  # the library has told of the file, and not yet written it
+        return open(*arguments)
+
+    monkeypatch.setattr(kube_config, "open", late, raising=False)
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("alice")
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        config = write_kubeconfig(
+            tmp_path / "config",
+            f"https://127.0.0.1:{port}",
+            cluster={"certificate-authority-data": embedded(authority.certificate)},
+            user={
+                "client-certificate-data": embedded(certificate),
+                "client-key-data": embedded(key),
+            },
+        )
+        shown: list[Any] = []
+
+        async def ask() -> None:
+            shown.append(await asked(config))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(ask)
+    assert [one["certificate"] for one in shown] == ["alice"] * 8
+
+
+async def test_the_servers_certificate_is_checked(tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path), Authority(tmp_path, "other-ca")
+    async with answering(who, ssl_context=authority.server("api.example")) as port:
+
+        def config(**cluster: Any) -> Path:
+            return write_kubeconfig(
+                tmp_path / "config", f"https://127.0.0.1:{port}", cluster=cluster
+            )
+
+        ours = {"certificate-authority": str(authority.certificate)}
+        named = config(**ours, **{"tls-server-name": "api.example"})
+        assert (await asked(named))["path"] == "/api"
+        insecure = config(**{"insecure-skip-tls-verify": True})
+        assert (await asked(insecure))["path"] == "/api"
+        for cluster, words in [
+            (ours, "IP address mismatch"),
+            ({**ours, "tls-server-name": "other.example"}, "Hostname mismatch"),
+            (
+                {"certificate-authority": str(other.certificate), "tls-server-name": "api.example"},
+                "CERTIFICATE_VERIFY_FAILED",
+            ),
+        ]:
+            error = await failure(config(**cluster))
+            assert error.status == 0
+            assert words in str(error)
+
+
+async def test_a_program_gives_the_credentials(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("alice")
+    status_file = tmp_path / "status"
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        config = write_kubeconfig(
+            tmp_path / "config",
+            f"https://127.0.0.1:{port}",
+            cluster={"certificate-authority": str(authority.certificate)},
+            user=program(tmp_path, PRINT),
+        )
+        status_file.write_text(json.dumps({"token": SECRET}))
+        assert (await asked(config))["authorization"] == f"Bearer {SECRET}"
+        status_file.write_text(
+            json.dumps(
+                {
+                    "clientCertificateData": certificate.read_text(),
+                    "clientKeyData": key.read_text(),
+                }
+            )
+        )
+        assert (await asked(config))["certificate"] == "alice"
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["import sys; print('s3cret', file=sys.stderr); sys.exit(1)", "print('s3cret')", "print('{}')"],
+)
+async def test_a_program_that_gives_none_is_told(body: str, tmp_path: Path) -> None:
+    config = write_kubeconfig(tmp_path / "config", "https://x", user=program(tmp_path, body))
+    error = await failure(config)
+    assert error.reason == NO_CREDENTIALS
+    assert str(error).endswith("config: the program that it names for credentials gave none")
+
+
+async def test_a_program_that_never_ends_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "LOAD_SECONDS", 0.5)
+    before = children()
+    user = program(tmp_path, "import time; time.sleep(600)")
+    error = await failure(write_kubeconfig(tmp_path / "config", "https://x", user=user))
+    assert str(error).endswith("config: no credentials within 0.5 s")
+    await until(lambda: children() == before)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "this is no kubeconfig"),
+        ("- a\n", "this is no kubeconfig"),
+        ('{"clusters": 7}', "this is no kubeconfig"),
+        ("{}", "Expected key current-context"),
+        ("a: [", "line 1"),
+        ("a\tb: {", "line 1"),
+        ('{"current-context": "x", "contexts": [], "clusters": [], "users": []}', "name x in"),
+        (
+            '{"current-context": "x", "clusters": [{"name": "c", "cluster": {"server": "https://c"}}],'
+            '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],'
+            '"users": [{"name": "u", "token": "s3cret"}]}',
+            "Expected key user",
+        ),
+        (
+            '{"current-context": "x", "clusters": [{"name": "c", "cluster": {"server": "https://c"}}],'
+            '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],'
+            '"users": [{"name": "u", "user": {"client-key-data": "s3cret!", "token": 7,'
+            ' "client-certificate-data": "s3cret"}}]}',
+            "config",
+        ),
+        (
+            '{"current-context": "x", "clusters": [{"name": "c", "cluster": {"server": "https://c"}}],'
+            '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],'
+            '"users": [{"name": "u", "user": {"token": "s3cret\\nX-Other: 1"}}]}',
+            "the token holds what no HTTP header may",
+        ),
+    ],
+)
+async def test_a_kubeconfig_that_makes_no_sense_is_named_and_not_quoted(
+    text: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    error = await failure(path)
+    assert str(error).startswith(f"no usable Kubernetes credentials: {path}: ")
+    assert words in str(error)
+    assert (error.status, error.reason) == (0, NO_CREDENTIALS)
+
+
+async def test_a_missing_kubeconfig_and_a_missing_context_are_told(tmp_path: Path) -> None:
+    error = await failure(tmp_path / "nowhere")
+    assert str(error).endswith("nowhere: no such kubeconfig")
+    config = write_kubeconfig(tmp_path / "config", "https://x")
+    assert "name prod in" in str(await failure(config, context="prod"))
+
+
+async def test_several_kubeconfigs_are_one(tmp_path: Path) -> None:
+    async with answering(who) as port:
+        one = write_kubeconfig(tmp_path / "one", "https://elsewhere", context="one")
+        two = write_kubeconfig(tmp_path / "two", f"http://127.0.0.1:{port}", context="two")
+        document = json.loads(two.read_text())
+        document["clusters"][0]["name"] = document["contexts"][0]["context"]["cluster"] = "second"
+        two.write_text(json.dumps(document))
+        both = f"{tmp_path / 'none'}:{one}:{two}"
+        async with KubernetesApi(both, "two") as api:
+            assert (await api.get("/api"))["path"] == "/api"
+
+
+async def test_the_environment_names_the_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_kubeconfig(tmp_path / "config", "https://x", namespace="gpu")
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    async with KubernetesApi() as api:
+        assert await api.namespace() == "gpu"
+    monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(tmp_path / "other", "https://x")))
+    async with KubernetesApi() as api:
+        assert await api.namespace() == "default"
+
+
+async def test_in_a_pod_its_own_credentials_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kubernetes.aio.config import incluster_config
+
+    authority = Authority(tmp_path)
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    (tmp_path / "namespace").write_text("gpu\n")
+    (tmp_path / "ca.crt").write_bytes(authority.certificate.read_bytes())
+    monkeypatch.setattr(credentials, "SERVICE_ACCOUNT", str(tmp_path))
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
+        async with KubernetesApi() as api:
+            assert await api.namespace() == "gpu"
+            assert (await api.get("/api"))["authorization"] == f"bearer {SECRET}"
+
+
+async def test_a_netrc_is_none_of_its_business(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login me password s3cret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with answering(who) as port:
+        plain = write_kubeconfig(tmp_path / "plain", f"http://127.0.0.1:{port}")
+        assert (await asked(plain))["authorization"] == ""
+        token = write_kubeconfig(tmp_path / "token", f"http://127.0.0.1:{port}", token=SECRET)
+        assert (await asked(token))["authorization"] == f"Bearer {SECRET}"
+
+
+async def test_a_proxy_is_used_as_kubectl_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def proxy(request: web.Request) -> web.Response:
+        return web.json_response({"for": request.headers["Host"]})
+
+    async with answering(proxy) as port:
+        url = f"http://127.0.0.1:{port}"
+        named = write_kubeconfig(
+            tmp_path / "named", "http://api.example:6443", cluster={"proxy-url": url}
+        )
+        assert await asked(named) == {"for": "api.example:6443"}
+        monkeypatch.setenv("http_proxy", url)
+        plain = write_kubeconfig(tmp_path / "plain", "http://api.example:6443")
+        assert await asked(plain) == {"for": "api.example:6443"}
+        monkeypatch.setenv("no_proxy", "api.example")
+        assert (await failure(plain)).status == 0
+    for url in ("http://me:s3cret@127.0.0.1:1", "socks5://me:s3cret@127.0.0.1:1", "::"):
+        broken = write_kubeconfig(
+            tmp_path / "broken", "https://api.example", cluster={"proxy-url": url}
+        )
+        assert (await failure(broken)).status == 0
+
+
+async def test_credentials_are_not_shown(tmp_path: Path) -> None:
+    config = write_kubeconfig(tmp_path / "c", "https://x", token=SECRET)
+    loaded = await anyio.to_thread.run_sync(credentials.load, str(config))
+    assert loaded.authorization == f"Bearer {SECRET}"
+    assert SECRET not in f"{loaded!r} {loaded}"

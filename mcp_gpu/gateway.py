@@ -13,7 +13,9 @@ import anyio
 from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
-from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, DnsDiscovery, StaticDiscovery
+from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
+from mcp_gpu.fleet.discovery.dns import DnsDiscovery
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Registry

@@ -15,7 +15,8 @@ import pytest
 from anyio.abc import TaskStatus
 from pydantic import BaseModel, ConfigDict
 
-from mcp_gpu.fleet.discovery import StaticDiscovery, Table
+from mcp_gpu.fleet.discovery import Table
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import FanOut, Router, UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 from collections.abc import (
     AsyncGenerator,
@@ -61,6 +62,10 @@ CLOSE_SECONDS = 2.0
 
 MESSAGE_BYTES = 1 << 20
 """Longest WebSocket message accepted. The kubelet sends at most 32 KiB at a time."""
+
+
+_SSL_CONTEXT = re.compile(r" ssl:<[^>]*>")
+"""What aiohttp puts into the text of a failed connection, and says nobody anything."""
 
 
 class KubernetesError(Exception):
@@ -350,7 +355,7 @@ def _mapped(path: str) -> Iterator[None]:
     except TimeoutError as error:
         raise KubernetesError(f"the API server did not answer {path} in time") from error
     except (aiohttp.ClientError, OSError, FrameTooLong) as error:
-        text = str(error) or type(error).__name__
+        text = _SSL_CONTEXT.sub("", str(error)) or type(error).__name__
         raise KubernetesError(f"cannot reach the API server: {text}") from error
 
 

@@ -5,6 +5,12 @@ does not answer is still a known node, so that it shows as a failure instead of
 vanishing from the answer.
 """
 
-from mcp_gpu.fleet.discovery.table import Discovery, DiscoveryError, Table
+from mcp_gpu.fleet.discovery.table import (
+    AbsentAgent,
+    Discovery,
+    DiscoveryError,
+    Explanation,
+    Table,
+)
 
-__all__ = ["Discovery", "DiscoveryError", "Table"]
+__all__ = ["AbsentAgent", "Discovery", "DiscoveryError", "Explanation", "Table"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
@@ -10,11 +11,28 @@ from anyio.abc import TaskStatus
 
 from transports.base import Target
 
-__all__ = ["Discovery", "DiscoveryError", "Table"]
+__all__ = ["AbsentAgent", "Discovery", "DiscoveryError", "Explanation", "Table"]
 
 
 class DiscoveryError(Exception):
     """No agent table can be had: bad input, or nothing has been found out yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbsentAgent:
+    """A node that should have an agent, and has none that could be asked."""
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the source knows of an agent that is not well: told if the agent does not answer."""
+
+    text: str
+    stopped: bool
+    """It is known not to run: that explains its silence better than what the network says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +45,10 @@ class Table:
     source: str
     """For people: `static list`, `DNS agents.gpu.svc`."""
     problem: str | None = None
-    """Why the table could not be refreshed since `as_of`; None while it is current."""
+    """Why the table could not be refreshed since `as_of`, or what it lacks; None for neither."""
+    absent: tuple[AbsentAgent, ...] = ()
+    explanations: Mapping[str, Explanation] = field(default_factory=dict)
+    """By `Target.key`."""
 
 
 class Discovery(Protocol):

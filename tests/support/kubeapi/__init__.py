@@ -1,0 +1,1 @@
+"""A fake Kubernetes API server for unit tests: real sockets, real TLS, real child processes."""

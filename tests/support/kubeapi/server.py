@@ -243,6 +243,8 @@ class _Handler:
         except Refused as refused:
             document = status(refused.code, refused.reason, refused.message)
             return web.json_response(document, status=refused.code)
+        except ConnectionError:
+            return web.Response()  # to nobody: the connection is closed
 
     def _authorize(self, request: web.Request, verb: str, namespace: str | None) -> None:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -81,6 +81,24 @@ async def test_a_streamed_list_that_never_ends_is_listed_in_pages(
     assert api.count("list", SLICES) == 1
 
 
+async def test_a_streamed_list_that_is_ended_too_soon_is_listed_in_pages(
+    api: FakeApiServer,
+) -> None:
+    api.completes_lists = False
+    await fill(api, 3)
+    async with anyio.create_task_group() as group:
+
+        async def end() -> None:
+            await eventually(lambda: api.watches)
+            api.end_watches()
+
+        group.start_soon(end)
+        async with reflecting(api) as copy:
+            assert set(copy.items) == names(3)
+            assert copy.problem is None
+    assert api.count("list", SLICES) == 1
+
+
 async def test_pages_that_have_expired_are_begun_again(api: FakeApiServer) -> None:
     api.streams_lists = False
     await fill(api, 700)

@@ -164,8 +164,6 @@ class Reflector(Generic[V]):
                         self._replace(listed, event.version)
                     else:
                         self._apply(event, listed)
-            if not complete:
-                raise KubernetesError("the API server broke off the list")
         return complete
 
     async def _page(self, path: str) -> None:

@@ -61,7 +61,7 @@ FULL = Effort(
     attach_starts=40,
     agent_starts=9,
     idle_seconds=30.0,
-    churn_seconds=20.0,
+    churn_seconds=10.0,
 )
 QUICK = Effort(
     calls=40,

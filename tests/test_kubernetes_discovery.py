@@ -328,6 +328,42 @@ async def test_changes_of_all_three_reach_the_table(api: FakeApiServer) -> None:
         assert missing(discovery.table()) == {}
 
 
+async def test_a_node_between_two_pods_is_missed_for_a_while(api: FakeApiServer) -> None:
+    now = 1000.0
+    slices = endpoint_slice("s", [endpoint("10.0.0.1", "n1"), endpoint("10.0.0.2", "n2")])
+    without = endpoint_slice("s", [endpoint("10.0.0.1", "n1")])
+    await api.apply(slices)
+    for verb in ("list", "watch"):
+        api.deny(verb, "nodes")
+    async with discovering(api, SELECTOR, clock=lambda: now) as discovery:
+
+        async def shows(document: Document, *nodes: str) -> None:
+            await api.apply(document)
+            await eventually(lambda: [t.node for t in discovery.table().targets] == [*nodes])
+
+        await shows(slices, "n1", "n2")
+        await shows(without, "n1")
+        assert missing(discovery.table()) == {
+            "n2": "its agent's pod has gone, and no other has come yet"
+        }
+        await shows(slices, "n1", "n2")
+        assert missing(discovery.table()) == {}
+        await shows(without, "n1")
+        now += module.RETAIN_SECONDS
+        assert set(missing(discovery.table())) == {"n2"}
+        now += 1
+        assert missing(discovery.table()) == {}
+
+        # A node that is known to be gone is not missed at all.
+        await api.apply(node("n1", gpus=0))
+        for verb in ("list", "watch"):
+            api.allow(verb, "nodes")
+        await eventually(lambda: discovery.table().problem is None)
+        await shows(slices, "n1", "n2")
+        await shows(without, "n1")
+        assert missing(discovery.table()) == {}
+
+
 async def test_an_outage_keeps_the_table_and_says_so_once(api: FakeApiServer) -> None:
     await api.apply(endpoint_slice("s", [endpoint("10.0.0.1", "n1")]))
     async with discovering(api, SELECTOR) as discovery:

@@ -86,7 +86,7 @@ async def start_all(stack: AsyncExitStack, runnings: Iterable[Running]) -> None:
     """Start them side by side, and end with the stack what is left of them."""
     async with anyio.create_task_group() as starting:
         for running in runnings:
-            stack.push_async_callback(_clean_up, running)
+            stack.push_async_callback(clean_up, running)
             starting.start_soon(running.start)
 
 
@@ -143,7 +143,7 @@ async def cluster(folder: Path, fleet: str, *flags: str) -> AsyncIterator[Cluste
         yield Cluster(agents, gateway, fleet_file)
 
 
-async def _clean_up(running: Running) -> None:
+async def clean_up(running: Running) -> None:
     if running.process is None:
         return
     with anyio.CancelScope(shield=True):

@@ -5,6 +5,7 @@ does not answer.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 import anyio
@@ -13,7 +14,7 @@ from anyio.abc import TaskStatus
 from mcp_gpu.fleet.discovery.nodes import Node, read_node
 from mcp_gpu.fleet.discovery.pods import Pod, read_pod
 from mcp_gpu.fleet.discovery.reflector import Reflector
-from mcp_gpu.fleet.discovery.roster import Roster, draw_up
+from mcp_gpu.fleet.discovery.roster import Departures, Roster, draw_up
 from mcp_gpu.fleet.discovery.slices import Slice, read_slice
 from mcp_gpu.fleet.discovery.table import DiscoveryError, Table
 from transports.errors import MESSAGE_CHARS, one_line
@@ -26,6 +27,10 @@ FIRST_LOOK_SECONDS = 10.0
 
 NODES_PAUSE_SECONDS = 120.0
 """Longest pause between two attempts at the nodes: most who may not list them never will."""
+
+RETAIN_SECONDS = 120.0
+"""How long a node is known whose agent's pod is gone: a new one takes a second, or a minute where
+the controllers themselves have to be started again first."""
 
 HINTS = {
     401: "the credentials have expired or are not accepted",
@@ -43,7 +48,7 @@ class KubernetesDiscovery:
         namespace: where the agents are; empty for the namespace of the credentials.
         selector: label selector of the agents' EndpointSlices and pods.
         domain: the cluster's DNS domain, to reach agents by DNS name; None to reach them by IP.
-        jitter: for tests; see `Reflector`.
+        jitter, clock: for tests; see `Reflector`.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class KubernetesDiscovery:
         namespace: str = "",
         domain: str | None = None,
         jitter: Callable[[float], float] = lambda most: random.uniform(0, most),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
         self._namespace = namespace
@@ -78,6 +84,8 @@ class KubernetesDiscovery:
             longest_pause_seconds=NODES_PAUSE_SECONDS,
             jitter=jitter,
         )
+        self._clock = clock
+        self._departures = Departures(RETAIN_SECONDS)
         self._roster = Roster((), (), {})
         self._drawn_from: tuple[int, ...] = ()
 
@@ -86,7 +94,9 @@ class KubernetesDiscovery:
             silence = "the API server has not answered yet"
             raise DiscoveryError(f"{self._source()}: {self._problem() or silence}")
         roster, problem = self._current(), self._problem()
-        if not roster.targets and not roster.absent:
+        existing = None if self._nodes.as_of is None else self._nodes.items
+        absent = (*roster.absent, *self._departures.absent(self._clock(), existing))
+        if not roster.targets and not absent:
             nothing = f"no agent there matches {self._selector}"
             problem = f"{nothing}; {problem}" if problem else nothing
         return Table(
@@ -94,7 +104,7 @@ class KubernetesDiscovery:
             self._slices.as_of,
             self._source(),
             problem,
-            roster.absent,
+            absent,
             roster.explanations,
         )
 
@@ -120,6 +130,7 @@ class KubernetesDiscovery:
                 namespace=self._namespace,
                 domain=self._domain,
             )
+            self._departures.notice(self._roster.nodes(), self._clock())
             self._drawn_from = state
         return self._roster
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mcp_gpu.fleet.discovery.nodes import Node
@@ -12,7 +12,9 @@ from mcp_gpu.fleet.discovery.table import AbsentAgent, Explanation
 from transports.base import Target
 from transports.errors import MESSAGE_CHARS, one_line
 
-__all__ = ["Roster", "draw_up"]
+__all__ = ["Departures", "Roster", "draw_up"]
+
+DEPARTED = "its agent's pod has gone, and no other has come yet"
 
 UNLISTED = "no EndpointSlice lists it: is there a headless Service for the agents?"
 
@@ -25,6 +27,40 @@ class Roster:
     absent: tuple[AbsentAgent, ...]
     explanations: Mapping[str, Explanation]
     """By `Target.key`."""
+
+    def nodes(self) -> frozenset[str]:
+        """All that it names."""
+        named = {target.node for target in self.targets if target.node}
+        return frozenset(named | {absent.node for absent in self.absent})
+
+
+class Departures:
+    """Nodes that a roster named and the next one does not.
+
+    Between the end of an agent's pod and the making of the next one nothing names its node.
+    """
+
+    def __init__(self, retain_seconds: float) -> None:
+        self._retain_seconds = retain_seconds
+        self._last: frozenset[str] = frozenset()
+        self._left: dict[str, float] = {}
+
+    def notice(self, nodes: frozenset[str], now: float) -> None:
+        """Compare with the roster before."""
+        for node in self._last - nodes:
+            self._left[node] = now
+        for node in nodes & self._left.keys():
+            del self._left[node]
+        self._last = nodes
+
+    def absent(self, now: float, existing: Collection[str] | None) -> list[AbsentAgent]:
+        """Those that left a short while ago and still exist; `existing` None: nobody knows."""
+        self._left = {
+            node: since
+            for node, since in self._left.items()
+            if now - since <= self._retain_seconds and (existing is None or node in existing)
+        }
+        return [AbsentAgent(node, DEPARTED) for node in sorted(self._left)]
 
 
 def draw_up(

@@ -398,7 +398,7 @@ async def test_nodes_that_may_not_be_listed_cost_the_table_nothing(
         table = discovery.table()
         assert [target.node for target in table.targets] == ["n1"]
         assert table.problem is not None
-        assert table.problem.startswith("cannot watch nodes: HTTP 403")
+        assert table.problem.startswith("cannot watch nodes: forbidden: User ")
         assert 'cannot watch resource "nodes" in API group "" at the cluster scope' in table.problem
         assert table.problem.endswith(
             "grant get, list and watch; nodes without an agent are not seen"
@@ -435,15 +435,26 @@ def over(kubeconfig: Path, **settings: Any) -> KubernetesDiscovery:
 async def test_slices_that_may_not_be_watched_are_an_error_to_act_on(api: FakeApiServer) -> None:
     api.deny("watch", "endpointslices")
     said = await refused(over(api.kubeconfig))
-    assert said.startswith("Kubernetes, namespace gpu: cannot watch EndpointSlices: HTTP 403")
+    assert said.startswith("Kubernetes, namespace gpu: cannot watch EndpointSlices: forbidden: ")
     assert 'cannot watch resource "endpointslices" in API group "discovery.k8s.io"' in said
     assert 'in the namespace "gpu"' in said
     assert "grant get, list and watch" in said
 
 
+async def test_all_that_is_forbidden_is_named_at_once(api: FakeApiServer) -> None:
+    for resource in ("endpointslices", "pods", "nodes"):
+        api.deny("watch", resource)
+    said = await refused(over(api.kubeconfig))
+    for resource in ("endpointslices", "pods", "nodes"):
+        assert f'cannot watch resource "{resource}"' in said
+    assert said.endswith("; grant get, list and watch")
+
+
 async def test_credentials_that_have_expired_are_named_as_that(api: FakeApiServer) -> None:
     api.tokens.clear()
-    assert "the credentials have expired or are not accepted" in await refused(over(api.kubeconfig))
+    said = await refused(over(api.kubeconfig))
+    assert said.count("HTTP 401") == 1
+    assert said.endswith("; the credentials have expired or are not accepted")
 
 
 async def test_an_api_server_that_is_away_at_the_start_is_named(api: FakeApiServer) -> None:

@@ -32,9 +32,11 @@ RETAIN_SECONDS = 120.0
 """How long a node is known whose agent's pod is gone: a new one takes a second, or a minute where
 the controllers themselves have to be started again first."""
 
+FORBIDDEN = 403
+
 HINTS = {
     401: "the credentials have expired or are not accepted",
-    403: "grant get, list and watch",
+    FORBIDDEN: "grant get, list and watch",
     404: "Kubernetes 1.21 or later is needed",
 }
 """What to do about an HTTP status."""
@@ -140,19 +142,26 @@ class KubernetesDiscovery:
     def _problem(self) -> str | None:
         """What is out of date or missing in the table, and what that means for it."""
         said: list[str] = []
+        more: list[str] = []
         for reflector, loss in (
             (self._slices, ""),
             (self._pods, "silent agents are not explained"),
             (self._nodes, "nodes without an agent are not seen"),
         ):
             problem = reflector.problem
-            # A server that is not reached is not reached for all three: said once.
-            if problem is None or (said and not problem.status):
+            if problem is None:
                 continue
-            hint = HINTS.get(problem.status, "")
-            parts = (f"cannot watch {reflector.what}: {problem.message}", hint, loss)
-            said.append("; ".join(part for part in parts if part))
-        return one_line("; ".join(said), MESSAGE_CHARS) if said else None
+            # What ails the server or the credentials ails all three: said once.
+            if problem.status == FORBIDDEN or not said:
+                words = problem.message
+                if problem.status == FORBIDDEN:
+                    words = f"forbidden: {words.rpartition('forbidden: ')[2]}"
+                said.append(f"cannot watch {reflector.what}: {words}")
+            more.append(HINTS.get(problem.status, ""))
+            if reflector.as_of is None and self._slices.as_of is not None:
+                more.append(loss)
+        text = "; ".join(dict.fromkeys(each for each in (*said, *more) if each))
+        return one_line(text, MESSAGE_CHARS) or None
 
     async def _slices_path(self) -> str:
         return f"/apis/discovery.k8s.io/v1/namespaces/{await self._where()}/endpointslices"

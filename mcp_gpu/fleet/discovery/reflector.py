@@ -8,6 +8,7 @@ it list anew. What has been copied is kept through every outage.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -41,6 +42,10 @@ send a bookmark about every minute."""
 
 INITIAL_SECONDS = 8.0
 """For the streamed list. A server whose etcd reports no progress never ends it."""
+
+QUIET_SECONDS = 0.5
+"""A watch that went on from an old version and has been quiet for so long has missed nothing.
+Servers accept it first, and then say at once what has happened since, or that they forgot."""
 
 FIRST_PAUSE_SECONDS = 1.0
 """Longest pause before the first new attempt; each one after it may be twice as long."""
@@ -134,9 +139,14 @@ class Reflector(Generic[V]):
             await self._page(path)
         params = self._watching() | {"resourceVersion": self._version}
         async with self._api.lines(path, params, silence_seconds=SILENCE_SECONDS) as lines:
-            self._confirm()
-            async for line in lines:
-                self._follow(_event(line))
+            quiet = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._confirm)
+            try:
+                async for line in lines:
+                    event = _event(line)
+                    quiet.cancel()
+                    self._follow(event)
+            finally:
+                quiet.cancel()
 
     async def _stream(self, path: str) -> bool:
         """List by a watch that begins with all objects there are, and go on watching.

@@ -12,7 +12,7 @@ import pytest
 from mcp_gpu.fleet.discovery import DiscoveryError, Table
 from mcp_gpu.fleet.discovery import kubernetes as module
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
-from support.kubeapi.cases import CASES, Ground, discovering, eventually
+from support.kubeapi.cases import CASES, Ground, discovering, eventually, run
 from support.kubeapi.documents import (
     SELECTOR,
     SERVICE,
@@ -40,7 +40,8 @@ async def api() -> AsyncIterator[FakeApiServer]:
 async def test_what_holds_on_a_real_cluster_holds_here(
     case: Callable[[Ground], Awaitable[None]], api: FakeApiServer
 ) -> None:
-    await case(api)
+    await run(case, api)
+    assert not any(api.store.objects(resource) for resource in ("endpointslices", "nodes"))
 
 
 async def look(api: FakeApiServer, *documents: Document, **settings: Any) -> Table:

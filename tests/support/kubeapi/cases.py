@@ -1,11 +1,11 @@
 """What holds for discovery on the fake API server and on a real one alike.
 
-Each case takes a cluster that it may change, and names of its own in it.
+Each case takes a cluster that it may change, and names of its own in it; `run` clears them away.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from support.kubeapi.documents import Document, endpoint, endpoint_slice, node
 from transports.base import Target
 from transports.kubernetes import KubernetesApi
 
-__all__ = ["CASES", "Ground", "discovering", "eventually", "reflecting"]
+__all__ = ["CASES", "Ground", "discovering", "eventually", "reflecting", "run"]
 
 WAIT_SECONDS = 30.0
 """Bound for what a server and a watch take on a busy machine."""
@@ -37,6 +37,38 @@ class Ground(Protocol):
 
     async def delete(self, kind: str, name: str) -> None:
         """Delete the object."""
+
+
+class Tidy:
+    """A ground that deletes at the end what has been made on it."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.kubeconfig = ground.kubeconfig
+        self.namespace = ground.namespace
+        self._ground = ground
+        self._made: set[tuple[str, str]] = set()
+
+    async def apply(self, document: Mapping[str, Any]) -> None:
+        self._made.add((document["kind"], document["metadata"]["name"]))
+        await self._ground.apply(document)
+
+    async def delete(self, kind: str, name: str) -> None:
+        self._made.discard((kind, name))
+        await self._ground.delete(kind, name)
+
+    async def clear(self) -> None:
+        for kind, name in tuple(self._made):
+            await self.delete(kind, name)
+
+
+async def run(case: Callable[[Ground], Awaitable[None]], ground: Ground) -> None:
+    """Run a case and leave nothing of it behind."""
+    tidy = Tidy(ground)
+    try:
+        await case(tidy)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await tidy.clear()
 
 
 async def eventually(holds: Callable[[], object]) -> None:

@@ -13,7 +13,10 @@ import anyio
 from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
-from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, DnsDiscovery, StaticDiscovery
+from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
+from mcp_gpu.fleet.discovery.dns import DnsDiscovery
+from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Registry
@@ -22,6 +25,7 @@ from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
+from transports.kubernetes import KubernetesApi, in_cluster
 from transports.registry import load
 
 __all__ = ["open_router", "run", "serve_gateway"]
@@ -158,11 +162,13 @@ def _readiness(discovery: Discovery) -> Readiness:
 
 
 def make_discovery(settings: FleetSettings) -> Discovery:
-    """The one source of agents that the settings name.
+    """The one source of agents that the settings name; a cluster where they name none.
 
     Raises:
-        SettingError: they name none, several, or one that cannot be read.
+        SettingError: they name several, or one that cannot be read, or there is no cluster.
     """
+    if settings.kubeconfig and not settings.has_kubeconfig():
+        raise SettingError(f"--kubeconfig: no file {settings.kubeconfig}")
     named = [
         flag
         for flag, value in (
@@ -172,9 +178,10 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         )
         if value
     ]
-    if len(named) != 1:
-        found = f"{' and '.join(named)} given together" if named else "no agents named"
-        raise SettingError(f"{found}: give one of --agents, --agents-file and --agents-dns")
+    if len(named) > 1:
+        raise SettingError(f"{' and '.join(named)} given together: give one of them")
+    if not named:
+        return _in_kubernetes(settings)
     try:
         if settings.agents:
             return StaticDiscovery.from_text(settings.agents)
@@ -183,6 +190,21 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         return DnsDiscovery(settings.agents_dns)
     except DiscoveryError as error:
         raise SettingError(str(error)) from error
+
+
+def _in_kubernetes(settings: FleetSettings) -> KubernetesDiscovery:
+    if not in_cluster() and not settings.has_kubeconfig():
+        raise SettingError(
+            "no agents named, and no Kubernetes to find them in: give one of --agents, "
+            "--agents-file and --agents-dns, or a kubeconfig (--kubeconfig, KUBECONFIG, "
+            "~/.kube/config)"
+        )
+    return KubernetesDiscovery(
+        KubernetesApi(settings.kubeconfig, settings.context),
+        namespace=settings.namespace,
+        selector=settings.agent_selector,
+        domain=settings.cluster_domain if settings.agent_address == "dns" else None,
+    )
 
 
 def make_transports(settings: FleetSettings) -> list[Transport]:
@@ -205,6 +227,9 @@ def make_transports(settings: FleetSettings) -> list[Transport]:
 
 def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
     own = settings.transport_options.get(name, {})
+    if name == "exec":
+        credentials = {"kubeconfig": settings.kubeconfig, "context": settings.context}
+        return credentials | own
     if name != "http":
         return own
     options: dict[str, Any] = {"scheme": settings.agent_scheme}

@@ -166,8 +166,24 @@ class FleetSettings(LogSettings):
     """TOML file of [[agents]], where each may have its own command."""
     agents_dns: str = ""
     """DNS name, with an optional port, of a headless Service: every address is an agent."""
-    transports: Names = ("http", "command")
-    """Paths to try, best first."""
+    namespace: str = ""
+    """Kubernetes namespace whose agents are watched where no agents are named. Default: the
+    pod's own in a cluster, else the kubeconfig context's."""
+    kubeconfig: str = ""
+    """Credentials for Kubernetes. Default: the pod's own in a cluster, else what KUBECONFIG names,
+    else ~/.kube/config."""
+    context: str = ""
+    """Context of the kubeconfig. Default: its current one."""
+    agent_selector: str = "app.kubernetes.io/name=mcp-gpu,app.kubernetes.io/component=agent"
+    """Labels of the agents' headless Service, which its EndpointSlices inherit, and of their
+    pods."""
+    agent_address: Literal["ip", "dns"] = "ip"
+    """Address by which HTTP reaches agents found in Kubernetes: the pod's, or its DNS name under
+    the headless Service."""
+    cluster_domain: str = "cluster.local"
+    """DNS domain of the cluster, for --agent-address dns."""
+    transports: Names = ("http", "exec", "command")
+    """Paths to try, best first: http, exec (Kubernetes), command. One alone fixes the path."""
     transport_options: dict[str, dict[str, Any]] = {}
     """Options per transport, as JSON: {"command": {"argv": ["ssh", "{node}", "mcp-gpu",
     "attach", "--relay-only"]}}."""
@@ -189,6 +205,11 @@ class FleetSettings(LogSettings):
     """How long a path that worked is used without a new probe."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most calls in flight per kind of path."""
+
+    def has_kubeconfig(self) -> bool:
+        """Whether the kubeconfig given, or else the usual one, is a file."""
+        given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        return any(os.path.isfile(os.path.expanduser(path)) for path in given.split(os.pathsep))
 
 
 class GatewaySettings(ServeSettings, FleetSettings):

@@ -78,8 +78,9 @@ def render(inventory: FleetInventory, console: Console) -> None:
         console.print(f"{more} more nodes not shown; name some with --nodes.")
     if coverage.discovery_problem:
         console.print(
-            f"[yellow]! list of agents is {coverage.discovery_age_seconds:.0f} s old: "
-            f"{escape(coverage.discovery_problem)}[/]"
+            f"[yellow]! discovery, as of {coverage.discovery_age_seconds:.0f} s ago: "
+            f"{escape(coverage.discovery_problem)}[/]",
+            soft_wrap=True,
         )
     if inventory.simulated:
         console.print("[magenta]simulated: no real hardware stands behind these figures[/]")

@@ -203,7 +203,7 @@ async def test_status_shows_the_fleet_from_a_gateway_and_from_the_agents(folder:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ([], "no agents named: give one of --agents, --agents-file and --agents-dns"),
+        (["--kubeconfig", "/nowhere"], "--kubeconfig: no file /nowhere"),
         (["--agents", "a", "--agents-dns", "b"], "--agents and --agents-dns given together"),
         (["--agents", "a:b"], "'b' is not a port number"),
         (["--agents", "a", "--transports", "pigeon"], "unknown transport 'pigeon'; known: "),

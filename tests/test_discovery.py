@@ -6,7 +6,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from mcp_gpu.fleet.discovery import DiscoveryError, DnsDiscovery, StaticDiscovery
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.discovery.dns import DnsDiscovery
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from transports.base import Target
 
 

@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_gpu.fleet.discovery import StaticDiscovery
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Registry

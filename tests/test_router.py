@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio
@@ -15,7 +15,8 @@ import pytest
 from anyio.abc import TaskStatus
 from pydantic import BaseModel, ConfigDict
 
-from mcp_gpu.fleet.discovery import StaticDiscovery, Table
+from mcp_gpu.fleet.discovery import AbsentAgent, DiscoveryError, Explanation, Table
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import FanOut, Router, UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError
@@ -467,17 +468,79 @@ async def test_one_log_line_ends_a_fan_out(caplog: pytest.LogCaptureFixture) -> 
     json.dumps({key: facts[key] for key in ("tool", "nodes", "by_path", "seconds")})
 
 
+@dataclass
+class Told:
+    """A source of agents that says what it is told to."""
+
+    said: Table
+
+    def table(self) -> Table:
+        return self.said
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None: ...
+
+
 async def test_an_old_table_says_its_age() -> None:
     async with running("a") as fleet:
         table = fleet.discovery.table()
-        stale = replace(table, as_of=table.as_of - 90, problem="DNS is down")
-
-        class Stale:
-            def table(self) -> Table:
-                return stale
-
-            async def run(self, *, task_status: TaskStatus[None]) -> None: ...
-
-        found = await Router(Stale(), fleet.reachability).fan_out(NAME, {}, NodeInventory)
+        stale = Told(replace(table, as_of=table.as_of - 90, problem="DNS is down"))
+        found = await Router(stale, fleet.reachability).fan_out(NAME, {}, NodeInventory)
     assert found.coverage.discovery_age_seconds >= 90
     assert found.coverage.discovery_problem == "DNS is down"
+
+
+async def test_a_node_without_an_agent_is_a_failure_and_counts_as_known() -> None:
+    async with running("a", "b") as fleet:
+        absent = (AbsentAgent("a", "of old"), AbsentAgent("z", "agent pod z cannot start"))
+        told = Told(replace(fleet.discovery.table(), absent=absent))
+        router = Router(told, fleet.reachability)
+        found = await router.fan_out(NAME, {}, NodeInventory)
+        assert ways(found) == {"a": "http", "b": "http"}
+        (failure,) = found.failures
+        assert (failure.node, failure.reason) == ("z", "not_running")
+        assert (failure.message, failure.attempts) == ("agent pod z cannot start", ())
+        coverage = found.coverage
+        assert (coverage.nodes_known, coverage.nodes_asked, coverage.nodes_answered) == (3, 3, 2)
+
+        found = await router.fan_out(NAME, {}, NodeInventory, nodes=["z", "b"])
+        assert (set(ways(found)), reasons(found)) == ({"b"}, {"z": "not_running"})
+        assert found.coverage.nodes_asked == 2
+        found = await router.fan_out(NAME, {}, NodeInventory, nodes=["a"])
+        assert found.failures == ()
+        with pytest.raises(UnknownNodes) as caught:
+            await router.fan_out(NAME, {}, NodeInventory, nodes=["y", "z"])
+    assert (caught.value.unknown, caught.value.known) == (["y"], ["a", "b", "z"])
+
+
+async def test_a_silent_agent_is_explained_by_what_discovery_knows() -> None:
+    async with running() as fleet:
+        for path in (fleet.http, fleet.stream):
+            path.probe_errors |= {"a": Unreachable, "b": Unreachable}
+        explanations = {
+            fleet.targets[0].key: Explanation("agent pod a does not stay up", stopped=True),
+            fleet.targets[1].key: Explanation("the node is not ready", stopped=False),
+            fleet.targets[2].key: Explanation("nobody asks", stopped=True),
+        }
+        told = Told(replace(fleet.discovery.table(), explanations=explanations))
+        found = await Router(told, fleet.reachability).fan_out(NAME, {}, NodeInventory)
+    a, b = found.failures
+    assert (a.reason, a.message) == ("not_running", "agent pod a does not stay up")
+    assert [attempt.via for attempt in a.attempts] == ["http", "command"]
+    assert (b.reason, b.message) == ("unreachable", "scripted Unreachable; the node is not ready")
+    assert ways(found) == {"c": "http"}
+
+
+async def test_an_agent_that_has_spoken_needs_no_explanation() -> None:
+    async with running("a") as fleet:
+        fleet.agents["a"].error = ToolError("the GPUs are on holiday")
+        explanations = {fleet.targets[0].key: Explanation("it is said not to run", stopped=True)}
+        told = Told(replace(fleet.discovery.table(), explanations=explanations))
+        found = await Router(told, fleet.reachability).fan_out(NAME, {}, NodeInventory)
+    assert reasons(found) == {"a": "tool_error"}
+
+
+async def test_a_source_that_knows_nobody_is_an_error() -> None:
+    async with running("a") as fleet:
+        told = Told(Table((), 0.0, "Kubernetes, namespace x", "no agent there matches app=y"))
+        with pytest.raises(DiscoveryError, match="namespace x: no agent there matches app=y"):
+            await Router(told, fleet.reachability).fan_out(NAME, {}, NodeInventory)

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 from pydantic import BaseModel
 
-from mcp_gpu.fleet.discovery import Discovery, Table
+from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
 from mcp_gpu.fleet.errand import Errand, Lanes, NodeAnswer, Question
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.reachability import Reachability
@@ -42,6 +42,9 @@ _TELLING: tuple[FailureReason, ...] = (
     "unreachable",
 )
 """Most telling first: of several failed paths the one that got furthest names the failure."""
+
+_SPOKEN: tuple[FailureReason, ...] = ("agent_too_old", "tool_error")
+"""The agent itself has said why: nobody else needs to explain it."""
 
 
 class UnknownNodes(Exception):
@@ -109,6 +112,8 @@ class Router:
         """
         started = time.monotonic()
         table = self.discovery.table()
+        if not table.targets and not table.absent:
+            raise DiscoveryError(f"{table.source}: {table.problem or 'no agents there'}")
         self._reachability.retain(table.targets)
         wanted = frozenset(nodes) if nodes else None
         question = Question(tool, arguments, result, wanted, self._node_deadline_seconds)
@@ -143,9 +148,10 @@ class Router:
             by_node.setdefault(self._reachability.node(target), []).append(target)
         # An agent whose node nobody has learned yet may be on any of them.
         unnamed = by_node.pop("", [])
-        unknown = nodes - by_node.keys()
+        known = by_node.keys() | {absent.node for absent in table.absent}
+        unknown = nodes - known
         if unknown and not unnamed:
-            raise UnknownNodes(unknown, by_node)
+            raise UnknownNodes(unknown, known)
         picked = [target for node in sorted(nodes) for target in by_node.get(node, [])]
         return picked + (unnamed if unknown else [])
 
@@ -176,7 +182,11 @@ class Router:
             # A node with one agent that answered has answered, whatever became of another
             # (an update starts the new agent before it ends the old one).
             if errand.answer is None and not errand.skipped and name not in answers:
-                failures.setdefault(name, _failure(name, errand, self._call_deadline_seconds))
+                failures.setdefault(name, self._failure(name, errand, table))
+        for absent in table.absent:
+            if absent.node not in answers and (wanted is None or absent.node in wanted):
+                failure = NodeFailure(node=absent.node, reason="not_running", message=absent.why)
+                failures.setdefault(absent.node, failure)
         for node in (wanted or frozenset()) - answers.keys() - failures.keys():
             failures[node] = NodeFailure(
                 node=node,
@@ -184,8 +194,10 @@ class Router:
                 message="no agent said it is on this node; check the name, or see the agents "
                 "listed by address among the failures",
             )
+        known = {self._name(target) for target in table.targets}
+        known |= {absent.node for absent in table.absent}
         coverage = Coverage(
-            nodes_known=len({self._name(target) for target in table.targets}),
+            nodes_known=len(known),
             nodes_asked=len(answers) + len(failures),
             nodes_answered=len(answers),
             discovery=table.source,
@@ -198,21 +210,22 @@ class Router:
             coverage=coverage,
         )
 
-
-def _failure(node: str, errand: Errand[Any], call_deadline_seconds: float) -> NodeFailure:
-    if not errand.attempts:
-        return NodeFailure(
-            node=node,
-            reason="timeout",
-            message=f"no answer before the call's deadline of {call_deadline_seconds:g} s",
-        )
-    telling = min(errand.attempts, key=lambda attempt: _TELLING.index(attempt.reason))
-    return NodeFailure(
-        node=node,
-        reason=telling.reason,
-        message=telling.message,
-        attempts=tuple(errand.attempts),
-    )
+    def _failure(self, node: str, errand: Errand[Any], table: Table) -> NodeFailure:
+        """Why the node gave no answer: by what its paths said, and by what discovery knows."""
+        attempts = tuple(errand.attempts)
+        telling = min(attempts, key=lambda attempt: _TELLING.index(attempt.reason), default=None)
+        explanation = table.explanations.get(errand.target.key)
+        reason: FailureReason = "timeout" if telling is None else telling.reason
+        message = f"no answer before the call's deadline of {self._call_deadline_seconds:g} s"
+        if telling is not None:
+            message = telling.message
+        if explanation is None or reason in _SPOKEN:
+            pass
+        elif explanation.stopped:
+            reason, message = "not_running", explanation.text
+        else:
+            message = f"{message}; {explanation.text}"
+        return NodeFailure(node=node, reason=reason, message=message, attempts=attempts)
 
 
 def _rank(answer: NodeAnswer[Any]) -> tuple[bool, float]:

@@ -342,7 +342,7 @@ def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
         lines.append("SIMULATED: no real hardware stands behind some or all of these figures.")
     if coverage.discovery_problem:
         lines.append(
-            f"The list of agents is {coverage.discovery_age_seconds:.0f} s old: "
+            f"Discovery, as of {coverage.discovery_age_seconds:.0f} s ago: "
             f"{coverage.discovery_problem}"
         )
     lines.extend(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import calls, memory, scale, sizes, startup
+from bench import calls, discovery, memory, scale, sizes, startup
 from bench.figures import Figure, Section
 from support.cluster import cluster
 
@@ -52,10 +52,25 @@ class Effort:
     attach_starts: int
     agent_starts: int
     idle_seconds: float
+    churn_seconds: float
 
 
-FULL = Effort(calls=200, fan_outs=9, attach_starts=40, agent_starts=9, idle_seconds=30.0)
-QUICK = Effort(calls=40, fan_outs=3, attach_starts=10, agent_starts=3, idle_seconds=5.0)
+FULL = Effort(
+    calls=200,
+    fan_outs=9,
+    attach_starts=40,
+    agent_starts=9,
+    idle_seconds=30.0,
+    churn_seconds=10.0,
+)
+QUICK = Effort(
+    calls=40,
+    fan_outs=3,
+    attach_starts=10,
+    agent_starts=3,
+    idle_seconds=5.0,
+    churn_seconds=5.0,
+)
 
 
 async def _run(effort: Effort, folder: Path, report: Report) -> bool:
@@ -91,6 +106,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
             report(await idle.weigh(effort.idle_seconds))
     # What follows takes a processor for itself, so those processes have ended.
     report(await startup.agent(fleet.fleet_file, NODE, folder, effort.agent_starts))
+    report(await discovery.watching(effort.churn_seconds))
     agents = scale.healthy_agents()
     report(await scale.in_memory(agents, effort.fan_outs))
     report(await scale.over_sockets(agents, effort.fan_outs))

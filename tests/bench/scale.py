@@ -14,7 +14,7 @@ import anyio
 from mcp.server.lowlevel import Server
 
 from bench.figures import Section, Variant, interleaved, medians
-from mcp_gpu.fleet.discovery import StaticDiscovery
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Call, Tool

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,14 @@ class Running:
             return await self.process.wait()
 
 
+async def start_all(stack: AsyncExitStack, runnings: Iterable[Running]) -> None:
+    """Start them side by side, and end with the stack what is left of them."""
+    async with anyio.create_task_group() as starting:
+        for running in runnings:
+            stack.push_async_callback(clean_up, running)
+            starting.start_soon(running.start)
+
+
 @dataclass
 class Cluster:
     """Agents by node, and a gateway over them."""
@@ -135,10 +143,7 @@ async def cluster(
     arguments = ["gateway", "--agents-file", str(agents_file), "--http-port", str(gateway_port)]
     gateway = Running([*arguments, *flags], gateway_port, folder / "gateway.log")
     async with AsyncExitStack() as stack:
-        async with anyio.create_task_group() as starting:
-            for running in [*agents.values(), gateway]:
-                stack.push_async_callback(clean_up, running)
-                starting.start_soon(running.start)
+        await start_all(stack, [*agents.values(), gateway])
         yield Cluster(agents, gateway, fleet_file)
 
 

@@ -1,0 +1,178 @@
+"""Agents as a cluster knows them: EndpointSlices say which there are, pods and nodes say why one
+does not answer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskStatus
+
+from mcp_gpu.fleet.discovery.nodes import Node, read_node
+from mcp_gpu.fleet.discovery.pods import Pod, read_pod
+from mcp_gpu.fleet.discovery.reflector import Reflector
+from mcp_gpu.fleet.discovery.roster import Departures, Roster, draw_up
+from mcp_gpu.fleet.discovery.slices import Slice, read_slice
+from mcp_gpu.fleet.discovery.table import DiscoveryError, Table
+from transports.errors import MESSAGE_CHARS, one_line
+from transports.kubernetes import KubernetesApi
+
+__all__ = ["KubernetesDiscovery"]
+
+FIRST_LOOK_SECONDS = 10.0
+"""Longest wait at the start for what the API server says first."""
+
+NODES_PAUSE_SECONDS = 120.0
+"""Longest pause between two attempts at the nodes: most who may not list them never will."""
+
+RETAIN_SECONDS = 120.0
+"""How long a node is known whose agent's pod is gone: a new one takes a second, or a minute where
+the controllers themselves have to be started again first."""
+
+FORBIDDEN = 403
+
+HINTS = {
+    401: "the credentials have expired or are not accepted",
+    FORBIDDEN: "grant get, list and watch",
+    404: "Kubernetes 1.21 or later is needed",
+}
+"""What to do about an HTTP status."""
+
+
+class KubernetesDiscovery:
+    """The agents behind a headless Service, watched.
+
+    Args:
+        api: opened and closed by `run`.
+        namespace: where the agents are; empty for the namespace of the credentials.
+        selector: label selector of the agents' EndpointSlices and pods.
+        domain: the cluster's DNS domain, to reach agents by DNS name; None to reach them by IP.
+        jitter, clock: for tests; see `Reflector`.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        *,
+        selector: str,
+        namespace: str = "",
+        domain: str | None = None,
+        jitter: Callable[[float], float] = lambda most: random.uniform(0, most),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._selector = selector
+        self._domain = domain
+        self._slices = Reflector[Slice](
+            api,
+            "EndpointSlices",
+            self._slices_path,
+            read_slice,
+            selector=selector,
+            jitter=jitter,
+        )
+        self._pods = Reflector[Pod](
+            api, "pods", self._pods_path, read_pod, selector=selector, jitter=jitter
+        )
+        self._nodes = Reflector[Node](
+            api,
+            "nodes",
+            _nodes_path,
+            read_node,
+            longest_pause_seconds=NODES_PAUSE_SECONDS,
+            jitter=jitter,
+        )
+        self._clock = clock
+        self._departures = Departures(RETAIN_SECONDS)
+        self._roster = Roster((), (), {})
+        self._drawn_from: tuple[int, ...] = ()
+
+    def table(self) -> Table:
+        if self._slices.as_of is None:
+            silence = "the API server has not answered yet"
+            raise DiscoveryError(f"{self._source()}: {self._problem() or silence}")
+        roster, problem = self._current(), self._problem()
+        existing = None if self._nodes.as_of is None else self._nodes.items
+        absent = (*roster.absent, *self._departures.absent(self._clock(), existing))
+        if not roster.targets and not absent:
+            nothing = f"no agent there matches {self._selector}"
+            problem = f"{nothing}; {problem}" if problem else nothing
+        return Table(
+            roster.targets,
+            self._slices.as_of,
+            self._source(),
+            problem,
+            absent,
+            roster.explanations,
+        )
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        reflectors = (self._slices, self._pods, self._nodes)
+        async with self._api, anyio.create_task_group() as group:
+            for reflector in reflectors:
+                group.start_soon(reflector.run)
+            with anyio.move_on_after(FIRST_LOOK_SECONDS):
+                for reflector in reflectors:
+                    await reflector.tried.wait()
+            task_status.started()
+
+    def _current(self) -> Roster:
+        """Drawn up when it is asked for, and once for the same state: calls may be rarer than
+        changes, and more frequent."""
+        state = (self._slices.changes, self._pods.changes, self._nodes.changes)
+        if state != self._drawn_from:
+            self._roster = draw_up(
+                self._slices.items.values(),
+                self._pods.items,
+                self._nodes.items,
+                namespace=self._namespace,
+                domain=self._domain,
+            )
+            self._departures.notice(self._roster.nodes(), self._clock())
+            self._drawn_from = state
+        return self._roster
+
+    def _source(self) -> str:
+        return f"Kubernetes, namespace {self._namespace}" if self._namespace else "Kubernetes"
+
+    def _problem(self) -> str | None:
+        """What is out of date or missing in the table, and what that means for it."""
+        said: list[str] = []
+        more: list[str] = []
+        for reflector, loss in (
+            (self._slices, ""),
+            (self._pods, "silent agents are not explained"),
+            (self._nodes, "nodes without an agent are not seen"),
+        ):
+            problem = reflector.problem
+            if problem is None:
+                continue
+            # What ails the server or the credentials ails all three: said once.
+            if problem.status == FORBIDDEN or not said:
+                words = problem.message
+                if problem.status == FORBIDDEN:
+                    words = f"forbidden: {words.rpartition('forbidden: ')[2]}"
+                said.append(f"cannot watch {reflector.what}: {words}")
+            more.append(HINTS.get(problem.status, ""))
+            if reflector.as_of is None and self._slices.as_of is not None:
+                more.append(loss)
+        text = "; ".join(dict.fromkeys(each for each in (*said, *more) if each))
+        return one_line(text, MESSAGE_CHARS) or None
+
+    async def _slices_path(self) -> str:
+        return f"/apis/discovery.k8s.io/v1/namespaces/{await self._where()}/endpointslices"
+
+    async def _pods_path(self) -> str:
+        return f"/api/v1/namespaces/{await self._where()}/pods"
+
+    async def _where(self) -> str:
+        self._namespace = self._namespace or await self._api.namespace()
+        return self._namespace
+
+
+async def _nodes_path() -> str:
+    return "/api/v1/nodes"

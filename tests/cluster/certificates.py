@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["Authority", "new_key"]
+__all__ = ["Authority"]
 
 VALID = timedelta(days=30)
 """Longer than anybody keeps a test cluster."""
@@ -26,7 +26,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._key = new_key(folder / "ca.key")
+        self._key = _new_key(folder / "ca.key")
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mcp-gpu test cluster")])
         usage = x509.KeyUsage(
             digital_signature=True,
@@ -54,7 +54,7 @@ class Authority:
         (names or addresses)."""
         parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         parts.append(x509.NameAttribute(NameOID.COMMON_NAME, user))
-        key = new_key(self.folder / f"{name}.key")
+        key = _new_key(self.folder / f"{name}.key")
         builder = self._builder(x509.Name(parts), key)
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if hosts:
@@ -111,7 +111,7 @@ class Authority:
         return path, self.folder / f"{name}.key"
 
 
-def new_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _new_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """A private key, kept at `path`."""
     key = ec.generate_private_key(ec.SECP256R1())
     path.touch(mode=0o600)

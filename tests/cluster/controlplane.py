@@ -6,7 +6,7 @@ import ssl
 import urllib.request
 from pathlib import Path
 
-from cluster.certificates import Authority, new_key
+from cluster.certificates import Authority
 from cluster.machine import Machine
 from cluster.plan import API_SERVICE_ADDRESS, CLUSTER_DOMAIN, CONTROL, SERVICE_NETWORK, Plan
 from cluster.process import wait
@@ -38,13 +38,13 @@ class ControlPlane(Machine):
         authority.issue("apiserver-kubelet-client", "kube-apiserver", ["system:masters"])
         for component in ("kube-controller-manager", "kube-scheduler"):
             authority.kubeconfig(component, self.server, f"system:{component}")
-        new_key(self._pki / "service-accounts.key")
+        authority.issue("service-accounts", "service-accounts")
 
-    def restart(self, component: str, patience: float = 30) -> None:
-        """End the component, start it again, and wait until it serves."""
+    def restart(self, component: str) -> None:
+        """End the component, start it again, and wait until the API server is ready."""
         self.stop(component)
         self.launch(component)
-        self.wait_ready(patience)
+        self.wait_ready()
 
     def launch(self, component: str) -> None:
         """Start one of them; the others wait for it."""
@@ -101,7 +101,7 @@ class ControlPlane(Machine):
             "--allow-privileged=true",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
             f"--service-account-issuer=https://kubernetes.default.svc.{CLUSTER_DOMAIN}",
-            f"--service-account-key-file={pki}/service-accounts.key",
+            f"--service-account-key-file={pki}/service-accounts.crt",
             f"--service-account-signing-key-file={pki}/service-accounts.key",
             f"--kubelet-client-certificate={pki}/apiserver-kubelet-client.crt",
             f"--kubelet-client-key={pki}/apiserver-kubelet-client.key",

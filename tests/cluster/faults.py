@@ -286,8 +286,13 @@ def compact(cluster: Cluster) -> None:
 
     def ask(call: str, body: dict[str, object]) -> dict[str, dict[str, str]]:
         url = f"http://127.0.0.1:2379/v3/kv/{call}"
-        post = ["busybox", "wget", "-q", "-O", "-", "--post-data", json.dumps(body), url]
-        answer: dict[str, dict[str, str]] = json.loads(control.run(*post))
+        program = (
+            "import sys, urllib.request\n"
+            "url, body = sys.argv[1], sys.argv[2].encode()\n"
+            "print(urllib.request.urlopen(url, body, timeout=30).read().decode())"
+        )
+        post = [sys.executable, "-c", program, url, json.dumps(body)]
+        answer: dict[str, dict[str, str]] = json.loads(control.run("env", "NO_PROXY=*", *post))
         return answer
 
     # A change that no watch has seen yet is what makes the past be past.

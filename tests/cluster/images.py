@@ -31,6 +31,9 @@ BASE_SECONDS = 600
 BUILD_SECONDS = 1200
 """Bound for buildah: a minute or two, most of it pip's."""
 
+KEPT = 4
+"""Older builds of an image that stay in the cache, 300 MB each."""
+
 
 @dataclass(frozen=True)
 class Image:
@@ -91,6 +94,8 @@ def build_image(folder: Path, name: str = "localhost/mcp-gpu") -> Image:
     with cached(archive) as path:
         if path is not None:
             print(f"building {name}:{tag}", file=sys.stderr)
+            for old in _newest_first(f"image-{name.rpartition('/')[2]}-*.tar")[KEPT:]:
+                old.unlink()
             _build(folder, base, f"{name}:{tag}", path)
     return Image(f"{name}:{tag}", archive)
 
@@ -112,6 +117,10 @@ def sent_to_builder(folder: Path) -> list[Path]:
         return verdict
 
     return sorted(p for p in folder.rglob("*") if p.is_file() and not ignored(p))
+
+
+def _newest_first(pattern: str) -> list[Path]:
+    return sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def _build(folder: Path, base: Path, name: str, archive: Path) -> None:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import IO
 
 from cluster.plan import Plan
-from cluster.process import Process, kill, run
+from cluster.process import Process, run
 
 __all__ = ["Machine", "Namespace", "hierarchies", "members"]
 
 PRIVATE = ("/run", "/var/lib", "/var/log")
 """Folders of the machine's own. They are there on every Linux, so that none has to be made."""
+
+END_SECONDS = 3
+"""What a daemon gets to end by itself. The API server would wait for each of its watches."""
 
 KERNEL_SETTINGS = {
     "vm/overcommit_memory": "1",
@@ -185,13 +188,11 @@ class Machine(Namespace):
         """The daemon of that name; None if it is not running."""
         return Process.load(self.folder / "processes" / name)
 
-    def stop(self, name: str, kill_it: bool = False) -> None:
+    def stop(self, name: str) -> None:
         """End a daemon. Nothing happens if it is not running."""
         process = self.process(name)
-        if process is not None and kill_it:
-            kill([process])
-        elif process is not None:
-            process.end()
+        if process is not None:
+            process.end(END_SECONDS)
 
     def _spawn(
         self, cgroup: str, command: Sequence[str], stdout: int, log: IO[bytes]

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
+    "API_SERVICE_ADDRESS",
     "CLUSTER_DOMAIN",
+    "CONTROL",
     "DNS_ADDRESS",
     "NODES",
     "POD_NETWORK",
     "SERVICE_NETWORK",
+    "SUBNETS",
     "NodePlan",
     "Plan",
 ]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cluster.cluster import Access
+from cluster.plan import API_SERVICE_ADDRESS
 from cluster.pods import Pod
-from cluster.process import CommandError
+from cluster.process import CommandError, run
 
-__all__ = ["PORT", "SELECTOR", "fetch", "probes"]
+__all__ = ["PORT", "SELECTOR", "ask_api_server", "fetch", "probes"]
 
 PORT = 8080
 SELECTOR = "app=probe"
 
 FETCH_SECONDS = 3
 """What a fetch waits for: nobody here takes more than milliseconds who answers at all."""
+
+CASCADE = ("--cascade=foreground", "--timeout=60s")
 
 MANIFEST = """
 apiVersion: v1
@@ -73,14 +77,35 @@ def probes(cluster: Access, namespace: str, image: str) -> Iterator[None]:
         cluster.kubectl("-n", namespace, *rollout, timeout=130)
         yield
     finally:
+        # A namespace looks for the last of its pods ever more seldom.
+        cluster.kubectl("-n", namespace, "delete", "daemonsets,deployments", "--all", *CASCADE)
         cluster.kubectl("delete", "namespace", namespace, timeout=120)
 
 
 def fetch(pod: Pod, address: str, path: str = "") -> str | None:
     """What a pod gets from there; None if nothing, or not all of it, in FETCH_SECONDS."""
-    url = f"http://{address}:{PORT}/{path}"
-    wget = ["busybox", "wget", "-q", "-O", "-", "-T", str(FETCH_SECONDS), url]
+    # Both are the container's own: wget's own limit crashes in Debian's build of busybox.
+    enter = ["nsenter", f"--target={pod.process.pid}", "--net", "--mount", "--"]
+    wget = ["/bin/timeout", str(FETCH_SECONDS), "/bin/wget", "-q", "-O", "-"]
     try:
-        return pod.run("timeout", str(2 * FETCH_SECONDS), *wget).strip()
+        return run(*enter, *wget, f"http://{address}:{PORT}/{path}").strip()
     except CommandError:
         return None
+
+
+def ask_api_server(pod: Pod, token: str, path: str) -> int:
+    """The status of the API server's answer to a GET by a program in the pod's network."""
+    program = (
+        "import ssl, sys, urllib.request as http\n"
+        "url, authority, token = sys.argv[1:]\n"
+        "trust = http.HTTPSHandler(context=ssl.create_default_context(cafile=authority))\n"
+        "ask = http.Request(url, headers={'Authorization': f'Bearer {token}'})\n"
+        "try:\n"
+        "    print(http.build_opener(trust).open(ask, timeout=10).status)\n"
+        "except http.HTTPError as error:\n"
+        "    print(error.code)\n"
+    )
+    url = f"https://{API_SERVICE_ADDRESS}{path}"
+    authority = str(pod.node.plan.folder / "pki" / "ca.crt")
+    ask = ["env", "NO_PROXY=*", sys.executable, "-c", program, url, authority, token]
+    return int(pod.run(*ask))

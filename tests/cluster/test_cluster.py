@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from cluster import faults
 from cluster.cluster import Access, Cluster
 from cluster.network import TUNNEL, same_subnet
 from cluster.pods import Pod, pods
-from cluster.probes import PORT, SELECTOR, fetch, probes
+from cluster.probes import PORT, SELECTOR, ask_api_server, fetch, probes
 from cluster.process import CommandError, wait
 
 NAMESPACE = "cluster-tests"
+
+ENDLESS = "trap exit TERM; sleep 10000 & wait"
+"""Ends when it is asked to, which a bare sleep does not as the first process of a container."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -113,8 +118,9 @@ def test_a_node_port_answers_this_machine_and_the_client(own_cluster: Cluster) -
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=10) as answer:
             assert answer.read().decode().strip() in own_cluster.nodes
-        said = own_cluster.run_in("client", ["busybox", "wget", "-q", "-O", "-", url])
-        assert said.strip() in own_cluster.nodes
+        program = f"import urllib.request; print(urllib.request.urlopen('{url}').read().decode())"
+        ask = ["env", "NO_PROXY=*", sys.executable, "-c", program]
+        assert own_cluster.run_in("client", ask).strip() in own_cluster.nodes
 
 
 def test_exec_runs_in_a_pod_of_every_node_with_its_input_and_status(cluster: Access) -> None:
@@ -147,18 +153,16 @@ def test_the_api_server_reaches_a_pod_of_every_node(cluster: Access) -> None:
         assert cluster.kubectl("get", "--raw", path).strip() == pod["node"]
 
 
-def test_a_pod_may_do_what_its_service_account_is_granted_and_no_more(cluster: Access) -> None:
-    account = f"--as=system:serviceaccount:{NAMESPACE}:default"
-    ask = ["-n", NAMESPACE, "auth", "can-i", account]
-    with pytest.raises(CommandError, match="no"):
-        cluster.kubectl(*ask, "create", "pods/exec")
-    script = (
-        "cd /var/run/secrets/kubernetes.io/serviceaccount && wget -q -O - --no-check-certificate"
-        ' --header "Authorization: Bearer $(cat token)"'
-        f" https://kubernetes.default.svc/api/v1/namespaces/{NAMESPACE}/pods"
-    )
-    with pytest.raises(CommandError, match="403 Forbidden"):
-        inside(cluster, listed(cluster)[0]["name"], "sh", "-c", script)
+def test_a_pod_may_do_what_its_service_account_is_granted_and_no_more(
+    own_cluster: Cluster, probe_pods: list[Pod]
+) -> None:
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    token = inside(own_cluster, probe_pods[2].name, "cat", f"{folder}/token")
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    assert ask_api_server(probe_pods[2], token, path) == 403
+    with faults.granted(own_cluster, NAMESPACE, "default", "pods", "list"):
+        wait("the grant", lambda: ask_api_server(probe_pods[2], token, path) == 200, 30)
+    assert ask_api_server(probe_pods[2], "somebody", path) == 401
 
 
 def test_the_objects_of_calico_say_how_pods_talk(own_cluster: Cluster) -> None:
@@ -212,7 +216,7 @@ def test_a_restarted_controller_makes_and_places_pods_again(
 ) -> None:
     own_cluster.control.restart(component)
     name = f"after-{component}"
-    create = ["create", "deployment", name, f"--image={busybox}", "--", "sleep", "1000"]
+    create = ["create", "deployment", name, f"--image={busybox}", "--", "sh", "-c", ENDLESS]
     own_cluster.kubectl("-n", NAMESPACE, *create)
     rollout = ["-n", NAMESPACE, "rollout", "status", f"deployment/{name}", "--timeout=60s"]
     own_cluster.kubectl(*rollout, timeout=70)

@@ -238,10 +238,11 @@ def test_without_an_api_server_pods_answer(own_cluster: Cluster, probe_pods: lis
 
 def test_a_permission_is_granted_and_revoked(own_cluster: Cluster) -> None:
     account = f"--as=system:serviceaccount:{NAMESPACE}:default"
+    ask = ["-n", NAMESPACE, "auth", "can-i", account, "create", "pods", "--subresource=exec"]
 
     def allowed() -> bool:
         try:
-            own_cluster.kubectl("-n", NAMESPACE, "auth", "can-i", account, "create", "pods/exec")
+            own_cluster.kubectl(*ask)
         except CommandError:
             return False
         return True

@@ -41,6 +41,8 @@ def _up(plan: Plan) -> int:
     cluster = Cluster.running(plan)
     if cluster is None:
         cluster = Cluster.up(plan, keep=True)
+    elif cluster.owner is not None:
+        raise Unavailable(f"process {cluster.owner.pid} is running tests on it, and will end it")
     else:
         print("already up")
     for name, version in cluster.versions().items():

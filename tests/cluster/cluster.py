@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 from cluster import images
-from cluster.binaries import binaries, cache, packages, versions
+from cluster.binaries import Unavailable, binaries, cache, packages, versions
 from cluster.certificates import Authority
 from cluster.controlplane import ControlPlane
 from cluster.images import Image
@@ -24,7 +26,7 @@ from cluster.plan import CONTROL, NODES, Plan
 from cluster.process import Process, run
 from cluster.remains import clean
 
-__all__ = ["Access", "Cluster"]
+__all__ = ["Access", "Cluster", "alone", "take_down"]
 
 MANIFESTS = Path(__file__).parent / "manifests"
 
@@ -91,6 +93,8 @@ class Cluster(Access):
         self.network = Network(plan)
         self.control = ControlPlane(plan, programs)
         self.machines = {node.name: Node(plan, node, programs) for node in NODES}
+        self.owner: Process | None = None
+        """With whose end it ends; nobody's if it is kept."""
         self.phases: dict[str, float] = {}
         """Seconds that each step of the bring-up took."""
 
@@ -101,10 +105,11 @@ class Cluster(Access):
             state = json.loads((plan.folder / "cluster.json").read_text())
         except FileNotFoundError:
             return None
-        owner = state["owner"]
-        if owner and not Process(**owner).alive:
+        owner = Process(**state["owner"]) if state["owner"] else None
+        if owner and not owner.alive:
             return None
         cluster = cls(plan, Path(state["programs"]))
+        cluster.owner = owner
         cluster.phases = state["phases"]
         return cluster if cluster.control.process("kube-apiserver") else None
 
@@ -130,7 +135,8 @@ class Cluster(Access):
                     clean(plan)
                 raise
             cluster._phase("in all", begun)
-            cluster._record(keep)
+            cluster.owner = None if keep else Process.of(os.getpid())
+            cluster._record()
         return cluster
 
     def down(self) -> None:
@@ -157,7 +163,7 @@ class Cluster(Access):
 
     def load_image(self, image: Image) -> None:
         """Give it to the container runtime of every node."""
-        _together([lambda node=node: node.import_image(image.archive) for node in self._all()])
+        _together([partial(node.import_image, image.archive) for node in self._all()])
 
     def memory(self) -> int:
         """Bytes of memory of all its processes; what they share is counted once."""
@@ -189,7 +195,8 @@ class Cluster(Access):
         self.network.create_fabric()
         authority = Authority(self.plan.folder / "pki")
         authority.kubeconfig("admin", self.control.server, "admin", ["system:masters"])
-        _together([self._make_control(authority), *map(self._make_node(authority), self._all())])
+        nodes = [partial(self._make_node, authority, node) for node in self._all()]
+        _together([partial(self._make_control, authority), *nodes])
         self._phase("machines", begun)
         begun = time.monotonic()
 
@@ -199,9 +206,7 @@ class Cluster(Access):
             for image in loaded:
                 node.import_image(image.archive)
 
-        _together(
-            [self.control.wait_ready, *[lambda node=n: prepare_node(node) for n in self._all()]]
-        )
+        _together([self.control.wait_ready, *[partial(prepare_node, node) for node in self._all()]])
         self._phase("API server, containerd", begun)
         begun = time.monotonic()
         for component in ("kube-controller-manager", "kube-scheduler"):
@@ -229,25 +234,16 @@ class Cluster(Access):
         )
         self._phase("nodes, DNS", begun)
 
-    def _make_control(self, authority: Authority) -> Callable[[], None]:
-        def make() -> None:
-            self._make(self.control)
-            self.control.prepare(authority)
-            self.control.launch("etcd")
-            self.control.launch("kube-apiserver")
+    def _make_control(self, authority: Authority) -> None:
+        self._make(self.control)
+        self.control.prepare(authority)
+        self.control.launch("etcd")
+        self.control.launch("kube-apiserver")
 
-        return make
-
-    def _make_node(self, authority: Authority) -> Callable[[Node], Callable[[], None]]:
-        def maker(node: Node) -> Callable[[], None]:
-            def make() -> None:
-                self._make(node)
-                self.network.prepare_pods(node, node.node)
-                node.prepare(authority, self.control.server)
-
-            return make
-
-        return maker
+    def _make_node(self, authority: Authority, node: Node) -> None:
+        self._make(node)
+        self.network.prepare_pods(node, node.node)
+        node.prepare(authority, self.control.server)
 
     def _make(self, machine: Machine) -> None:
         plans = {plan.name: plan for plan in (CONTROL, *NODES)}
@@ -261,11 +257,9 @@ class Cluster(Access):
         self.kubectl("wait", "--for=condition=Established", "crd", "--all")
         self.kubectl(*apply, str(MANIFESTS / "2-calico.yaml"))
 
-    def _record(self, keep: bool) -> None:
-        owner = Process.of(os.getpid())
-        assert owner is not None
+    def _record(self) -> None:
         state = {
-            "owner": None if keep else asdict(owner),
+            "owner": asdict(self.owner) if self.owner else None,
             "programs": str(self.programs),
             "phases": self.phases,
         }
@@ -290,11 +284,34 @@ def take_down(plan: Plan) -> None:
 
 
 @contextmanager
+def alone(plan: Plan) -> Iterator[None]:
+    """Keep other test runs off the cluster of that name: each breaks things for the other.
+
+    Raises:
+        Unavailable: somebody else has it.
+    """
+    with _lock_file(plan, "tests") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Unavailable(
+                f"another test run is using cluster {plan.index}: wait for it, or choose another"
+                " with MCP_GPU_CLUSTER=1"
+            ) from None
+        yield
+
+
+@contextmanager
 def _locked(plan: Plan) -> Iterator[None]:
-    cache().mkdir(parents=True, exist_ok=True)
-    with (cache() / f"{plan.prefix}.lock").open("w") as lock:
+    """While it is being brought up or taken down."""
+    with _lock_file(plan, "making") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(plan: Plan, purpose: str) -> IO[str]:
+    cache().mkdir(parents=True, exist_ok=True)
+    return (cache() / f"{plan.prefix}-{purpose}.lock").open("w")
 
 
 def _together(jobs: Sequence[Callable[[], object]]) -> None:

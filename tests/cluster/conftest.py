@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import missing
-from cluster.cluster import Access, Cluster
+from cluster.cluster import Access, Cluster, alone
 from cluster.plan import Plan
 
 ELSEWHERE = "MCP_GPU_TEST_KUBECONFIG"
@@ -26,15 +26,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     if reason := missing():
         pytest.skip(reason)
     plan = Plan.chosen()
-    running = Cluster.running(plan)
-    if running is not None:
-        yield running
-        return
-    own = Cluster.up(plan, keep=False)
-    try:
-        yield own
-    finally:
-        own.down()
+    with alone(plan):
+        running = Cluster.running(plan)
+        if running is not None:
+            yield running
+            return
+        own = Cluster.up(plan, keep=False)
+        try:
+            yield own
+        finally:
+            own.down()
 
 
 @pytest.fixture(scope="session")

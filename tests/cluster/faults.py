@@ -98,7 +98,7 @@ def cut_pod_network(cluster: Cluster) -> Iterator[None]:
 
 @contextmanager
 def _on_all(cluster: Cluster, name: str, chains: str) -> Iterator[None]:
-    made: list[Machine] = []
+    made: list[Node] = []
     try:
         for node in cluster.machines.values():
             run(*node.wires(), "nft", "-f", "-", stdin=f"table ip {name} {{\n{chains}\n}}\n")

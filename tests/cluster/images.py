@@ -87,8 +87,8 @@ def build_image(folder: Path, name: str = "localhost/mcp-gpu") -> Image:
     """
     base = base_image()
     digest = hashlib.sha256(base.name.encode())
-    for path in [folder / "Dockerfile", *sent_to_builder(folder)]:
-        digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
+    for source in [folder / "Dockerfile", *sent_to_builder(folder)]:
+        digest.update(f"{source.relative_to(folder)}\0".encode() + source.read_bytes() + b"\0")
     tag = digest.hexdigest()[:12]
     archive = cache() / f"image-{name.rpartition('/')[2]}-{tag}.tar"
     with cached(archive) as path:
@@ -186,8 +186,8 @@ def _write(
         for target, source in files.items():
             entry = tarfile.TarInfo(target)
             entry.size, entry.mode = source.stat().st_size, 0o755
-            with source.open("rb") as content:
-                tar.addfile(entry, content)
+            with source.open("rb") as binary:
+                tar.addfile(entry, binary)
         for applet in applets:
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"

@@ -26,7 +26,10 @@ from cluster.plan import CONTROL, NODES, Plan
 from cluster.process import Process, run
 from cluster.remains import clean
 
-__all__ = ["Access", "Cluster", "alone", "take_down"]
+__all__ = ["ELSEWHERE", "Access", "Cluster", "alone", "take_down"]
+
+ELSEWHERE = "MCP_GPU_TEST_KUBECONFIG"
+"""The environment variable that names the kubeconfig file of another cluster to test on."""
 
 MANIFESTS = Path(__file__).parent / "manifests"
 

@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import missing
-from cluster.cluster import Access, Cluster, alone
+from cluster.cluster import ELSEWHERE, Access, Cluster, alone
 from cluster.plan import Plan
-
-ELSEWHERE = "MCP_GPU_TEST_KUBECONFIG"
-"""Names the kubeconfig file of another cluster to run the tests against."""
 
 
 @pytest.fixture(scope="session")

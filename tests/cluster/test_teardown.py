@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import missing
-from cluster.cluster import Cluster, take_down
+from cluster.cluster import ELSEWHERE, Cluster, take_down
 from cluster.machine import KERNEL_SETTINGS
 from cluster.plan import Plan
 from cluster.process import run, wait
@@ -28,6 +28,8 @@ UP_SECONDS = 300
 def side() -> Iterator[Plan]:
     if reason := missing():
         pytest.skip(reason)
+    if ELSEWHERE in os.environ:
+        pytest.skip(f"{ELSEWHERE} names a cluster elsewhere: none is made here")
     plan = Plan(SIDE)
     take_down(plan)
     yield plan

@@ -25,14 +25,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     plan = Plan.chosen()
     with alone(plan):
         running = Cluster.running(plan)
-        if running is not None:
-            yield running
-            return
-        own = Cluster.up(plan, keep=False)
+        mark = plan.folder / "under-test"
+        if running is not None and mark.exists():
+            # Those tests were killed, and may have left one of their faults.
+            running = Cluster.up(plan, keep=True)
+        own = running or Cluster.up(plan, keep=False)
+        mark.touch()
         try:
             yield own
         finally:
-            own.down()
+            mark.unlink()
+            if running is None:
+                own.down()
 
 
 @pytest.fixture(scope="session")

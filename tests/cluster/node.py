@@ -76,7 +76,7 @@ class Node(Machine):
         (self.folder / "containerd.toml").write_text(text)
         # Of pods that do not use the cluster's DNS. There is none outside of it.
         (self.folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-        self._commands = {
+        commands = {
             "containerd": ["containerd", "--config", f"{self.folder}/containerd.toml"],
             "kubelet": [
                 str(self.binaries / "kubelet"),
@@ -93,7 +93,7 @@ class Node(Machine):
                 f"--config={self.folder}/kube-proxy.json",
             ],
         }
-        self._write("commands.json", self._commands)
+        self._write("commands.json", commands)
 
     def launch(self, daemon: str) -> None:
         """Start one of containerd, kubelet and kube-proxy."""

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,14 +41,13 @@ def run(*argv: str, stdin: str | None = None, timeout: float = COMMAND_SECONDS) 
     return done.stdout
 
 
-def wait(what: str, holds: object, timeout: float) -> None:
-    """Poll until the callable `holds` returns something true.
+def wait(what: str, holds: Callable[[], object], timeout: float) -> None:
+    """Poll until `holds` returns something true.
 
     Raises:
         TimeoutError: not within `timeout` seconds; the message names `what`.
     """
     end = time.monotonic() + timeout
-    assert callable(holds)
     while not holds():
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not after {timeout:g} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from cluster.binaries import cache
 from cluster.machine import hierarchies, members
 from cluster.network import links
 from cluster.plan import Plan
@@ -54,19 +55,22 @@ def clean(plan: Plan) -> None:
 
 
 def _processes(plan: Plan) -> list[Process]:
-    """Those in its cgroups, and those in its network: whoever was sent there by a test."""
+    """Those in its cgroups, those that a test sent into its network, and commands of ours that
+    speak to its API server; not a shell of a person who does."""
     found = set(members(plan.prefix))
-    inodes = set()
-    for path in _namespaces(plan):
-        inodes.add(path.stat().st_ino)
+    inodes = {path.stat().st_ino for path in _namespaces(plan)}
+    mark = f"KUBECONFIG={plan.folder}/".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
         try:
-            inside = (entry / "ns" / "net").stat().st_ino in inodes
-        except OSError:  # gone
+            ours = (entry / "ns" / "net").stat().st_ino in inodes or (
+                (entry / "exe").readlink().is_relative_to(cache())
+                and mark in (entry / "environ").read_bytes()
+            )
+        except OSError:  # gone, or the kernel's own
             continue
-        if inside and (process := Process.of(int(entry.name))):
+        if ours and (process := Process.of(int(entry.name))):
             found.add(process)
     return sorted(found, key=lambda process: process.pid)
 

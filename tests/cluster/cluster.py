@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -134,8 +136,8 @@ class Cluster(Access):
             try:
                 cluster._bring_up(loaded)
             except BaseException:
-                if "MCP_GPU_CLUSTER_KEEP_FAILED" not in os.environ:
-                    clean(plan)
+                _save_logs(plan)
+                clean(plan)
                 raise
             cluster._phase("in all", begun)
             cluster.owner = None if keep else Process.of(os.getpid())
@@ -284,6 +286,16 @@ def take_down(plan: Plan) -> None:
     """Take down the cluster of that name, or what is left of it."""
     with _locked(plan):
         clean(plan)
+
+
+def _save_logs(plan: Plan) -> None:
+    kept = cache() / f"{plan.prefix}-failed"
+    shutil.rmtree(kept, ignore_errors=True)
+    for log in plan.folder.glob("*/*.log"):
+        target = kept / log.relative_to(plan.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, target)
+    print(f"the cluster did not come up; its logs are in {kept}", file=sys.stderr)
 
 
 @contextmanager

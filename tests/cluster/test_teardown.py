@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.binaries import missing
+from cluster.binaries import cache, missing
 from cluster.cluster import ELSEWHERE, Cluster, take_down
+from cluster.controlplane import ControlPlane
 from cluster.machine import KERNEL_SETTINGS
 from cluster.plan import Plan
 from cluster.process import run, wait
@@ -107,3 +109,15 @@ def test_a_cluster_whose_owner_was_killed_is_not_taken_for_a_running_one(side: P
     second = Cluster.up(side, keep=True)
     assert Cluster.running(side) is not None
     assert len(second.nodes) == 3
+
+
+def test_a_bring_up_that_fails_takes_itself_down_and_keeps_its_logs(
+    side: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ControlPlane, "_kube_apiserver", lambda self: ["--no-such-flag"])
+    with pytest.raises(RuntimeError, match="the API server has ended"):
+        Cluster.up(side, keep=False)
+    assert remains(side) == nothing()
+    log = cache() / f"{side.prefix}-failed" / "cp" / "kube-apiserver.log"
+    assert "--no-such-flag" in log.read_text()
+    shutil.rmtree(log.parents[1])

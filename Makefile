@@ -10,9 +10,10 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-h
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench accept format lock node clean
+.PHONY: cluster cluster-down cluster-shell test-cluster
 
 help:  ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml requirements/dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +26,22 @@ run: $(STAMP)  ## Run the demo: a simulated fleet, a gateway, no GPU and no clus
 
 test: $(STAMP)  ## Run the tests (ARGS are pytest's)
 	$(BIN)/python -m pytest $(ARGS)
+
+# A real Kubernetes on this machine (docs/testing.md). Needs root and Go 1.26 or later.
+CLUSTER := PYTHONPATH=tests $(BIN)/python -m cluster
+
+cluster: $(STAMP)  ## Bring up a Kubernetes of three nodes on this machine, and keep it (as root)
+	@$(CLUSTER) up
+
+cluster-down: $(STAMP)  ## Take it down, or what is left of it
+	@$(CLUSTER) down
+
+cluster-shell: $(STAMP)  ## A shell with kubectl and helm for it
+	@$(CLUSTER) shell
+
+# Bringing a cluster up, from nothing, is longer than what counts as a hang elsewhere.
+test-cluster: $(STAMP)  ## Run the tests that need it; they bring it up if it is not (ARGS are pytest's)
+	$(BIN)/python -m pytest -o faulthandler_timeout=1200 tests/cluster $(ARGS)
 
 bench: $(STAMP)  ## Print the figures of docs/benchmarks.md (ARGS=--quick for a short run)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)

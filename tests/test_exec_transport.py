@@ -248,15 +248,16 @@ async def test_a_name_that_is_none_reaches_no_server(
 @pytest.mark.parametrize(
     ("verb", "words"),
     [
-        ("get", 'User "tester" cannot get resource "pods/exec" in API group "" in the namespace'),
-        ("create", 'pods "agent-1" is forbidden: takes create on pods/exec, beside get'),
+        ("get", 'pods "agent-1" is forbidden: User "tester" cannot get resource "pods/exec"'),
+        ("create", 'pods "agent-1" is forbidden:'),
     ],
 )
 async def test_both_verbs_are_needed(verb: str, words: str, reached: Reached) -> None:
     reached.server.denied.add((verb, "pods/exec"))
     error = await refused(reached.transport())
     assert type(error) is Denied
-    assert words in error.message
+    start = "grant get and create on pods/exec: HTTP 403 Forbidden: "
+    assert error.message.startswith(start + words)
 
 
 async def test_without_credentials_it_is_denied(reached: Reached) -> None:

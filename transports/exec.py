@@ -46,6 +46,7 @@ _NOT_RUNNING = re.compile(
     r"|CONTAINER_(EXITED|CREATED|UNKNOWN)|not valid for pod|not have a host assigned",
     re.IGNORECASE,
 )
+_NO_RIGHT = re.compile(r"pods \S+ is forbidden:")
 _NO_COMMAND = re.compile(r"runtime exec failed|start container process|executable file not found")
 
 
@@ -197,9 +198,10 @@ def _refusal(error: KubernetesError) -> Failure:
     """What the server's answer means, in its words."""
     words = error.message
     if error.status in (401, 403) or error.reason == NO_CREDENTIALS:
-        if words.endswith("is forbidden:"):
-            # All that servers from 1.35 on say to those who may `get` and not `create`.
-            words += " takes create on pods/exec, beside get"
+        if _NO_RIGHT.search(words):
+            # First, as answers cut long words; and servers from 1.35 on say no more than this
+            # to those who may `get` and not `create`.
+            words = f"grant get and create on pods/exec: {words}"
         return Failure(Denied, words)
     if error.status == 404 or _NOT_RUNNING.search(words):
         return Failure(Gone, words)

@@ -175,7 +175,7 @@ async def what_is_not_there_is_gone(site: ExecSite) -> None:
 
 async def a_caller_without_the_role_is_denied(site: ExecSite) -> None:
     transport = site.transport(kubeconfig=site.stranger)
-    words = r'HTTP 403.* is forbidden: (User .* cannot get resource "pods/exec"|takes create on)'
+    words = r"grant get and create on pods/exec: HTTP 403.* is forbidden:"
     await _fails(site, transport, Denied, words)
 
 

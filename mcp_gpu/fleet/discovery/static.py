@@ -111,8 +111,11 @@ def _parse_table(path: Path, number: int, entry: object) -> Target:
             raise DiscoveryError(
                 f"{place}: unknown key {key!r} (known: {known}, or a table of transport options)"
             )
-    if not addresses and not options:
-        raise DiscoveryError(f"{place}: neither an address nor the options of a transport")
+    is_pod = "namespace" in names and "pod" in names
+    if not (addresses or options or is_pod):
+        raise DiscoveryError(
+            f"{place}: neither an address, nor a namespace and pod, nor the options of a transport"
+        )
     return Target(
         node=names.get("node", ""),
         cluster=names.get("cluster", ""),

@@ -63,7 +63,9 @@ async def test_a_fleet_with_a_stopped_and_a_killed_agent_answers_and_becomes_who
         assert ways(found) == dict.fromkeys("ad", "http")
         assert reasons(found) == {"b": "timeout", "c": "not_running"}
         (killed,) = [failure for failure in found["failures"] if failure["node"] == "c"]
-        assert [attempt["reason"] for attempt in killed["attempts"]] == ["broken", "not_running"]
+        # Broken under the call, refused to a new connection, and no agent where the stream ends.
+        attempts = [attempt["reason"] for attempt in killed["attempts"]]
+        assert attempts == ["broken", "unreachable", "not_running"]
 
         fleet.agents["b"].send(signal.SIGCONT)
         await fleet.agents["c"].start()
@@ -115,7 +117,7 @@ async def test_a_gateway_reaches_its_fleet_by_exec_alone_and_leaves_no_relay(
     agents_file = tmp_path / "agents.toml"
     agents_file.write_text(
         "".join(
-            f'[[agents]]\nnode = "{node}"\nnamespace = "gpu"\npod = "agent-{node}"\nexec = {{}}\n'
+            f'[[agents]]\nnode = "{node}"\nnamespace = "gpu"\npod = "agent-{node}"\n'
             for node in "abcd"
         )
     )

@@ -23,7 +23,7 @@ from cluster.controlplane import ControlPlane
 from cluster.images import Image
 from cluster.machine import Machine, Namespace, members
 from cluster.network import Network
-from cluster.node import Node
+from cluster.node import CTR, Node
 from cluster.plan import CONTROL, NODES, Plan
 from cluster.process import Process, run
 from cluster.remains import clean
@@ -169,6 +169,11 @@ class Cluster(Access):
     def load_image(self, image: Image) -> None:
         """Give it to the container runtime of every node."""
         _together([partial(node.import_image, image.archive) for node in self._all()])
+
+    def alias_image(self, image: Image, name: str) -> None:
+        """Let an image that every node has be known by another name too."""
+        for node in self._all():
+            node.run(*CTR, "images", "tag", "--force", image.name, name)
 
     def memory(self) -> int:
         """Bytes of memory of all its processes; what they share is counted once."""

@@ -1,0 +1,191 @@
+"""The project's own chart and image, installed on the test cluster."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cluster.cluster import Cluster
+from cluster.images import Image, build_image
+from cluster.pods import Pod, pods
+from cluster.process import CommandError, wait
+
+__all__ = ["CALL", "CHART", "Release", "image", "installed", "removed", "ways"]
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "mcp-gpu"
+
+READY_SECONDS = 180
+"""Bound for a rollout: some seconds where the image is on the nodes."""
+
+SURGE = "agent.updateStrategy.rollingUpdate.maxSurge=100%"
+"""All agents anew at once: what takes its time on a fleet need not in tests."""
+
+CALL_SECONDS = 60
+"""Bound for a call through the gateway, which ends by its own deadline of 20 s."""
+
+CALL: dict[str, Any] = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "get_gpu_inventory", "arguments": {}},
+}
+
+
+def image(cluster: Cluster) -> Image:
+    """The project's image, built by its Dockerfile and on every node."""
+    built = build_image(ROOT)
+    cluster.load_image(built)
+    return built
+
+
+class Release:
+    """The chart as one release in a namespace of its own."""
+
+    def __init__(self, cluster: Cluster, built: Image, name: str, namespace: str) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.namespace = namespace
+        self.fullname = name if "mcp-gpu" in name else f"{name}-mcp-gpu"
+        self.address = ""
+        """Of the gateway's Service, once it is ready: known while the API server is down, too."""
+        repository, _, tag = built.name.rpartition(":")
+        self._image = [f"image.repository={repository}", f"image.tag={tag}"]
+
+    def set(self, *values: str) -> str:
+        """Install or upgrade with these values beside simulated GPUs; helm's words."""
+        flags = [
+            f"--set={value}" for value in (*self._image, "simulate.enabled=true", SURGE, *values)
+        ]
+        said = self.cluster.helm(
+            *["upgrade", "--install", self.name, str(CHART), *flags],
+            *["--namespace", self.namespace, "--create-namespace"],
+        )
+        self.ready()
+        return said
+
+    def ready(self) -> None:
+        """Wait until what is installed is rolled out."""
+        for kind in ("daemonset", "deployment"):
+            query = ["get", kind, "-l", f"app.kubernetes.io/instance={self.name}", "-o", "name"]
+            for found in self.kubectl(*query).split():
+                rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
+                self.kubectl(*rollout, timeout=READY_SECONDS + 10)
+        service = f"{self.fullname}-gateway"
+        path = "jsonpath={.spec.clusterIP}"
+        self.address = self.kubectl("get", "service", service, "-o", path)
+        wait("the last of the old pods gone", self._is_settled, READY_SECONDS)
+        wait("the gateway's Service", self._is_served, READY_SECONDS)
+
+    def _is_settled(self) -> bool:
+        query = ["get", "pods", "-l", self.selector("gateway"), "-o", "name"]
+        return len(self.kubectl(*query).split()) == 1
+
+    def _is_served(self) -> bool:
+        url = f"http://{self.address}:8080/healthz"
+        try:
+            self.cluster.run_in("n1", ["curl", "-sf", "--noproxy", "*", "-m", "5", url])
+        except CommandError:
+            return False
+        return True
+
+    def kubectl(self, *args: str, timeout: float = 60) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *args, timeout=timeout)
+
+    def agents(self) -> list[Pod]:
+        """The agents, by node."""
+        return pods(self.cluster, self.namespace, self.selector("agent"), len(self.cluster.nodes))
+
+    def gateway(self) -> Pod:
+        (found,) = pods(self.cluster, self.namespace, self.selector("gateway"), 1)
+        return found
+
+    def selector(self, component: str) -> str:
+        return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
+
+    def token(self, key: str = "client-token") -> str:
+        path = f"jsonpath={{.data.{key}}}"
+        encoded = self.kubectl("get", "secret", f"{self.fullname}-auth", "-o", path)
+        return base64.b64decode(encoded).decode().strip()
+
+    def post(self, *headers: str, node: str = "n1") -> str:
+        """What a machine of the cluster gets from the gateway's Service, with the HTTP status in
+        a line of its own at the end."""
+        flags = [word for header in headers for word in ("-H", header)]
+        return self.cluster.run_in(
+            node,
+            [
+                *["curl", "-s", "--noproxy", "*", "-m", str(CALL_SECONDS), "-w", "\n%{http_code}"],
+                *["-X", "POST", f"http://{self.address}:8080/mcp"],
+                *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(CALL)],
+            ],
+            timeout=CALL_SECONDS + 5,
+        )
+
+    def inventory(self, *, token: str | None = None) -> dict[str, Any]:
+        """The whole answer of get_gpu_inventory, through the gateway's Service."""
+        headers = [f"Authorization: Bearer {token}"] if token else []
+        body, _, status = self.post(*headers).rpartition("\n")
+        assert status == "200", body
+        result = json.loads(body)["result"]
+        assert not result.get("isError"), result
+        found: dict[str, Any] = result["structuredContent"]
+        return found
+
+    def routed(self) -> dict[str, Any]:
+        """The gateway's last log line about a call."""
+        lines = self.kubectl("logs", f"deployment/{self.fullname}-gateway", "--tail=200")
+        found = [line for line in lines.splitlines() if '"routing complete"' in line]
+        line: dict[str, Any] = json.loads(found[-1])
+        return line
+
+    def relays(self) -> list[int]:
+        """Pids of the relays that exec streams have started in agents."""
+        owned = {os.stat(f"/proc/{p.process.pid}/ns/pid").st_ino for p in self.agents()}
+        found = []
+        for folder in Path("/proc").iterdir():
+            if not folder.name.isdecimal():
+                continue
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                inside = os.stat(folder / "ns" / "pid").st_ino in owned
+            except OSError:
+                continue
+            if inside and b"attach" in words:
+                found.append(int(folder.name))
+        return found
+
+
+@contextmanager
+def installed(
+    cluster: Cluster, built: Image, name: str, namespace: str, *values: str
+) -> Iterator[Release]:
+    """A release within the block; nothing of it is left after it."""
+    release = Release(cluster, built, name, namespace)
+    with removed(cluster, name, namespace):
+        release.set(*values)
+        yield release
+
+
+@contextmanager
+def removed(cluster: Cluster, name: str, namespace: str) -> Iterator[None]:
+    """The release and its namespace are gone after the block."""
+    try:
+        yield
+    finally:
+        try:
+            cluster.helm("uninstall", name, "--namespace", namespace, "--ignore-not-found")
+        finally:
+            gone = ["--ignore-not-found", "--timeout=120s"]
+            cluster.kubectl("delete", "namespace", namespace, *gone, timeout=130)
+
+
+def ways(answer: dict[str, Any]) -> dict[str, str]:
+    """The path of each node that answered, the reason of each that did not."""
+    answered = {node["node"]: node["via"] for node in answer["nodes"]}
+    return answered | {failure["node"]: failure["reason"] for failure in answer["failures"]}

@@ -1,0 +1,96 @@
+"""What the tests show on the fake API server, on a real one: the fake cannot drift from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from cluster.cluster import Access, Cluster
+from cluster.release import Release, image, installed
+from support import execcases
+from support.kubeapi import cases
+
+NAMESPACE = "shared-cases"
+
+
+@pytest.fixture(scope="module")
+def release(own_cluster: Cluster) -> Iterator[Release]:
+    with installed(own_cluster, image(own_cluster), "cases", NAMESPACE) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def site(release: Release, tmp_path_factory: pytest.TempPathFactory) -> execcases.ExecSite:
+    stranger = tmp_path_factory.mktemp("stranger") / "kubeconfig"
+    stranger.write_text(_with_token(release, release.kubectl("create", "token", "default")))
+    return execcases.ExecSite(
+        kubeconfig=str(release.cluster.kubeconfig),
+        stranger=str(stranger),
+        namespace=NAMESPACE,
+        pod=release.agents()[2].name,
+    )
+
+
+def _with_token(release: Release, token: str) -> str:
+    """The cluster's kubeconfig, for whoever has that token alone."""
+    words = ["config", "view", "--raw", "-o", "json"]
+    config = json.loads(release.cluster.kubectl(*words))
+    for user in config["users"]:
+        user["user"] = {"token": token.strip()}
+    return json.dumps(config)
+
+
+@pytest.mark.parametrize("case", execcases.CASES, ids=lambda case: case.__name__)
+async def test_exec(
+    case: Callable[[execcases.ExecSite], Awaitable[None]], site: execcases.ExecSite
+) -> None:
+    await case(site)
+
+
+class Ground:
+    """The cluster as a place where discovery's cases make objects."""
+
+    namespace = "discovery-cases"
+
+    def __init__(self, cluster: Access) -> None:
+        self.kubeconfig = Path(cluster.kubeconfig)
+        self._cluster = cluster
+
+    async def apply(self, document: Mapping[str, Any]) -> None:
+        text = json.dumps(
+            {**document, "metadata": {**document["metadata"], "uid": None, "namespace": None}}
+        )
+        flags = ["apply", "--server-side", "--force-conflicts", "-f", "-"]
+        await self._kubectl(*flags, stdin=text)
+        if "status" in document:
+            await self._kubectl(*flags, "--subresource=status", stdin=text)
+
+    async def delete(self, kind: str, name: str) -> None:
+        await self._kubectl("delete", kind, name, "--grace-period=0", "--force")
+
+    async def _kubectl(self, *args: str, stdin: str | None = None) -> None:
+        await anyio.to_thread.run_sync(
+            lambda: self._cluster.kubectl("-n", self.namespace, *args, stdin=stdin)
+        )
+
+
+@pytest.fixture(scope="module")
+def ground(cluster: Access) -> Iterator[Ground]:
+    cluster.kubectl("create", "namespace", Ground.namespace)
+    try:
+        yield Ground(cluster)
+    finally:
+        gone = ["delete", "namespace", Ground.namespace, "--timeout=120s"]
+        cluster.kubectl(*gone, timeout=130)
+
+
+@pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.__name__)
+async def test_discovery(
+    case: Callable[[cases.Ground], Awaitable[None]], ground: cases.Ground
+) -> None:
+    await cases.run(case, ground)

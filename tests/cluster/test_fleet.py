@@ -1,0 +1,243 @@
+"""The chart and the image on a real cluster: every node answers, over every path, broken or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import faults
+from cluster.cluster import Cluster
+from cluster.images import Image
+from cluster.process import run, wait
+from cluster.release import CALL, CHART, Release, image, installed, removed, ways
+from mcp_gpu import __version__
+from support import node as foreign
+
+NAMESPACE = "gpu-diagnostics"
+
+N1 = "gateway.nodeSelector.kubernetes\\.io/hostname=n1"
+"""The gateway beside n2 in its subnet, and across from n3."""
+
+
+@pytest.fixture(scope="module")
+def built(own_cluster: Cluster) -> Image:
+    return image(own_cluster)
+
+
+@pytest.fixture(scope="module")
+def release(own_cluster: Cluster, built: Image) -> Iterator[Release]:
+    with installed(own_cluster, built, "gpu", NAMESPACE, N1) as found:
+        yield found
+
+
+def everywhere(cluster: Cluster, way: str) -> dict[str, str]:
+    return dict.fromkeys(cluster.nodes, way)
+
+
+@pytest.mark.parametrize("address", ["ip", "dns"])
+def test_every_node_answers_over_http_through_the_service(
+    release: Release, own_cluster: Cluster, address: str
+) -> None:
+    release.set(N1, f"gateway.agentAddress={address}", "gateway.routingMode=http")
+    answer = release.inventory(token=release.token())
+    assert ways(answer) == everywhere(own_cluster, "http")
+    assert answer["simulated"] is True
+    routed = release.routed()
+    assert routed["failed"] == 0
+    assert routed["by_path"] == {"http": len(own_cluster.nodes)}
+
+
+def test_a_caller_without_the_token_is_refused(release: Release) -> None:
+    release.set(N1)
+    for headers in ((), ("Authorization: Bearer wrong",)):
+        body, _, status = release.post(*headers).rpartition("\n")
+        assert status == "401"
+        assert "bearer token" in body
+    agent = release.agents()[0]
+    url = f"http://{agent.address}:8080/mcp"
+    token = release.token()
+    shown = ["-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json"]
+    curl = ["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", *shown]
+    # A client's token does not open agents.
+    assert agent.run(*curl, "-d", json.dumps(CALL), url) == "401"
+
+
+def test_the_generated_tokens_outlive_upgrades(release: Release) -> None:
+    before = release.token(), release.token("agent-token")
+    release.set(N1, "log.level=debug")
+    assert (release.token(), release.token("agent-token")) == before
+    release.set(N1)
+
+
+@pytest.mark.parametrize(("mode", "path"), [("http", "http"), ("exec", "exec"), ("auto", "http")])
+def test_each_routing_mode_reaches_every_node_of_a_healthy_cluster(
+    release: Release, own_cluster: Cluster, mode: str, path: str
+) -> None:
+    release.set(N1, f"gateway.routingMode={mode}")
+    assert ways(release.inventory(token=release.token())) == everywhere(own_cluster, path)
+
+
+def test_http_alone_loses_the_nodes_that_the_source_destination_check_cuts_off(
+    release: Release, own_cluster: Cluster
+) -> None:
+    """What the predecessor showed on AWS: the same node answers, the same subnet times out."""
+    release.set(N1, "gateway.routingMode=http")
+    with faults.source_destination_check(own_cluster):
+        answer = release.inventory(token=release.token())
+    assert ways(answer) == {"n1": "http", "n2": "unreachable", "n3": "http"}
+    assert answer["coverage"]["nodes_known"] == 3
+    assert answer["coverage"]["nodes_answered"] == 2
+
+
+@pytest.mark.parametrize("mode", ["exec", "auto"])
+def test_the_source_destination_check_costs_no_node_where_exec_may_be_used(
+    release: Release, own_cluster: Cluster, mode: str
+) -> None:
+    release.set(N1, f"gateway.routingMode={mode}")
+    token = release.token()
+    with faults.source_destination_check(own_cluster):
+        first, second = (ways(release.inventory(token=token)) for _ in range(2))
+    expected = everywhere(own_cluster, "exec")
+    if mode == "auto":
+        expected |= {"n1": "http", "n3": "http"}
+    assert first == second == expected
+
+
+def test_agents_without_a_port_are_reached_by_exec(release: Release, own_cluster: Cluster) -> None:
+    release.set(N1, "transport.mode=stdio")
+    assert ways(release.inventory(token=release.token())) == everywhere(own_cluster, "exec")
+    for agent in release.agents():
+        listening = agent.run("ss", "-Hltn")
+        assert listening == ""
+
+
+def test_without_the_right_to_exec_nodes_beyond_http_are_denied_by_name(
+    release: Release, own_cluster: Cluster
+) -> None:
+    release.set(N1, "gateway.routingMode=exec")
+    role = f"rolebinding/{release.fullname}-gateway"
+    with faults.without(own_cluster, NAMESPACE, role):
+        # The watch goes on, since it was authorised when it began; new streams are not.
+        answer = release.inventory(token=release.token())
+        assert set(ways(answer).values()) == {"denied"}
+        words = {failure["message"] for failure in answer["failures"]}
+        assert all("pods/exec" in text for text in words), words
+
+
+TYPED = {
+    "agents and gateway": (),
+    "gateway by name": ("gateway.enabled=true",),
+    "gateway over exec": ("gateway.enabled=true", "gateway.routingMode=exec"),
+    "no port at all": ("gateway.enabled=true", "transport.mode=stdio"),
+}
+"""What users of the predecessor set, and no more than that: no simulated GPU, no image's name."""
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_what_the_predecessors_users_type_works_without_a_token(
+    own_cluster: Cluster, built: Image, name: str
+) -> None:
+    own_cluster.alias_image(built, f"docker.io/library/mcp-gpu:{__version__}")
+    flags = [f"--set={value}" for value in ("auth.mode=none", *TYPED[name])]
+    release = Release(own_cluster, built, "mcp-gpu", "typed")
+    with removed(own_cluster, "mcp-gpu", "typed"):
+        words = ["install", "mcp-gpu", str(CHART), "--namespace", "typed", "--create-namespace"]
+        notes = own_cluster.helm(*words, *flags)
+        assert "WARNING: auth.mode is none" in notes
+        release.ready()
+        with forwarded(release) as port:
+            curl = ["curl", "-s", "--noproxy", "*", "-X", "POST", f"http://localhost:{port}/mcp"]
+            said = run(*curl, "-H", "Content-Type: application/json", "-d", json.dumps(CALL))
+        answer = json.loads(said)["result"]["structuredContent"]
+        assert sorted(ways(answer)) == own_cluster.nodes
+        assert not answer["failures"]
+        logs = release.kubectl("logs", f"deployment/{release.fullname}-gateway")
+        assert "no authentication" in logs
+
+
+class forwarded:
+    """A port of this machine that leads to the gateway's Service."""
+
+    def __init__(self, release: Release) -> None:
+        words = ["port-forward", f"service/{release.fullname}-gateway", ":8080"]
+        self._command = release.cluster.command("kubectl", "-n", release.namespace, *words)
+
+    def __enter__(self) -> str:
+        self._running = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._running.stdout is not None
+        return self._running.stdout.readline().split()[2].rpartition(":")[2]
+
+    def __exit__(self, *_: object) -> None:
+        self._running.terminate()
+        self._running.wait(30)
+        assert self._running.stdout is not None
+        self._running.stdout.close()
+
+
+@pytest.mark.node
+@pytest.mark.parametrize("era", ["legacy", "modern"])
+def test_mcp_inspector_works_through_kubectl_exec(
+    release: Release, pytestconfig: pytest.Config, tmp_path: Path, era: str
+) -> None:
+    foreign.require(pytestconfig, foreign.INSPECTOR)
+    pod = release.agents()[1]
+    attach = ["-n", NAMESPACE, "exec", "-i", pod.name, "--", "mcp-gpu", "attach"]
+    command, *arguments = release.cluster.command("kubectl", *attach)
+    configuration = tmp_path / "mcp.json"
+    gpu = {"command": command, "args": arguments}
+    configuration.write_text(json.dumps({"mcpServers": {"gpu": gpu}}))
+    inspect = [str(foreign.INSPECTOR), "--cli", "--config", str(configuration), "--server", "gpu"]
+    inspect += ["--protocol-era", era]
+    done = subprocess.run(
+        [*inspect, "--method", "tools/call", "--tool-name", "get_gpu_inventory"],
+        capture_output=True, text=True, timeout=120, env=foreign.environment(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["structuredContent"]["node"] == pod.node.name
+    wait("the relay's end", lambda: not release.relays(), 30)
+
+
+def test_a_session_by_hand_outlasts_a_gateways_idle_limit(release: Release) -> None:
+    """Here twice a limit of a second: by default it is five minutes, and a person's four hours."""
+    pod = release.agents()[0]
+    request = json.dumps({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {"protocolVersion": "2025-11-25", "capabilities": {},
+                   "clientInfo": {"name": "by hand", "version": "1"}},
+    })  # fmt: skip
+    words = ["-n", NAMESPACE, "exec", "-i", pod.name, "--", "mcp-gpu", "attach"]
+    kubectl = release.cluster.command("kubectl", *words)
+    by_gateway = [*kubectl, "--relay-only", "--idle", "1"]
+    with subprocess.Popen(
+        kubectl, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as by_hand:
+        assert by_hand.stdin is not None
+        assert by_hand.stdout is not None
+        try:
+            for _ in range(2):
+                with subprocess.Popen(
+                    by_gateway, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+                ) as idle:
+                    assert idle.wait(60) == 0
+            by_hand.stdin.write(request + "\n")
+            by_hand.stdin.flush()
+            answer = json.loads(by_hand.stdout.readline())
+            assert answer["result"]["protocolVersion"] == "2025-11-25"
+        finally:
+            by_hand.stdin.close()
+            by_hand.terminate()
+
+
+def test_an_agent_runs_as_nobody_and_writes_nothing_to_its_image(release: Release) -> None:
+    for agent in (*release.agents(), release.gateway()):
+        status = Path(f"/proc/{agent.process.pid}/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        assert fields["Uid"].split() == ["65532"] * 4
+        assert int(fields["CapEff"], 16) == int(fields["CapBnd"], 16) == 0
+        assert fields["NoNewPrivs"] == "1"
+        assert os.statvfs(f"/proc/{agent.process.pid}/root").f_flag & os.ST_RDONLY

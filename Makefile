@@ -10,7 +10,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-h
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench accept format lock node clean
-.PHONY: cluster cluster-down cluster-shell test-cluster
+.PHONY: cluster cluster-down cluster-shell test-cluster bench-cluster
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ cluster-shell: $(STAMP)  ## A shell with kubectl and helm for it
 # Bringing a cluster up, from nothing, is longer than what counts as a hang elsewhere.
 test-cluster: $(STAMP)  ## Run the tests that need it; they bring it up if it is not (ARGS are pytest's)
 	$(BIN)/python -m pytest -o faulthandler_timeout=1200 tests/cluster $(ARGS)
+
+bench-cluster: $(STAMP)  ## Latency of each path and the cost of 5,000 agents on it; exit 1 if a limit is missed
+	@PYTHONPATH=tests $(BIN)/python -m cluster.latency
+	@PYTHONPATH=tests $(BIN)/python -m cluster.scale
 
 bench: $(STAMP)  ## Print the figures of docs/benchmarks.md (ARGS=--quick for a short run)
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)

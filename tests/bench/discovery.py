@@ -19,7 +19,15 @@ from bench.processes import PROGRAM, Child, child, listening_port
 from support.kubeapi.documents import Document, endpoint, endpoint_slice, node, pod, running
 from support.kubeapi.server import FakeApiServer
 
-__all__ = ["watching"]
+__all__ = [
+    "CHANGES_PER_SECOND",
+    "PER_SLICE",
+    "SLICES",
+    "Load",
+    "count_agents",
+    "slice_of",
+    "watching",
+]
 
 SLICES = 50
 PER_SLICE = 100
@@ -92,7 +100,7 @@ async def _gateway(api: FakeApiServer) -> AsyncIterator[tuple[Child, int, float]
 
 async def _fill(api: FakeApiServer) -> None:
     for number in range(SLICES):
-        await api.apply(_slice(number, 0))
+        await api.apply(slice_of(number, 0))
         for name in _names(number):
             await api.apply(pod(name, state=running(), ready=True))
             await api.apply(node(name))
@@ -105,13 +113,13 @@ async def _churn(api: FakeApiServer, port: int, seconds: float) -> int:
     began = time.monotonic()
     for change in range(changes):
         await anyio.sleep(max(began + change / CHANGES_PER_SECOND - time.monotonic(), 0.0))
-        await api.apply(_slice(change % SLICES, 1 + change // SLICES))
+        await api.apply(slice_of(change % SLICES, 1 + change // SLICES))
         if change % CHANGES_PER_SECOND == 0:
-            await anyio.to_thread.run_sync(_count_agents, port)
+            await anyio.to_thread.run_sync(count_agents, port)
     return changes
 
 
-def _count_agents(port: int) -> None:
+def count_agents(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/readyz")
@@ -122,7 +130,7 @@ def _count_agents(port: int) -> None:
         raise RuntimeError(f"the gateway knows {known} agents")
 
 
-def _slice(number: int, state: int) -> Document:
+def slice_of(number: int, state: int) -> Document:
     """In each state another agent of the slice is not ready."""
     unready = state % PER_SLICE
     return endpoint_slice(

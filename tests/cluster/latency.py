@@ -1,0 +1,176 @@
+"""`python -m cluster.latency`: what each path costs on the real cluster, cold and warm.
+
+The measuring process runs in the network of the gateway's pod, so that it is where a gateway is.
+Variants take turns, so that what else the machine does hits all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import anyio
+
+from bench.figures import Section, interleaved, medians
+from cluster.cluster import Cluster
+from cluster.plan import Plan
+from cluster.pods import Pod
+from cluster.release import Release, image, installed
+from mcp_gpu.gateway import open_router
+from mcp_gpu.settings import FleetSettings
+from mcp_gpu.tools.inventory import NAME, NodeInventory
+from transports.base import Target, Transport
+from transports.exec import ExecSettings, ExecTransport
+from transports.http import HttpTransport
+from transports.session import call_tool
+
+ROUNDS = 50
+
+RUN_SECONDS = 600.0
+"""Bound for all that is measured."""
+
+CALL_SECONDS = 20.0
+
+WARM_EXEC_OVER_HTTP_MS = 10.0
+COLD_EXEC_OVER_KUBECTL_MS = 60.0
+FIRST_CALL_MS = 1000.0
+"""The limits of acceptance."""
+
+
+async def measure(kubeconfig: str, kubectl: Sequence[str], agents: Sequence[Target]) -> bool:
+    """Print the figures. The first agent is on this node. True if all limits were kept."""
+    sections = []
+    for place, target in zip(("same node", "other node"), agents, strict=True):
+        sections.append(await _paths(place, target, kubeconfig, kubectl))
+        print(f"\n{sections[-1]}", flush=True)
+    sections.append(await _fleet(kubeconfig, agents[0]))
+    print(f"\n{sections[-1]}", flush=True)
+    return not any(figure.missed for section in sections for figure in section.figures)
+
+
+async def _paths(place: str, target: Target, kubeconfig: str, kubectl: Sequence[str]) -> Section:
+    section = Section(f"{place}, median of {ROUNDS} each")
+    url = f"http://{target.addresses[0]}:{target.port}/healthz"
+    curl = ["curl", "-s", "--noproxy", "*", "-m", "10", "-o", "/dev/null", url]
+    true = [*kubectl, "-n", target.namespace, "exec", target.pod, "--", "true"]
+
+    def exec_() -> Transport:
+        return ExecTransport(ExecSettings(kubeconfig=kubeconfig))
+
+    async with HttpTransport() as warm_http, exec_() as warm_exec:
+        await warm_exec.probe(target)
+        taken = await interleaved(
+            {
+                "http warm": partial(_call, warm_http, target),
+                "exec warm": partial(_call, warm_exec, target),
+                "http cold": partial(_cold, HttpTransport, target),
+                "exec cold": partial(_cold, exec_, target),
+                "kubectl": partial(_run, true),
+                "curl": partial(_run, curl),
+            },
+            ROUNDS,
+        )
+    middle = medians(taken)
+    section.add("HTTP, warm call", middle["http warm"], "ms")
+    section.add("exec, warm call", middle["exec warm"], "ms")
+    extra = middle["exec warm"] - middle["http warm"]
+    section.add("exec over HTTP, warm", extra, "ms", WARM_EXEC_OVER_HTTP_MS)
+    section.add("HTTP, cold: connect, probe, call", middle["http cold"], "ms")
+    section.add("exec, cold: connect, open, probe, call", middle["exec cold"], "ms")
+    section.add("`kubectl exec POD -- true`", middle["kubectl"], "ms")
+    extra = middle["exec cold"] - middle["kubectl"]
+    section.add("exec, cold, over kubectl", extra, "ms", COLD_EXEC_OVER_KUBECTL_MS)
+    section.add("exec cold / kubectl", middle["exec cold"] / middle["kubectl"], "x")
+    section.add("bare curl of /healthz at the pod IP", middle["curl"], "ms")
+    section.add("HTTP warm / curl", middle["http warm"] / middle["curl"], "x")
+    return section
+
+
+async def _call(transport: Transport, target: Target) -> None:
+    result = await call_tool(
+        transport, target, NAME, {"detail": "summary"}, timeout_seconds=CALL_SECONDS
+    )
+    assert not result.is_error
+
+
+async def _cold(make: Callable[[], Transport], target: Target) -> None:
+    async with make() as transport:
+        await transport.probe(target)
+        await _call(transport, target)
+
+
+async def _run(command: Sequence[str]) -> None:
+    await anyio.run_process(command, stderr=None)
+
+
+async def _fleet(kubeconfig: str, agent: Target) -> Section:
+    section = Section("the whole cluster, by a router of its own each time, median of 9")
+    for transports in (("http",), ("exec",), ("http", "exec")):
+        first, second = [], []
+        for _ in range(9):
+            settings = FleetSettings(
+                kubeconfig=kubeconfig, namespace=agent.namespace, transports=transports
+            )
+            async with open_router(settings) as router:
+                for kept in (first, second):
+                    begun = time.perf_counter()
+                    found = await router.fan_out(NAME, {"detail": "summary"}, NodeInventory)
+                    kept.append((time.perf_counter() - begun) * 1000)
+                    assert not found.failures, found.failures
+        name = ", ".join(transports)
+        middle = medians({"first": first, "second": second})
+        section.add(f"{name}: first call", middle["first"], "ms", FIRST_CALL_MS)
+        section.add(f"{name}: slowest first call", max(first), "ms")
+        section.add(f"{name}: second call", middle["second"], "ms")
+    return section
+
+
+def _inside(release: Release) -> int:
+    """Run `measure` in the network of the gateway's pod; its exit status."""
+    gateway, agents = release.gateway(), release.agents()
+    near = next(agent for agent in agents if agent.node.name == gateway.node.name)
+    far = next(agent for agent in agents if agent.node.name == "n2")
+    kubectl = release.cluster.command("kubectl")
+    told = json.dumps([str(release.cluster.kubeconfig), kubectl, [_told(a) for a in (near, far)]])
+    command = [*gateway.wires, sys.executable, "-m", "cluster.latency", told]
+    return subprocess.run(command, timeout=RUN_SECONDS).returncode
+
+
+def _told(agent: Pod) -> dict[str, object]:
+    return {
+        "node": agent.node.name,
+        "namespace": agent.namespace,
+        "pod": agent.name,
+        "uid": agent.uid,
+        "container": "agent",
+        "addresses": [agent.address],
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Without an argument bring up what is needed; with one be the measuring process."""
+    if arguments:
+        kubeconfig, kubectl, agents = json.loads(arguments[0])
+        targets = [Target(**{**a, "addresses": tuple(a["addresses"])}) for a in agents]
+        return 0 if anyio.run(measure, kubeconfig, kubectl, targets) else 1
+    plan = Plan.chosen()
+    with ExitStack() as stack:
+        cluster = Cluster.running(plan)
+        if cluster is None:
+            cluster = Cluster.up(plan, keep=False)
+            stack.callback(cluster.down)
+        n1 = "gateway.nodeSelector.kubernetes\\.io/hostname=n1"
+        built = image(cluster)
+        release = stack.enter_context(
+            installed(cluster, built, "latency", "latency", n1, "auth.mode=none")
+        )
+        return _inside(release)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

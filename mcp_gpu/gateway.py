@@ -96,6 +96,10 @@ def _raise_open_files() -> None:
 
 
 async def _run(settings: GatewaySettings) -> None:
+    if settings.stdio:
+        from mcp_gpu.serving.stdio import claim
+
+        claim()  # a kubeconfig may name a program for credentials, which must read no request
     async with open_router(settings) as router:
         await serve_gateway(router, settings.endpoint(), stdio=settings.stdio)
 

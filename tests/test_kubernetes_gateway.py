@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from mcp_gpu.gateway import make_discovery, make_transports
 from mcp_gpu.settings import GatewaySettings, SettingError
 from support.cluster import PROGRAM, Running, cluster, start_all
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting
-from support.kubeapi.server import FakeApiServer
+from support.kubeapi.pods import Pod
+from support.kubeapi.server import TOKEN, FakeApiServer
+from support.kubeapi.streams import stream_routes
 from support.ports import free_ports
+from support.wire import request
 
 NODES = ("a", "b")
 FLEET = "seed = 7\n" + "".join(f'[[nodes]]\nname = "{n}"\nprofile = "h100"\n' for n in NODES)
@@ -132,6 +136,77 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         assert "x d: not_running: agent pod agent-d cannot start (ImagePullBackOff)" in shown
         assert await here.gateway.end() == 0
         assert "Traceback" not in here.gateway.log.read_text()
+
+
+async def test_agents_that_http_does_not_reach_are_reached_by_exec(tmp_path: Path) -> None:
+    fleet_file = tmp_path / "fleet.toml"
+    fleet_file.write_text(FLEET)
+    *ports, dead, gateway_port = free_ports(len(NODES) + 2)
+    pods = {
+        ("gpu", f"agent-{name}"): Pod(env={"MCP_GPU_SOCKET": str(tmp_path / name / "agent.sock")})
+        for name in NODES
+    }
+    async with FakeApiServer(routes=stream_routes(pods)) as api, AsyncExitStack() as stack:
+        started = []
+        for name, port in zip(NODES, ports, strict=True):
+            arguments = ["agent", "--node-name", name, "--simulate", str(fleet_file)]
+            arguments += ["--pod-name", f"agent-{name}", "--pod-uid", f"uid-{name}"]
+            arguments += ["--socket", str(tmp_path / name / "agent.sock")]
+            arguments += ["--http-port", str(port)]
+            started.append(Running(arguments, port, tmp_path / f"{name}.log"))
+            said = port if name == "a" else dead
+            here = endpoint("127.0.0.1", name)
+            await api.apply(endpoint_slice(f"slice-{name}", [here], port=said))
+            await api.apply(pod(name, state=running(), ready=True))
+            await api.apply(node(name))
+        arguments = ["gateway", "--kubeconfig", str(api.kubeconfig)]
+        arguments += ["--http-port", str(gateway_port)]
+        gateway = Running(arguments, gateway_port, tmp_path / "gateway.log")
+        await start_all(stack, [*started, gateway])
+        there = Fleet(api, {}, gateway)
+        assert ways(await there.inventory()) == {"a": "http", "b": "exec"}
+        assert [len(each.processes) for each in pods.values()] == [0, 1]
+        assert await gateway.end() == 0
+        (relay,) = pods["gpu", "agent-b"].processes
+        with anyio.fail_after(30):
+            await relay.wait()
+
+
+async def test_a_program_for_credentials_reads_nothing_of_a_client(tmp_path: Path) -> None:
+    """A gateway on standard input starts it before it serves; it would take the first request."""
+    program = tmp_path / "credentials.py"
+    program.write_text(
+        "import json, sys\n"
+        "assert sys.stdin.read() == ''\n"
+        f"status = {{'token': {TOKEN!r}}}\n"
+        "kind = {'apiVersion': 'client.authentication.k8s.io/v1', 'kind': 'ExecCredential'}\n"
+        "print(json.dumps({**kind, 'status': status}))\n"
+    )
+    async with FakeApiServer() as api:
+        await api.apply(endpoint_slice("slice-a", [endpoint("127.0.0.1", "a")], port=1))
+        config = json.loads(api.kubeconfig.read_text())
+        config["users"][0]["user"] = {
+            "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1",
+                "command": sys.executable,
+                "args": [str(program)],
+            }
+        }
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(json.dumps(config))
+        command = [*PROGRAM, "gateway", "--stdio", "--kubeconfig", str(kubeconfig), *PATHS]
+        async with await anyio.open_process(command, stderr=None) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            await process.stdin.send(json.dumps(request("tools/list")).encode() + b"\n")
+            answer = b""
+            with anyio.fail_after(60):
+                while not answer.endswith(b"\n"):
+                    answer += await process.stdout.receive()
+            await process.stdin.aclose()
+            assert await process.wait() == 0
+    assert "get_gpu_inventory" in answer.decode()
+    assert api.count("watch", "endpointslices") == 1
 
 
 async def test_a_gateway_outlives_its_api_server_and_says_so(tmp_path: Path) -> None:

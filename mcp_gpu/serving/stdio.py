@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import anyio
@@ -24,7 +25,7 @@ from mcp.server.lowlevel import Server
 
 from mcp_gpu.serving.stream import Stop, serve_stream
 
-__all__ = ["serve_stdio"]
+__all__ = ["claim", "serve_stdio"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,19 @@ CHUNK_BYTES = 65_536
 
 async def serve_stdio(server: Server[Any], *, lifespan_state: Any, stop: Stop) -> None:
     """Serve the client at stdin and stdout; its end requests the stop of the whole process."""
-    channel = _StdioChannel(*_claim(), current_token())
+    channel = _StdioChannel(*claim(), current_token())
     await serve_stream(server, channel, lifespan_state=lifespan_state, stop=stop)
     stop.requested.set()
 
 
-def _claim() -> tuple[int, int]:
+@cache
+def claim() -> tuple[int, int]:
     """Private duplicates of stdin and stdout, whose own numbers from now on lead elsewhere:
-    a stray print goes to stderr instead of into the protocol, and a child reads no request."""
+    a stray print goes to stderr instead of into the protocol, and a child reads no request.
+
+    Once per process, whose streams they are. A role that may start programs before it serves,
+    such as those that make credentials, calls it first.
+    """
     sys.stdout.flush()
     stdin, stdout = os.dup(0), os.dup(1)
     if sys.platform == "win32":

@@ -28,7 +28,7 @@ from cluster.plan import CONTROL, NODES, Plan
 from cluster.process import Process, run
 from cluster.remains import clean
 
-__all__ = ["ELSEWHERE", "Access", "Cluster", "alone", "take_down"]
+__all__ = ["ELSEWHERE", "Access", "Cluster", "at_hand", "take_down"]
 
 ELSEWHERE = "MCP_GPU_TEST_KUBECONFIG"
 """The environment variable that names the kubeconfig file of another cluster to test on."""
@@ -304,12 +304,28 @@ def _save_logs(plan: Plan) -> None:
 
 
 @contextmanager
-def alone(plan: Plan) -> Iterator[None]:
-    """Keep other test runs off the cluster of that name: each breaks things for the other.
+def at_hand(plan: Plan) -> Iterator[Cluster]:
+    """The cluster of that name for this test run alone: the one that is up, else one that is taken
+    down after the block.
 
     Raises:
-        Unavailable: somebody else has it.
+        Unavailable: another run has it.
     """
+    with _alone(plan):
+        running = Cluster.running(plan)
+        if running is not None:
+            yield running
+            return
+        own = Cluster.up(plan, keep=False)
+        try:
+            yield own
+        finally:
+            own.down()
+
+
+@contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """Keep other test runs off: each breaks things for the other."""
     with _lock_file(plan, "tests") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

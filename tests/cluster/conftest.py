@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import missing
-from cluster.cluster import ELSEWHERE, Access, Cluster, alone
+from cluster.cluster import ELSEWHERE, Access, Cluster, at_hand
 from cluster.plan import Plan
 
 
@@ -22,21 +22,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
         return
     if reason := missing():
         pytest.skip(reason)
-    plan = Plan.chosen()
-    with alone(plan):
-        running = Cluster.running(plan)
-        mark = plan.folder / "under-test"
-        if running is not None and mark.exists():
-            # Those tests were killed, and may have left one of their faults.
-            running = Cluster.up(plan, keep=True)
-        own = running or Cluster.up(plan, keep=False)
-        mark.touch()
-        try:
-            yield own
-        finally:
-            mark.unlink()
-            if running is None:
-                own.down()
+    with at_hand(Plan.chosen()) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

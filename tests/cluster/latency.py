@@ -17,7 +17,7 @@ from functools import partial
 import anyio
 
 from bench.figures import Section, interleaved, medians
-from cluster.cluster import Cluster
+from cluster.cluster import at_hand
 from cluster.plan import Plan
 from cluster.pods import Pod
 from cluster.release import Release, image, installed
@@ -158,16 +158,11 @@ def main(arguments: Sequence[str]) -> int:
         kubeconfig, kubectl, agents = json.loads(arguments[0])
         targets = [Target(**{**a, "addresses": tuple(a["addresses"])}) for a in agents]
         return 0 if anyio.run(measure, kubeconfig, kubectl, targets) else 1
-    plan = Plan.chosen()
     with ExitStack() as stack:
-        cluster = Cluster.running(plan)
-        if cluster is None:
-            cluster = Cluster.up(plan, keep=False)
-            stack.callback(cluster.down)
+        cluster = stack.enter_context(at_hand(Plan.chosen()))
         n1 = "gateway.nodeSelector.kubernetes\\.io/hostname=n1"
-        built = image(cluster)
         release = stack.enter_context(
-            installed(cluster, built, "latency", "latency", n1, "auth.mode=none")
+            installed(cluster, image(cluster), "latency", "latency", n1, "auth.mode=none")
         )
         return _inside(release)
 

@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.discovery import CHANGES_PER_SECOND, PER_SLICE, SLICES, Load, count_agents, slice_of
 from bench.figures import Section
 from bench.processes import PROGRAM, child, listening_port
-from cluster.cluster import Cluster
+from cluster.cluster import Cluster, at_hand
 from cluster.plan import Plan
 
 NAMESPACE = "scale"
@@ -133,12 +133,7 @@ def _namespace(cluster: Cluster) -> Iterator[None]:
 
 def main() -> int:
     """Print the figures. Returns 1 where something was listed again."""
-    plan = Plan.chosen()
-    with ExitStack() as stack:
-        cluster = Cluster.running(plan)
-        if cluster is None:
-            cluster = Cluster.up(plan, keep=False)
-            stack.callback(cluster.down)
+    with at_hand(Plan.chosen()) as cluster:
         section = measure(cluster)
     print(section)
     return 1 if any(figure.missed for figure in section.figures) else 0

@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment from a bare Python 3.11 or later.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -82,5 +82,5 @@ lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group test --group check -o requirements/dev.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
 
-clean:  ## Remove everything that make has made
+clean:  ## Remove everything that make has made here (not ~/.cache/mcp-gpu-tests)
 	rm -rf $(VENV) $(VENV)-lock $(NODE_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

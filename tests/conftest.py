@@ -27,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, not skip, the tests that need what `make node` installs",
     )
+    parser.addoption(
+        "--require-cluster",
+        action="store_true",
+        help="fail, not skip, the tests that need a Kubernetes where none can be made",
+    )
 
 
 @pytest.fixture

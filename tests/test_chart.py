@@ -29,13 +29,6 @@ from support.ports import free_ports
 
 DEFAULTS: dict[str, Any] = chart.values_of(CHART / "values.yaml")
 
-COMING = {
-    "MCP_GPU_AGENT_SELECTOR",
-    "MCP_GPU_AGENT_ADDRESS",
-    "MCP_GPU_CLUSTER_DOMAIN",
-}
-"""Settings whose code is not merged yet. Empty this when it is, then remove it."""
-
 every_ci_file = pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.name)
 
 
@@ -158,8 +151,8 @@ def test_every_variable_is_a_setting_of_its_role(
         variables = environment(rendered, component)
         ours = {name: text for name, text in variables.items() if name.startswith(PREFIX)}
         known = {PREFIX + name.upper() for name in settings.model_fields}
-        assert ours.keys() - known - COMING == set()
-        assert set(unknown_variables(ours)) <= COMING
+        assert ours.keys() - known == set()
+        assert list(unknown_variables(ours)) == []
         with monkeypatch.context() as patched:
             for name, text in ours.items():
                 patched.setenv(name, text)
@@ -339,7 +332,7 @@ async def test_an_agent_started_as_the_chart_does_answers_by_its_names_and_on_it
 
 # --- who may do what ---------------------------------------------------------------------------
 
-READ = "get,list,watch"
+READ = "list,watch"
 
 
 def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() -> None:
@@ -489,12 +482,14 @@ def api_server(secrets: dict[str, Object]) -> Iterator[helm_python.Config]:
         named = {"name": "test", "cluster": {"server": address}}
         context = {"name": "test", "context": {"cluster": "test", "user": ""}}
         kubeconfig = {"clusters": [named], "contexts": [context], "current-context": "test"}
-        with helm_python.Config(
-            kubeconfig_content=json.dumps(kubeconfig), namespace="gpu-diagnostics"
-        ) as config:
-            yield config
-        server.shutdown()
-        thread.join()
+        try:
+            with helm_python.Config(
+                kubeconfig_content=json.dumps(kubeconfig), namespace="gpu-diagnostics"
+            ) as config:
+                yield config
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_generated_secret_is_kept_over_upgrades() -> None:
@@ -546,15 +541,10 @@ def test_the_notes_say_when_gpus_are_simulated_and_how_drivers_are_found() -> No
     assert "gpu.runtimeClassName" not in render({"gpu": {"runtimeClassName": "nvidia"}}).notes
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        "transport.mode=http,gateway.enabled=true,gateway.routingMode=http",
-        "transport.mode=stdio,gateway.enabled=true,gateway.routingMode=exec",
-        "transport.mode=http,gateway.routingMode=http",
-    ],
-)
-def test_the_installs_of_the_predecessor_work_as_written(flags: str) -> None:
+@pytest.mark.parametrize("flags", chart.PREDECESSOR)
+def test_the_installs_of_the_predecessor_render_and_may_keep_their_services_name(
+    flags: str,
+) -> None:
     old = "k8s-gpu-mcp-server"
     values = helm_python.parse_set_string(f"{flags},auth.mode=none,fullnameOverride=gpu-mcp-{old}")
     rendered = render(values, name="gpu-mcp", namespace="gpu-diagnostics")
@@ -563,6 +553,20 @@ def test_the_installs_of_the_predecessor_work_as_written(flags: str) -> None:
     assert service["metadata"]["name"] == f"gpu-mcp-{old}-gateway"
     assert service["spec"]["type"] == "ClusterIP"
     assert [port["port"] for port in service["spec"]["ports"]] == [8080]
+
+
+def test_a_fleet_file_may_begin_as_it_likes() -> None:
+    text = '\n   # indented, \'"quoted"\'\n[[nodes]]\nname = "*"\nprofile = "t4"\n'
+    rendered = render({"simulate": {"enabled": True, "fleet": text}})
+    (fleet,) = rendered.all("ConfigMap")
+    assert fleet["data"]["fleet.toml"].strip() == text.strip()
+
+
+@pytest.mark.parametrize("name", ["1st", "a.b"])
+def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
+    with pytest.raises(Exception, match="set fullnameOverride"):
+        render(name=name)
+    assert render({"fullnameOverride": "first"}, name=name).one("Service", "gateway")
 
 
 def test_the_installation_guide_names_only_values_that_exist() -> None:

@@ -28,7 +28,7 @@ from cluster.plan import CONTROL, NODES, Plan
 from cluster.process import Process, run
 from cluster.remains import clean
 
-__all__ = ["ELSEWHERE", "Access", "Cluster", "at_hand", "take_down"]
+__all__ = ["ELSEWHERE", "Access", "Cluster", "alone", "at_hand", "take_down"]
 
 ELSEWHERE = "MCP_GPU_TEST_KUBECONFIG"
 """The environment variable that names the kubeconfig file of another cluster to test on."""
@@ -311,21 +311,29 @@ def at_hand(plan: Plan) -> Iterator[Cluster]:
     Raises:
         Unavailable: another run has it.
     """
-    with _alone(plan):
-        running = Cluster.running(plan)
-        if running is not None:
-            yield running
-            return
-        own = Cluster.up(plan, keep=False)
+    with alone(plan):
+        found = Cluster.running(plan)
+        mark = plan.folder / "under-test"
+        if found is not None and mark.exists():
+            # Those tests were killed, and may have left one of their faults.
+            found = Cluster.up(plan, keep=True)
+        own = found or Cluster.up(plan, keep=False)
+        mark.touch()
         try:
             yield own
         finally:
-            own.down()
+            mark.unlink()
+            if found is None:
+                own.down()
 
 
 @contextmanager
-def _alone(plan: Plan) -> Iterator[None]:
-    """Keep other test runs off: each breaks things for the other."""
+def alone(plan: Plan) -> Iterator[None]:
+    """Keep other test runs off the cluster of that name: each breaks things for the other.
+
+    Raises:
+        Unavailable: another run has it.
+    """
     with _lock_file(plan, "tests") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,13 +14,17 @@ from cluster.plan import Plan
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
+def cluster(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Access]:
     """A cluster with at least two nodes, by its kubeconfig alone."""
     elsewhere = os.environ.get(ELSEWHERE)
     if elsewhere:
         yield Access(Path(elsewhere), tmp_path_factory.mktemp("access"))
         return
     if reason := missing():
+        if pytestconfig.getoption("--require-cluster"):
+            pytest.fail(reason)
         pytest.skip(reason)
     with at_hand(Plan.chosen()) as found:
         yield found

@@ -124,7 +124,7 @@ def _newest_first(pattern: str) -> list[Path]:
 
 
 def _build(folder: Path, base: Path, name: str, archive: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=cache(), prefix="unfinished-buildah-") as temporary:
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix="buildah-") as temporary:
         place = Path(temporary)
         storage = ["--storage-driver=vfs", f"--root={place}/root", f"--runroot={place}/run"]
 

@@ -17,6 +17,7 @@ from functools import partial
 import anyio
 
 from bench.figures import Section, interleaved, medians
+from cluster import faults
 from cluster.cluster import at_hand
 from cluster.plan import Plan
 from cluster.pods import Pod
@@ -30,6 +31,7 @@ from transports.http import HttpTransport
 from transports.session import call_tool
 
 ROUNDS = 50
+ROUTERS = 9
 
 RUN_SECONDS = 600.0
 """Bound for all that is measured."""
@@ -48,9 +50,18 @@ async def measure(kubeconfig: str, kubectl: Sequence[str], agents: Sequence[Targ
     for place, target in zip(("same node", "other node"), agents, strict=True):
         sections.append(await _paths(place, target, kubeconfig, kubectl))
         print(f"\n{sections[-1]}", flush=True)
-    sections.append(await _fleet(kubeconfig, agents[0]))
-    print(f"\n{sections[-1]}", flush=True)
-    return not any(figure.missed for section in sections for figure in section.figures)
+    healthy = Section(f"the whole cluster, by a router of its own each of {ROUTERS} times")
+    for transports in (("http",), ("exec",), ("http", "exec")):
+        await _fleet(healthy, transports, kubeconfig, agents[0], FIRST_CALL_MS)
+    print(f"\n{healthy}", flush=True)
+    return not any(figure.missed for section in [*sections, healthy] for figure in section.figures)
+
+
+async def measure_broken(kubeconfig: str, agent: Target) -> None:
+    """Print what is paid once where HTTP to one of the nodes is dead."""
+    section = Section("the same with the source/destination check on, which cuts one node off")
+    await _fleet(section, ("http", "exec"), kubeconfig, agent, None)
+    print(f"\n{section}", flush=True)
 
 
 async def _paths(place: str, target: Target, kubeconfig: str, kubectl: Sequence[str]) -> Section:
@@ -108,37 +119,47 @@ async def _run(command: Sequence[str]) -> None:
     await anyio.run_process(command, stderr=None)
 
 
-async def _fleet(kubeconfig: str, agent: Target) -> Section:
-    section = Section("the whole cluster, by a router of its own each time, median of 9")
-    for transports in (("http",), ("exec",), ("http", "exec")):
-        first, second = [], []
-        for _ in range(9):
-            settings = FleetSettings(
-                kubeconfig=kubeconfig, namespace=agent.namespace, transports=transports
-            )
-            async with open_router(settings) as router:
-                for kept in (first, second):
-                    begun = time.perf_counter()
-                    found = await router.fan_out(NAME, {"detail": "summary"}, NodeInventory)
-                    kept.append((time.perf_counter() - begun) * 1000)
-                    assert not found.failures, found.failures
-        name = ", ".join(transports)
-        middle = medians({"first": first, "second": second})
-        section.add(f"{name}: first call", middle["first"], "ms", FIRST_CALL_MS)
-        section.add(f"{name}: slowest first call", max(first), "ms")
-        section.add(f"{name}: second call", middle["second"], "ms")
-    return section
+async def _fleet(
+    section: Section,
+    transports: tuple[str, ...],
+    kubeconfig: str,
+    agent: Target,
+    first_ms: float | None,
+) -> None:
+    first, second = [], []
+    for _ in range(ROUTERS):
+        settings = FleetSettings(
+            kubeconfig=kubeconfig, namespace=agent.namespace, transports=transports
+        )
+        async with open_router(settings) as router:
+            for kept in (first, second):
+                begun = time.perf_counter()
+                found = await router.fan_out(NAME, {"detail": "summary"}, NodeInventory)
+                kept.append((time.perf_counter() - begun) * 1000)
+                assert not found.failures, found.failures
+    name = ", ".join(transports)
+    middle = medians({"first": first, "second": second})
+    section.add(f"{name}: first call, median", middle["first"], "ms")
+    section.add(f"{name}: first call, slowest", max(first), "ms", first_ms)
+    section.add(f"{name}: second call, median", middle["second"], "ms")
 
 
 def _inside(release: Release) -> int:
-    """Run `measure` in the network of the gateway's pod; its exit status."""
+    """Measure in the network of the gateway's pod; the exit status."""
     gateway, agents = release.gateway(), release.agents()
     near = next(agent for agent in agents if agent.node.name == gateway.node.name)
     far = next(agent for agent in agents if agent.node.name == "n2")
     kubectl = release.cluster.command("kubectl")
-    told = json.dumps([str(release.cluster.kubeconfig), kubectl, [_told(a) for a in (near, far)]])
-    command = [*gateway.wires, sys.executable, "-m", "cluster.latency", told]
-    return subprocess.run(command, timeout=RUN_SECONDS).returncode
+    told = [str(release.cluster.kubeconfig), kubectl, [_told(agent) for agent in (near, far)]]
+
+    def run(scenario: str) -> int:
+        command = [*gateway.wires, sys.executable, "-m", "cluster.latency"]
+        command += [scenario, json.dumps(told)]
+        return subprocess.run(command, timeout=RUN_SECONDS).returncode
+
+    status = run("healthy")
+    with faults.source_destination_check(release.cluster):
+        return run("broken") or status
 
 
 def _told(agent: Pod) -> dict[str, object]:
@@ -153,11 +174,15 @@ def _told(agent: Pod) -> dict[str, object]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Without an argument bring up what is needed; with one be the measuring process."""
+    """Without arguments bring up what is needed; with two be the measuring process."""
     if arguments:
-        kubeconfig, kubectl, agents = json.loads(arguments[0])
+        scenario, told = arguments
+        kubeconfig, kubectl, agents = json.loads(told)
         targets = [Target(**{**a, "addresses": tuple(a["addresses"])}) for a in agents]
-        return 0 if anyio.run(measure, kubeconfig, kubectl, targets) else 1
+        if scenario == "healthy":
+            return 0 if anyio.run(measure, kubeconfig, kubectl, targets) else 1
+        anyio.run(measure_broken, kubeconfig, targets[0])
+        return 0
     with ExitStack() as stack:
         cluster = stack.enter_context(at_hand(Plan.chosen()))
         n1 = "gateway.nodeSelector.kubernetes\\.io/hostname=n1"

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable
 
 from cluster.machine import Namespace
-from cluster.plan import CONTROL, NODES, POD_NETWORK, SUBNETS, NodePlan, Plan
+from cluster.plan import CONTROL, POD_NETWORK, SUBNETS, NodePlan, Plan
 from cluster.process import run
 
 __all__ = ["BRIDGE", "POD_MTU", "TUNNEL", "Network", "same_subnet"]
@@ -110,10 +110,6 @@ table ip outgoing {{
             "link set eth0 gso_max_segs 1 up",
             f"route add default via {self.plan.router(subnet)}",
         )
-
-
-def everyone() -> tuple[NodePlan, ...]:
-    return (CONTROL, *NODES)
 
 
 def links(plan: Plan) -> list[str]:

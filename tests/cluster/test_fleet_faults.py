@@ -12,6 +12,7 @@ import pytest
 
 from cluster import faults
 from cluster.cluster import Cluster
+from cluster.pods import Pod
 from cluster.process import Process, wait
 from cluster.release import Release, image, installed, ways
 
@@ -63,24 +64,40 @@ def whole(release: Release) -> bool:
 
 @pytest.fixture
 def before(release: Release, mode: str) -> Iterator[None]:
-    """Every test begins and ends with a whole fleet, and with as many sockets and relays."""
+    """Every test begins and ends with a whole fleet, no relay, and no socket but the watches'.
+
+    A task that is left over in a gateway holds one of these, or a place in one of its limits.
+    """
     wait("a whole fleet", lambda: whole(release), WHOLE_SECONDS)
-    wait("idle paths closed", lambda: not release.relays(), WHOLE_SECONDS)
-    held = sockets(release)
+    wait("idle paths closed", lambda: sockets(release) == WATCHES, WHOLE_SECONDS)
+    assert not release.relays()
     yield
     wait("a whole fleet again", lambda: whole(release), WHOLE_SECONDS)
     wait("no relay left in any pod", lambda: not release.relays(), WHOLE_SECONDS)
-    wait("no socket left in the gateway", lambda: sockets(release) <= held, WHOLE_SECONDS)
+    wait("no socket left in the gateway", lambda: sockets(release) == WATCHES, WHOLE_SECONDS)
+
+
+WATCHES = 3
+"""Of EndpointSlices, pods and nodes: connections that a gateway always has."""
 
 
 def sockets(release: Release) -> int:
-    """Open TCP connections of the gateway's pod; three watches among them."""
-    return len(release.gateway().run("ss", "-Htn", "state", "established").splitlines())
+    """Open TCP connections of the gateway's pod, less those of the kubelet's probes."""
+    gateway = release.gateway()
+    lines = gateway.run("ss", "-Htn", "state", "established").splitlines()
+    return sum(f"{gateway.address}:8080" not in line for line in lines)
+
+
+def calls(agent: Pod) -> float:
+    """How many calls of tools that agent has had, by its own account."""
+    metrics = agent.run("curl", "-s", "-m", "10", f"http://{agent.address}:8080/metrics")
+    lines = [line for line in metrics.splitlines() if line.startswith("mcp_gpu_tool_calls_total")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def called_during(release: Release, fault: AbstractContextManager[Any]) -> list[dict[str, Any]]:
-    """Three answers one after the other while it is broken. Each comes within its deadline, or
-    the call fails."""
+    """Three answers one after the other while it is broken. One that takes longer than a
+    gateway's deadline is cut off, and fails the test."""
     with fault:
         return [release.inventory() for _ in range(3)]
 
@@ -139,15 +156,13 @@ def test_a_killed_agent_is_named_or_back(release: Release) -> None:
 @pytest.mark.usefixtures("before")
 def test_a_replaced_agent_is_found_after_the_past_was_compacted(release: Release) -> None:
     faults.compact(release.cluster)  # restarts the API server
-    selector = release.selector("agent")
-    new = faults.replaced(release.cluster, release.agents()[2], selector)
+    new = faults.replaced(release.cluster, release.agents()[2], release.selector("agent"))
 
     def answers() -> bool:
-        node = next(n for n in release.inventory()["nodes"] if n["node"] == "n3")
-        return bool(node)
+        return ways(release.inventory()).get("n3") in {"http", "exec"}
 
     wait("the new agent", answers, WHOLE_SECONDS)
-    assert new.node.name == "n3"
+    assert calls(new) > 0
 
 
 @pytest.mark.usefixtures("before")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.binaries import cache, missing
-from cluster.cluster import ELSEWHERE, Cluster, take_down
+from cluster.cluster import ELSEWHERE, Cluster, alone, take_down
 from cluster.controlplane import ControlPlane
 from cluster.machine import KERNEL_SETTINGS
 from cluster.plan import Plan
@@ -37,9 +37,10 @@ def side() -> Iterator[Plan]:
     if ELSEWHERE in os.environ:
         pytest.skip(f"{ELSEWHERE} names a cluster elsewhere: none is made here")
     plan = Plan(SIDE)
-    take_down(plan)
-    yield plan
-    take_down(plan)
+    with alone(plan):
+        take_down(plan)
+        yield plan
+        take_down(plan)
 
 
 def nothing() -> dict[str, list[str]]:

@@ -24,6 +24,13 @@ KUBERNETES = ("1.25", "1.37")
 """Versions whose schemas every object has to fit: the oldest that Chart.yaml admits, and the
 newest there is."""
 
+PREDECESSOR = (
+    "transport.mode=http,gateway.enabled=true,gateway.routingMode=http",
+    "transport.mode=stdio,gateway.enabled=true,gateway.routingMode=exec",
+    "transport.mode=http,gateway.routingMode=http",
+)
+"""What k8s-gpu-mcp-server was installed with, as `helm --set` takes it."""
+
 LINT_INFO = 1
 """Severity below a warning."""
 

@@ -1,12 +1,16 @@
 {{/* Name of what the chart creates. 52 characters leave room for a suffix within the 63 of a label. */}}
 {{- define "mcp-gpu.fullname" -}}
+{{- $name := printf "%s-%s" .Release.Name .Chart.Name -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- $name = .Values.fullnameOverride -}}
 {{- else if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- $name = .Release.Name -}}
 {{- end -}}
+{{- $name = $name | trunc 52 | trimSuffix "-" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "%s cannot name a Service, which takes lower-case letters, digits and dashes, a letter first: set fullnameOverride" $name) -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{/* Labels that select; they never change over a release's life. Takes (list . COMPONENT). */}}

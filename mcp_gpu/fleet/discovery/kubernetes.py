@@ -36,7 +36,7 @@ FORBIDDEN = 403
 
 HINTS = {
     401: "the credentials have expired or are not accepted",
-    FORBIDDEN: "grant get, list and watch",
+    FORBIDDEN: "grant list and watch",
     404: "Kubernetes 1.21 or later is needed",
 }
 """What to do about an HTTP status."""

@@ -70,6 +70,18 @@ async def test_a_caller_shows_one_of_the_tokens(
         assert "first" not in answer.text
 
 
+async def test_the_first_callers_of_all_are_let_in_together(tokens: Path) -> None:
+    statuses: list[int] = []
+    async with guarded(tokens) as (url, client), anyio.create_task_group() as tasks:
+
+        async def call_once() -> None:
+            statuses.append((await ask(client, url, "Bearer first")).status_code)
+
+        for _ in range(8):
+            tasks.start_soon(call_once)
+    assert statuses == [200] * 8
+
+
 async def test_what_a_kubelet_and_a_probe_read_stays_open(tokens: Path) -> None:
     async with guarded(tokens) as (url, client):
         for page in ("/healthz", "/readyz", "/version", "/metrics"):

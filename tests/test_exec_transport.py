@@ -155,6 +155,7 @@ ADMISSION = "ValidatingAdmissionPolicy 'exec' with binding 'b' denied request: o
             Gone,
             "HTTP 400 Bad Request: pod a does not have a host assigned",
         ),
+        ((404, "", "<html>nginx</html>"), BadPeer, "HTTP 404 Not Found"),
         ((404, "", "pod does not exist"), Gone, "HTTP 404 Not Found: pod does not exist"),
         (
             (400, "BadRequest", "container x is not valid for pod a"),

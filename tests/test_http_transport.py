@@ -11,13 +11,13 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from support.peer import Peer, listen, serve_http, until
+from support.peer import Peer, listen, serve_http, speaking, until
 from transports import (
     BadPeer,
     Broken,
@@ -63,23 +63,6 @@ async def answering(answer: Answer) -> AsyncIterator[Target]:
     app = Starlette(routes=[Route("/{path:path}", endpoint, methods=["GET", "POST"])])
     async with serve_http(app) as port:
         yield at(port)
-
-
-@asynccontextmanager
-async def speaking(handle: Callable[[ByteStream], Awaitable[None]]) -> AsyncIterator[Target]:
-    """A server that speaks whatever it likes over TCP."""
-
-    async def serve(stream: ByteStream) -> None:
-        async with stream:
-            await handle(stream)
-
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(listener.serve, serve)
-        yield at(listener.extra(SocketAttribute.local_port))
-        tasks.cancel_scope.cancel()
 
 
 @WAYS

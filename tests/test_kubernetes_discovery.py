@@ -125,12 +125,14 @@ async def test_by_dns_an_agent_is_its_dashed_address_under_the_service(api: Fake
         api,
         endpoint_slice("four", [endpoint("10.0.0.1", "n1"), named]),
         endpoint_slice("six", [endpoint("fd00::1", "n1")], family="IPv6"),
+        endpoint_slice("net", [endpoint("fd00::", "n3")], family="IPv6"),
         domain="k8s.example",
     )
     under = f"{SERVICE}.gpu.svc.k8s.example"
     assert {t.node: t.addresses for t in table.targets} == {
         "n1": (f"10-0-0-1.{under}", f"fd00--1.{under}"),
         "n2": (f"agent-2.{under}",),
+        "n3": (f"fd00--0.{under}",),
     }
 
 

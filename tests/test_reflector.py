@@ -56,6 +56,17 @@ async def test_one_request_lists_and_watches(api: FakeApiServer) -> None:
     assert 240 <= int(request.params["timeoutSeconds"]) <= 300
 
 
+async def test_a_server_that_ends_each_watch_at_once_is_a_problem(api: FakeApiServer) -> None:
+    async with reflecting(api) as copy:
+        with anyio.fail_after(30):
+            while copy.problem is None:
+                api.end_watches()
+                await anyio.lowlevel.checkpoint()
+        assert "ends each watch at once" in copy.problem.message
+        await eventually(lambda: copy.problem is None)
+    assert api.lists(SLICES) == 1
+
+
 async def test_a_server_that_streams_no_lists_is_listed_in_pages(api: FakeApiServer) -> None:
     api.streams_lists = False
     await fill(api, 1201)

@@ -7,9 +7,14 @@ library's business; here is what it leaves undone: clear errors without secrets,
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import json
 import os
+import signal
 import ssl
+import subprocess
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +63,7 @@ def in_cluster() -> bool:
 
 
 def load(kubeconfig: str = "", context: str = "") -> Credentials:
-    """Read the credentials. Blocks, for `LOAD_SECONDS` at most.
+    """Read the credentials. Blocks, for `LOAD_SECONDS` at most, once it is its turn.
 
     Args:
         kubeconfig: a path, or several as in `KUBECONFIG`. Empty for the pod's own credentials
@@ -96,18 +101,90 @@ def _of_pod() -> Credentials:
 
 
 def _of_kubeconfig(where: str, context: str) -> Credentials:
-    from kubernetes.aio import config
     from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config.kube_config import FileOrData, KubeConfigLoader, KubeConfigMerger
+
+    class Loader(KubeConfigLoader):
+        """Starts programs itself: the library's way logs a user's whole entry when one fails,
+        goes on as nobody, lets it read our standard input, and never ends one that hangs."""
+
+        async def load_from_exec_plugin(self) -> bool:
+            user: Any = self._user
+            status = _ask_program(user["exec"].value)
+            if "token" in status:
+                self.token = f"Bearer {status['token']}"
+            else:
+                for name, key in (("cert_file", "Certificate"), ("key_file", "Key")):
+                    part = f"client{key}Data"
+                    file = FileOrData(status, None, part, base64_file_content=False).as_file()
+                    setattr(self, name, file)
+            return True
 
     if not any(os.path.isfile(os.path.expanduser(p)) for p in where.split(os.pathsep) if p):
         raise FileNotFoundError("no such kubeconfig")
     found = Configuration()
-    loading = config.load_kube_config(where, context or None, found, persist_config=False)
-    loader = asyncio.run(asyncio.wait_for(loading, LOAD_SECONDS))
-    # It logs why the program failed, and goes on as nobody.
-    if "exec" in (getattr(loader, "_user", None) or ()) and not (found.api_key or found.cert_file):
-        raise ValueError("the program that it names for credentials gave none")
+    make: Any = Loader  # which the library leaves without types
+    loader = make(
+        KubeConfigMerger(where).config,
+        active_context=context or None,
+        config_base_path=None,  # of each file its own folder
+    )
+    user = getattr(loader._user, "value", None) or {}
+    if any(key in user for key in ("as", "as-uid", "as-groups", "as-user-extra")):
+        raise ValueError("it impersonates another user, which is not supported here")
+    asyncio.run(asyncio.wait_for(loader.load_and_set(found), LOAD_SECONDS))
     return _credentials(found, loader.current_context["context"].get("namespace"))
+
+
+def _ask_program(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the program of a kubeconfig's `exec` section gives: `status` of an ExecCredential.
+
+    Raises:
+        ValueError: it gives none. The text holds nothing that the program has said.
+        TimeoutError: it takes longer than `LOAD_SECONDS`; it is ended.
+    """
+    info = {
+        "apiVersion": section["apiVersion"],
+        "kind": "ExecCredential",
+        "spec": {"interactive": False},
+    }
+    own = {entry["name"]: entry["value"] for entry in section.get("env") or ()}
+    started = subprocess.Popen(
+        [section["command"], *(section.get("args") or ())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # it may say there what must not be logged
+        env={**os.environ, **own, "KUBERNETES_EXEC_INFO": json.dumps(info)},
+        start_new_session=True,
+    )
+    with started:
+        try:
+            said, _ = started.communicate(timeout=LOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+        finally:
+            _end(started)
+    if started.returncode != 0:
+        raise ValueError(
+            f"the program for credentials failed with exit status {started.returncode}"
+        )
+    try:
+        status = json.loads(said)["status"]
+        if "token" in status or {"clientCertificateData", "clientKeyData"} <= status.keys():
+            return dict(status)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        pass
+    raise ValueError("the program for credentials gave none")
+
+
+def _end(program: subprocess.Popen[bytes]) -> None:
+    """Kill the program with all it started, if it is still there."""
+    if program.poll() is not None:
+        return
+    if hasattr(os, "killpg"):
+        os.killpg(program.pid, signal.SIGKILL)
+    else:
+        program.kill()
 
 
 def _credentials(found: Any, namespace: str | None) -> Credentials:
@@ -127,18 +204,52 @@ def _credentials(found: Any, namespace: str | None) -> Credentials:
         host=found.host,
         tls=tls,
         server_name=found.tls_server_name,
-        proxy=found.proxy or _environment_proxy(found.host),
+        proxy=_proxy(found.proxy) if found.proxy else _environment_proxy(found.host),
         authorization=authorization or None,
         namespace=namespace or "default",
     )
 
 
 def _environment_proxy(url: str) -> str | None:
-    """The proxy that `HTTPS_PROXY` and its like name for a URL; kubectl heeds them too.
+    """The proxy that `HTTPS_PROXY` and its like name for a URL, as kubectl heeds them: never for
+    a loopback address, nor for a network that `NO_PROXY` names.
 
     aiohttp would look itself, but with them takes passwords from `~/.netrc`.
+
+    Raises:
+        ValueError: the proxy is of a kind that is not spoken here. The text holds no password.
     """
     parts = urlsplit(url)
-    if proxy_bypass(parts.hostname or ""):
+    host, proxies = parts.hostname or "", getproxies()
+    proxy = proxies.get(parts.scheme)
+    if not proxy or host == "localhost" or proxy_bypass(host):
         return None
-    return getproxies().get(parts.scheme)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    else:
+        if address.is_loopback or any(
+            address in network for network in _networks(proxies.get("no", ""))
+        ):
+            return None
+    return _proxy(proxy)
+
+
+def _networks(no_proxy: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    found = []
+    for entry in no_proxy.split(","):
+        try:
+            found.append(ipaddress.ip_network(entry.strip()))
+        except ValueError:
+            pass  # a name, which has been looked at
+    return found
+
+
+def _proxy(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return f"http://{url}"
+    if scheme not in ("http", "https"):
+        raise ValueError(f"a proxy is spoken to over http or https here, not over {scheme}")
+    return url

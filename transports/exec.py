@@ -203,9 +203,11 @@ def _refusal(error: KubernetesError) -> Failure:
             # to those who may `get` and not `create`.
             words = f"grant get and create on pods/exec: {words}"
         return Failure(Denied, words)
-    if error.status == 404 or _NOT_RUNNING.search(words):
+    if error.reason == "NotFound" or _NOT_RUNNING.search(words):
         return Failure(Gone, words)
-    return Failure(BadPeer if 0 < error.status < 400 else Unreachable, words)
+    # A 404 that is no Status of Kubernetes' comes from some other server.
+    foreign = 0 < error.status < 400 or error.status == 404
+    return Failure(BadPeer if foreign else Unreachable, words)
 
 
 def _failure(words: str, program: str) -> Failure:

@@ -7,6 +7,7 @@ against 0.3 s. What is hard, credentials of every kind, is the library's.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import (
@@ -41,7 +42,10 @@ __all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal"]
 _Answer = TypeVar("_Answer")
 
 CONNECT_SECONDS = 5.0
-"""For TCP and TLS: an API server that takes longer is not there."""
+"""For name, proxy, TCP and TLS: an API server that takes longer is not there."""
+
+RELOAD_SECONDS = 60.0
+"""Age from which credentials are read again where no server answers to them."""
 
 GET_SECONDS = 15.0
 """For one document; a page of 500 pods takes about 0.3 s."""
@@ -63,6 +67,10 @@ NO_CREDENTIALS = "NoCredentials"
 
 _SSL_CONTEXT = re.compile(r" ssl:<[^>]*>")
 """What aiohttp puts into the text of a failed connection, and says nobody anything."""
+
+
+_SECRET = re.compile(r"//[^/@\s]+@")
+"""A name and password in a URL."""
 
 
 class KubernetesError(Exception):
@@ -97,6 +105,8 @@ class KubernetesApi:
         self._kubeconfig = kubeconfig
         self._context = context
         self._access: Credentials | None = None
+        self._loaded_at = 0.0
+        self._loads: asyncio.Task[Credentials] | None = None
         self._loading = anyio.Lock()
         self._session: aiohttp.ClientSession | None = None
 
@@ -109,6 +119,9 @@ class KubernetesApi:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._loads is not None:
+            self._loads.cancel()
+            self._loads = None
         session, self._session, self._access = self._session, None, None
         if session is not None:
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
@@ -224,7 +237,7 @@ class KubernetesApi:
                     server_hostname=access.server_name,
                     timeout=ClientTimeout(
                         total=total_seconds,
-                        sock_connect=CONNECT_SECONDS,
+                        connect=CONNECT_SECONDS,
                         sock_read=silence_seconds,
                     ),
                 )
@@ -242,6 +255,9 @@ class KubernetesApi:
         try:
             return await send(access, session)
         except KubernetesError as error:
+            if error.status == 0 and anyio.current_time() - self._loaded_at > RELOAD_SECONDS:
+                # The server may have moved, or have a certificate of a new authority.
+                self._access = None if self._access is access else self._access
             if error.status != 401:
                 raise
         return await send(*await self._open(instead_of=access))
@@ -253,19 +269,38 @@ class KubernetesApi:
         async with self._loading:
             if self._access is None or self._access is instead_of:
                 self._access = await self._load()
+                self._loaded_at = anyio.current_time()
             if self._session is None:
                 self._session = _new_session()
             return self._access, self._session
 
     async def _load(self) -> Credentials:
-        # On a thread: the import alone blocks for 0.2 s, and there are files to read.
+        """One load for however many callers wait, which goes on when they have left: a program
+        that takes longer than they would wait has done its work when the next one asks."""
+        if self._loads is None:
+            self._loads = asyncio.create_task(self._load_on_thread())
+            self._loads.add_done_callback(_note_failure)
+        loads = self._loads
         try:
-            return await anyio.to_thread.run_sync(
-                load, self._kubeconfig, self._context, abandon_on_cancel=True
-            )
+            return await asyncio.shield(loads)
         except CredentialsError as error:
             message = f"no usable Kubernetes credentials: {error}"
             raise KubernetesError(message, reason=NO_CREDENTIALS) from error
+        finally:
+            if loads.done():
+                self._loads = None
+
+    async def _load_on_thread(self) -> Credentials:
+        # The import alone blocks for 0.2 s, and there are files to read.
+        return await anyio.to_thread.run_sync(
+            load, self._kubeconfig, self._context, abandon_on_cancel=True
+        )
+
+
+def _note_failure(loads: asyncio.Task[Credentials]) -> None:
+    """Whoever waits is told; where nobody does, the next caller tries anew."""
+    if not loads.cancelled():
+        loads.exception()
 
 
 def _new_session() -> aiohttp.ClientSession:
@@ -275,7 +310,7 @@ def _new_session() -> aiohttp.ClientSession:
         # Every exec stream holds a connection: the default of 100 would make the next one wait.
         connector=aiohttp.TCPConnector(limit=0),
         middlewares=(_refuse,),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
@@ -342,8 +377,12 @@ def _mapped(path: str) -> Iterator[None]:
     except aiohttp.WSServerHandshakeError as error:
         message = f"{path}: HTTP {error.status} without the WebSocket that was asked for"
         raise KubernetesError(message, status=error.status) from error
+    except aiohttp.ClientHttpProxyError as error:
+        # Its own text holds the proxy's address, password and all.
+        message = f"the proxy refused: HTTP {error.status} {error.message}"
+        raise KubernetesError(message) from None
     except TimeoutError as error:
         raise KubernetesError(f"the API server did not answer {path} in time") from error
-    except (aiohttp.ClientError, OSError, FrameTooLong) as error:
-        text = _SSL_CONTEXT.sub("", str(error)) or type(error).__name__
+    except (aiohttp.ClientError, OSError, FrameTooLong, UnicodeError) as error:
+        text = _SECRET.sub("//", _SSL_CONTEXT.sub("", str(error))) or type(error).__name__
         raise KubernetesError(f"cannot reach the API server: {text}") from error

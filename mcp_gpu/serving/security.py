@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
@@ -91,8 +92,9 @@ class TokenGuard:
     def __init__(self, app: ASGIApp, *, token_file: Path) -> None:
         self._app = app
         self._file = token_file
-        self._tokens: tuple[bytes, ...] = ()
-        self._read_at = -TOKENS_SECONDS
+        self._tokens: tuple[bytes, ...] | None = None
+        self._read_at = 0.0
+        self._reading = anyio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -107,18 +109,22 @@ class TokenGuard:
         await refusal(401, message, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     async def _knows(self, token: str) -> bool:
-        now = time.monotonic()
-        if now - self._read_at >= TOKENS_SECONDS:
-            self._read_at = now
-            try:
-                self._tokens = await anyio.to_thread.run_sync(read_tokens, self._file)
-            except (OSError, ValueError) as error:
-                # Closed, not open: what was valid once may have been withdrawn since.
-                self._tokens = ()
-                logger.error("nobody is let in: token file: %s", error)
         shown = token.encode()
         # Every one is compared, so that time tells nothing.
-        return sum(hmac.compare_digest(shown, known) for known in self._tokens) > 0
+        return sum(hmac.compare_digest(shown, known) for known in await self._current()) > 0
+
+    async def _current(self) -> tuple[bytes, ...]:
+        async with self._reading:
+            now = time.monotonic()
+            if self._tokens is None or now - self._read_at >= TOKENS_SECONDS:
+                try:
+                    self._tokens = await anyio.to_thread.run_sync(read_tokens, self._file)
+                except (OSError, ValueError) as error:
+                    # Closed, not open: what was valid once may have been withdrawn since.
+                    self._tokens = ()
+                    logger.error("nobody is let in: token file: %s", error)
+                self._read_at = now
+            return self._tokens
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 import uvicorn
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 from mcp import MCPError, types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from transports.base import IDENTITY_META_KEY, PAD_META_KEY, Identity
+from transports.base import IDENTITY_META_KEY, PAD_META_KEY, Identity, Target
 from transports.framing import LineSplitter, decode, encode
 
 Context = ServerRequestContext[Any, Any]
@@ -232,6 +232,24 @@ def listen(host: str, port: int = 0, backlog: int = 128) -> socket.socket:
     listener.bind((host, port))
     listener.listen(backlog)
     return listener
+
+
+@asynccontextmanager
+async def speaking(handle: Callable[[ByteStream], Awaitable[None]]) -> AsyncIterator[Target]:
+    """A server that speaks whatever it likes over TCP."""
+
+    async def serve(stream: ByteStream) -> None:
+        async with stream:
+            await handle(stream)
+
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(listener.serve, serve)
+        port = listener.extra(SocketAttribute.local_port)
+        yield Target(node="a", addresses=("127.0.0.1",), port=port)
+        tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

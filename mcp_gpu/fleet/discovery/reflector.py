@@ -138,15 +138,20 @@ class Reflector(Generic[V]):
                     raise
             await self._page(path)
         params = self._watching() | {"resourceVersion": self._version}
+        heard = False
+        began = asyncio.get_running_loop().time()
         async with self._api.lines(path, params, silence_seconds=SILENCE_SECONDS) as lines:
             quiet = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._confirm)
             try:
                 async for line in lines:
                     event = _event(line)
                     quiet.cancel()
+                    heard = True
                     self._follow(event)
             finally:
                 quiet.cancel()
+        if not heard and asyncio.get_running_loop().time() - began < QUIET_SECONDS:
+            raise KubernetesError("the API server ends each watch at once")
 
     async def _stream(self, path: str) -> bool:
         """List by a watch that begins with all objects there are, and go on watching.
@@ -289,5 +294,5 @@ def _reading(what: str) -> Iterator[None]:
     """What a document of another shape than Kubernetes' raises, as a `KubernetesError`."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise KubernetesError(f"{what} cannot be read: {type(error).__name__}: {error}") from error

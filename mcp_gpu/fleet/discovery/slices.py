@@ -93,7 +93,9 @@ def _target(entries: list[tuple[Slice, Endpoint]], domain: str | None) -> Target
 
 
 def _dns_name(found: Slice, endpoint: Endpoint, domain: str) -> str:
-    host = endpoint.hostname or endpoint.address.replace(".", "-").replace(":", "-")
+    dashed = endpoint.address.replace(".", "-").replace(":", "-")
+    # CoreDNS lets no label end in a dash: `2001:db8::` is 2001-db8--0.
+    host = endpoint.hostname or (f"{dashed}0" if dashed.endswith("-") else dashed)
     return f"{host}.{found.service}.{endpoint.namespace}.svc.{domain}"
 
 

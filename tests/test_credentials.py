@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,27 @@ async def test_embedded_certificates_are_used_by_several_at_once(
             for _ in range(8):
                 tasks.start_soon(ask)
     assert [one["certificate"] for one in shown] == ["alice"] * 8
+
+
+async def test_no_key_is_left_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("alice")
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        config = write_kubeconfig(
+            tmp_path / "config",
+            f"https://127.0.0.1:{port}",
+            cluster={"certificate-authority-data": embedded(authority.certificate)},
+            user={
+                "client-certificate-data": embedded(certificate),
+                "client-key-data": embedded(key),
+            },
+        )
+        for _ in range(2):
+            assert (await asked(config))["certificate"] == "alice"
+            assert list(folder.iterdir()) == []
 
 
 async def test_the_servers_certificate_is_checked(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def _of_pod() -> Credentials:
 
 def _of_kubeconfig(where: str, context: str) -> Credentials:
     from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config import kube_config
     from kubernetes.aio.config.kube_config import FileOrData, KubeConfigLoader, KubeConfigMerger
 
     class Loader(KubeConfigLoader):
@@ -132,8 +133,13 @@ def _of_kubeconfig(where: str, context: str) -> Credentials:
     user = getattr(loader._user, "value", None) or {}
     if any(key in user for key in ("as", "as-uid", "as-groups", "as-user-extra")):
         raise ValueError("it impersonates another user, which is not supported here")
-    asyncio.run(asyncio.wait_for(loader.load_and_set(found), LOAD_SECONDS))
-    return _credentials(found, loader.current_context["context"].get("namespace"))
+    try:
+        asyncio.run(asyncio.wait_for(loader.load_and_set(found), LOAD_SECONDS))
+        return _credentials(found, loader.current_context["context"].get("namespace"))
+    finally:
+        # Embedded keys, which the library keeps in files until the process exits, and would miss
+        # at the next load if somebody tidied them away.
+        kube_config._cleanup_temp_files()
 
 
 def _ask_program(section: Mapping[str, Any]) -> Mapping[str, Any]:

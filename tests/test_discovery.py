@@ -81,6 +81,7 @@ def test_a_file_gives_each_agent_its_own_way(tmp_path: Path) -> None:
     [
         ("agents = 3", "no .*agents.* tables"),
         ("[[agent]]\nnode='a'", "unknown key 'agent'"),
+        ("[[agents]]\nnode='a'\nexec={argv=['x']}", "agent 1: exec takes no options for one"),
         ("[[agents]]\nnode='a'", "agent 1: neither an address, nor a namespace and pod"),
         ("[[agents]]\nnode=3\naddress='x'", "agent 1: node is not a string"),
         ("[[agents]]\naddress=['x', 3]", "agent 1: address is neither"),

@@ -79,6 +79,9 @@ def _parse_entry(entry: str) -> Target:
     return Target(node=node, addresses=(host,), port=port or DEFAULT_PORT)
 
 
+_SAME_FOR_ALL = ("http", "exec")
+"""Transports of ours that take no options for a single agent."""
+
 _TABLE_FIELDS = {"node", "namespace", "pod", "uid", "container", "cluster"}
 
 
@@ -103,6 +106,10 @@ def _parse_table(path: Path, number: int, entry: object) -> Target:
                 host, given_port = split_host_port(text, place)
                 addresses.append(host)
                 port = given_port or port
+        elif key in _SAME_FOR_ALL:
+            raise DiscoveryError(
+                f"{place}: {key} takes no options for one agent; --transport-options is for all"
+            )
         elif isinstance(value, Mapping):
             # Any other table is the options of the transport it is named after.
             options[key] = value

@@ -4,6 +4,8 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,23 @@ from support.kubeapi.credentials import Authority, embedded, write_kubeconfig
 from support.peer import speaking
 from transports import credentials
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi
+
+
+@asynccontextmanager
+async def embedding(user: str, folder: Path) -> AsyncIterator[Path]:
+    """A server that asks for certificates, and the kubeconfig that holds a user's."""
+    authority = Authority(folder)
+    certificate, key = authority.issue(user)
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        yield write_kubeconfig(
+            folder / "config",
+            f"https://127.0.0.1:{port}",
+            cluster={"certificate-authority-data": embedded(authority.certificate)},
+            user={
+                "client-certificate-data": embedded(certificate),
+                "client-key-data": embedded(key),
+            },
+        )
 
 
 async def test_a_token_is_shown(tmp_path: Path) -> None:
@@ -65,18 +84,7 @@ async def test_embedded_certificates_are_used_by_several_at_once(
         return open(*arguments)
 
     monkeypatch.setattr(kube_config, "open", late, raising=False)
-    authority = Authority(tmp_path)
-    certificate, key = authority.issue("alice")
-    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
-        config = write_kubeconfig(
-            tmp_path / "config",
-            f"https://127.0.0.1:{port}",
-            cluster={"certificate-authority-data": embedded(authority.certificate)},
-            user={
-                "client-certificate-data": embedded(certificate),
-                "client-key-data": embedded(key),
-            },
-        )
+    async with embedding("alice", tmp_path) as config:
         shown: list[Any] = []
 
         async def ask() -> None:
@@ -92,18 +100,7 @@ async def test_no_key_is_left_in_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    authority = Authority(tmp_path)
-    certificate, key = authority.issue("alice")
-    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
-        config = write_kubeconfig(
-            tmp_path / "config",
-            f"https://127.0.0.1:{port}",
-            cluster={"certificate-authority-data": embedded(authority.certificate)},
-            user={
-                "client-certificate-data": embedded(certificate),
-                "client-key-data": embedded(key),
-            },
-        )
+    async with embedding("alice", tmp_path) as config:
         for _ in range(2):
             assert (await asked(config))["certificate"] == "alice"
             assert list(folder.iterdir()) == []

@@ -229,7 +229,9 @@ def replaced(cluster: Cluster, pod: Pod, selector: str) -> Pod:
     """The pod is deleted; returns the one that its controller made for the same node."""
     query = ["-n", pod.namespace, "get", "pods", "-l", selector, "-o", "name"]
     count = len(cluster.kubectl(*query).split())
-    cluster.kubectl("-n", pod.namespace, "delete", "pod", pod.name, "--grace-period=1")
+    # Not waited for: a kubelet may come back late to an API server that was away.
+    flags = ["--grace-period=1", "--wait=false"]
+    cluster.kubectl("-n", pod.namespace, "delete", "pod", pod.name, *flags)
     found = pods(cluster, pod.namespace, selector, count)
     return next(new for new in found if new.node.name == pod.node.name and new.uid != pod.uid)
 

@@ -12,7 +12,7 @@ from cluster.process import CommandError, Process, run, wait
 
 __all__ = ["Pod", "pods"]
 
-READY_SECONDS = 120
+READY_SECONDS = 180
 """Bound for a pod to be ready, its image being there already."""
 
 

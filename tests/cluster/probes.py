@@ -78,8 +78,10 @@ def probes(cluster: Access, namespace: str, image: str) -> Iterator[None]:
         yield
     finally:
         # A namespace looks for the last of its pods ever more seldom.
-        cluster.kubectl("-n", namespace, "delete", "daemonsets,deployments", "--all", *CASCADE)
-        cluster.kubectl("delete", "namespace", namespace, timeout=120)
+        cluster.kubectl(
+            "-n", namespace, "delete", "daemonsets,deployments", "--all", *CASCADE, timeout=180
+        )
+        cluster.kubectl("delete", "namespace", namespace, timeout=180)
 
 
 def fetch(pod: Pod, address: str, path: str = "") -> str | None:

@@ -25,6 +25,29 @@ from transports.base import Target
 Reason = Literal["unreachable", "denied", "not_running", "broken", "timeout", "bad_response"]
 """The closed list of reasons a path can fail for."""
 
+Symptom = Literal[
+    "refused",
+    "connect_timeout",
+    "no_route",
+    "dns",
+    "tls",
+    "reset",
+    "silent",
+    "unauthorized",
+    "forbidden",
+    "http_error",
+    "foreign",
+    "rbac",
+    "admission",
+    "credentials",
+    "api_unreachable",
+    "kubelet_unreachable",
+    "not_running",
+    "no_command",
+    "other",
+]
+"""How a failure looks on the wire, finer than its reason: what a diagnosis goes by."""
+
 MESSAGE_CHARS = 500
 """Longest message of an error: a peer's own words are part of many, and an answer about a fleet
 carries one per agent."""

@@ -1,0 +1,1 @@
+"""Which paths lead to which agents at this moment, found out by trying them."""

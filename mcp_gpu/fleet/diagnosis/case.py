@@ -95,7 +95,7 @@ class Agent:
 
     @property
     def cut_off(self) -> bool:
-        """Neither the pod network nor the kubelet leads to the node, and nothing says it is well."""
+        """Neither the pod network nor the kubelet leads to the node, and nothing calls it well."""
         if self.reached or self.down or self.http not in DROPPED | {"not_tried"}:
             return False
         no_kubelet = any(path.outcome == "kubelet_unreachable" for path in self.streams)
@@ -245,6 +245,12 @@ class Case:
             for agent in self.agents
             if agent.survey.target.pod
         }
+
+    def denied(self, agents: Iterable[Agent]) -> bool:
+        """Whether a NetworkPolicy, enforced or not, forbids HTTP to one of them."""
+        return any(
+            a.name in self.decisions and self.decisions[a.name].allowed is False for a in agents
+        )
 
     @property
     def policies_allow(self) -> bool:

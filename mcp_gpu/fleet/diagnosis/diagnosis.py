@@ -84,13 +84,15 @@ def _weigh(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _outweighs(one: Finding, other: Finding) -> bool:
-    if one.concern != other.concern or RANK[one.confidence] > RANK[other.confidence]:
+    likelier = RANK[one.confidence] - RANK[other.confidence]
+    if one.concern != other.concern or likelier > 0:
         return False
     mine, theirs = set(one.nodes), set(other.nodes)
     if other.code in one.excludes and mine & theirs:
         # Of two that exclude each other, equally likely, both stand.
-        return RANK[one.confidence] < RANK[other.confidence] or one.code not in other.excludes
-    return RANK[one.confidence] < RANK[other.confidence] and theirs <= mine
+        return likelier < 0 or one.code not in other.excludes
+    # Next to what is certain, a guess about the same nodes says nothing.
+    return one.confidence == "high" and likelier < 0 and theirs <= mine
 
 
 def _unexplained(case: Case, findings: Iterable[Finding]) -> list[Agent]:

@@ -127,6 +127,8 @@ def reverse_path(case: Case) -> Judgement:
 
 def node_network(case: Case) -> Judgement:
     """One node, or very few, cannot be reached over a network that serves its neighbours."""
+    if not case.kubernetes:
+        return None
     lost, beside = [], 0
     for relation in ("same subnet", "other subnets", "elsewhere"):
         peers = case.at(relation)

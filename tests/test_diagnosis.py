@@ -151,6 +151,14 @@ NAMED = [
     ("mtu", "high", CALICO.but(http={"n3": "large_lost"})),
     ("mtu", "medium", CALICO.but(http={"n3": "large_lost"}, vias=("http",))),
     (
+        "mtu",
+        "high",  # the machine's own link
+        CALICO.but(
+            http={"n3": "large_lost"}, portforward={"n3": "large_lost"}, exec={"n3": "silent"}
+        ),
+    ),
+    ("mtu", "medium", CALICO.but(portforward={"n3": "large_lost"}, vias=("portforward",))),
+    (
         "mesh-mtls",
         "high",
         Fleet(
@@ -269,6 +277,30 @@ NAMED = [
             portforward=all_of(["n0", *REMOTE], "kubelet_unreachable"),
         ),
     ),
+    (
+        "kubelet-unreachable",
+        "medium",  # the API server says so only after 30 s
+        CALICO.but(exec={"n2": "silent"}, portforward={"n2": "silent"}),
+    ),
+    (
+        "kubelet-unreachable",
+        "high",
+        CALICO.but(
+            exec={"n2": "silent"},
+            portforward={"n2": "silent"},
+            nodes={"n2": {"trouble": "the node is not ready: Kubelet stopped posting"}},
+        ),
+    ),
+    (
+        "kubelet-unreachable",
+        "medium",
+        CALICO.but(
+            place=Place(),
+            vias=("portforward", "exec"),
+            exec=all_of(["n0", *REMOTE], "silent"),
+            portforward=all_of(["n0", *REMOTE], "silent"),
+        ),
+    ),
     ("api-unreachable", "high", CALICO.but(exec=all_of(["n0", *REMOTE], "api_unreachable"))),
     ("api-credentials", "high", CALICO.but(exec=all_of(["n0", *REMOTE], "credentials"))),
     ("stream-rbac", "high", CALICO.but(exec=all_of(["n0", *REMOTE], "rbac"))),
@@ -335,7 +367,7 @@ NOT_NAMED = [
     ("crosssubnet-source-check", CALICO.but(http=all_of(REMOTE))),
     ("crosssubnet-source-check", ROUTED.but(http=all_of(["n1", "n2", "n4"]))),
     ("crosssubnet-source-check", CALICO.but(http=all_of(["n1", "n2", "n4"], "refused"))),
-    # Agents that hang are no trouble of the network's.
+    # Agents that hang are no trouble of the network's; not where streams are silent to all.
     (
         "crosssubnet-source-check",
         CALICO.but(
@@ -444,6 +476,19 @@ NOT_NAMED = [
         "address-family",  # one of two fits
         Fleet(
             http=all_of(REMOTE), targets={n: {"addresses": ("fd00::5", "10.9.9.9")} for n in REMOTE}
+        ),
+    ),
+    ("kubelet-unreachable", CALICO.but(exec={"n2": "silent"})),
+    (
+        "kubelet-unreachable",  # the agent hangs
+        CALICO.but(http={"n2": "silent"}, exec={"n2": "silent"}, portforward={"n2": "silent"}),
+    ),
+    (
+        "agent-down",
+        CALICO.but(
+            http=all_of(REMOTE),
+            exec=all_of(["n0", *REMOTE], "silent"),
+            portforward=all_of(["n0", *REMOTE], "silent"),
         ),
     ),
     (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mcp_gpu.fleet.connectivity.model import Outcome, Place, Survey
+from mcp_gpu.fleet.diagnosis import evidence
 from mcp_gpu.fleet.diagnosis.cni import Felix, IpPool, Plugin
 from mcp_gpu.fleet.diagnosis.diagnosis import diagnose
 from mcp_gpu.fleet.diagnosis.evidence import Evidence
@@ -16,6 +19,8 @@ from mcp_gpu.fleet.diagnosis.model import CODES, Cause, Diagnosis, Unread
 from mcp_gpu.fleet.diagnosis.pods import POD_ENI
 from mcp_gpu.fleet.diagnosis.policies import Selector
 from support.surveys import EVERYTHING, GATEWAY, Fleet, policy
+
+PAGE = Path(__file__).parent.parent / "docs" / "troubleshooting" / "cross-node-networking.md"
 
 CROSS = (IpPool("default-ipv4-ippool", "10.244.0.0/16", vxlan="CrossSubnet"),)
 ALWAYS = (IpPool("default-ipv4-ippool", "10.244.0.0/16", vxlan="Always"),)
@@ -756,6 +761,21 @@ def test_a_fleet_of_a_thousand_is_told_in_few_lines() -> None:
             "other subnets: 874 of 874 over http",
         ),
     )
+
+
+def test_the_documentation_explains_every_cause_and_no_other() -> None:
+    table = PAGE.read_text(encoding="utf-8").partition("## All causes")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == list(CODES)
+
+
+def test_the_documentation_names_every_grant_and_every_kind_that_is_read() -> None:
+    grants = PAGE.read_text(encoding="utf-8").partition("## Grants")[2]
+    rows = [line for line in grants.splitlines() if line.startswith("| `")]
+    named = {name for row in rows[1:] for name in re.findall(r"`([a-z]+)`", row.split("|")[1])}
+    source = Path(evidence.__file__).read_text(encoding="utf-8")
+    read = set(re.findall(r'reads\.add\([A-Z]+, "([a-z]+)"', source))
+    assert named == read
+    assert read > {"nodes", "ippools", "peerauthentications"}
 
 
 def test_nobody_at_all_is_no_error() -> None:

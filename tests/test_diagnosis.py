@@ -382,6 +382,10 @@ NOT_NAMED = [
         ),
     ),
     (
+        "crosssubnet-source-check",  # wrapped by something else
+        CALICO.but(felix=Felix(wireguard=True), http=all_of(["n1", "n2", "n4"])),
+    ),
+    (
         "crosssubnet-source-check",  # another pool's addresses
         CALICO.but(
             pools=(IpPool("p", "10.99.0.0/16", vxlan="CrossSubnet"),),
@@ -590,14 +594,36 @@ def test_the_verdict_goes_by_the_paths() -> None:
     # A fallback that is denied leaves a fleet healthy, and is told.
     denied = diagnosed(CALICO.but(exec=all_of(["n0", *REMOTE], "rbac")))
     assert (denied.verdict, [each.code for each in denied.causes]) == ("healthy", ["stream-rbac"])
+    assert denied.headline == (
+        "healthy: 6 of 6 nodes answer over http. Fallback (high confidence): RBAC does not let the"
+        " gateway use exec"
+    )
+
+
+def test_the_gateways_node_may_be_known_from_its_pod() -> None:
+    lost = CALICO.but(http=all_of(["n1", "n2", "n4"]))
+    named, unnamed = diagnosed(lost), diagnosed(lost.but(place=Place("", "gateway", "gpu")))
+    assert unnamed == named
+    # Where not even that may be read, nothing is said of where agents are from it.
+    blind = diagnosed(lost.but(place=Place("", "gateway", "gpu"), more={"pods": {}}))
+    assert [each.code for each in blind.causes] == ["unknown"]
+    assert blind.headline == (
+        "degraded: 6 of 6 nodes answer, 3 of them over portforward only. No known cause fits"
+    )
+    assert blind.patterns[0] == "all: 3 of 6 over http"
+
+
+def test_commands_fit_the_machines() -> None:
+    elsewhere = CALICO.but(subnets=1, http=all_of(REMOTE), provider="openstack:///{}")
+    assert not any("aws" in line for line in diagnosed(elsewhere).causes[0].fix)
 
 
 def test_the_seeds_fault_is_told_whole() -> None:
     found = diagnosed(CALICO.but(count=3, http={"n1": "connect_timeout"}, subnets=3))
     assert found.headline == (
-        "degraded: 3 of 3 nodes answer, 1 of them over portforward only. pods' packets within a"
-        " subnet are not wrapped (CrossSubnet), and a source/destination check drops them"
-        " (high confidence)"
+        "degraded: 3 of 3 nodes answer, 1 of them over portforward only. Cause (high confidence):"
+        " pods' packets within a subnet are not wrapped (CrossSubnet), and a source/destination"
+        " check drops them"
     )
     assert found.patterns == (
         "same node: 1 of 1 over http",

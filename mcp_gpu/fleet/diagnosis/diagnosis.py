@@ -126,7 +126,7 @@ def _unknown(case: Case, unexplained: Sequence[Agent]) -> Finding:
         "low",
         names(unexplained),
         (
-            *(f"{count} nodes: {how}" for how, count in outcomes.most_common(3)),
+            *(f"{how}: {n} of {len(case.agents)}" for how, n in outcomes.most_common(3)),
             f"{first.name}: {first.paths[0].message}",
         ),
         tuple(fix),
@@ -161,4 +161,8 @@ def _headline(case: Case, verdict: Verdict, findings: Sequence[Finding]) -> str:
     if not findings:
         return f"{verdict}: {said}"
     first = findings[0]
-    return f"{verdict}: {said}. {first.title} ({first.confidence} confidence)"
+    if first.code == "unknown":
+        return f"{verdict}: {said}. No known cause fits"
+    # Where every node answers on its best path, it is the others that fail.
+    what = "Fallback" if verdict == "healthy" else "Cause"
+    return f"{verdict}: {said}. {what} ({first.confidence} confidence): {first.title}"

@@ -192,10 +192,13 @@ def unplugged(cluster: Cluster, node: str) -> Iterator[None]:
 
 
 @contextmanager
-def black_hole(cluster: Cluster, node: str, size: int) -> Iterator[None]:
+def black_hole(cluster: Cluster, node: str, size: int, *, overlay: bool = False) -> Iterator[None]:
     """Packets of more than `size` bytes are lost on the way to and from the node, and nobody is
-    told: connections open, small messages pass, large ones hang."""
+    told: connections open, small messages pass, large ones hang. With `overlay`, VXLAN's alone, as
+    where pods' MTU leaves it no room."""
     lost = f"ether type ip meta length > {size} counter drop"
+    if overlay:
+        lost = f"ether type ip udp dport {VXLAN_PORT} meta length > {size} counter drop"
     chains = (
         "chain arriving { type filter hook prerouting priority 0;\n"
         f'iifname "v-{node}" {lost}\n}}\n'

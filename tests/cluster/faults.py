@@ -10,36 +10,46 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cluster.cluster import Cluster
 from cluster.controlplane import ControlPlane
 from cluster.machine import Machine
-from cluster.network import BRIDGE, POD_MTU, TUNNEL
+from cluster.network import BRIDGE, POD_MTU, TUNNEL, VXLAN_PORT
 from cluster.node import Node
 from cluster.plan import CONTROL, NODES, POD_NETWORK
-from cluster.pods import Pod, pods
+from cluster.pods import Pod, first_process, pods
 from cluster.process import kill, run, wait
 
 __all__ = [
     "black_hole",
     "compact",
+    "crashing",
     "cut_from_api_server",
     "cut_pod_network",
     "delayed",
     "granted",
+    "isolated",
     "killed",
+    "loopback_only",
+    "misdirected",
+    "overlay_blocked",
     "paused",
     "refused",
     "replaced",
     "reset",
+    "revoked",
     "silenced",
     "source_destination_check",
     "stopped",
+    "tunnelled",
+    "undialled",
     "unplugged",
     "without",
 ]
+
+KUBELET_PORT = 10250
 
 
 @contextmanager
@@ -76,6 +86,44 @@ def source_destination_check(cluster: Cluster) -> Iterator[None]:
         ]
     )
     with _rules(cluster.network.fabric.wires(), "bridge", "srcdst", chains):
+        yield
+
+
+@contextmanager
+def tunnelled(cluster: Cluster) -> Iterator[None]:
+    """Pods' traffic takes VXLAN within subnets too, and Calico's pool says so: `vxlanMode: Always`,
+    which is one of the ways out of the source/destination check."""
+    with _vxlan_mode(cluster, "Always"):
+        cluster.network.route_pods(cluster.machines.values(), tunnelled=True)
+        try:
+            yield
+        finally:
+            cluster.network.route_pods(cluster.machines.values(), tunnelled=False)
+
+
+@contextmanager
+def _vxlan_mode(cluster: Cluster, mode: str) -> Iterator[None]:
+    pool = ["ippools.crd.projectcalico.org", "default-ipv4-ippool"]
+    before = cluster.kubectl("get", *pool, "-o", "jsonpath={.spec.vxlanMode}")
+
+    def patch(to: str) -> None:
+        change = json.dumps({"spec": {"vxlanMode": to}})
+        cluster.kubectl("patch", *pool, "--type=merge", "-p", change)
+
+    patch(mode)
+    try:
+        yield
+    finally:
+        patch(before)
+
+
+@contextmanager
+def overlay_blocked(cluster: Cluster) -> Iterator[None]:
+    """The fabric drops VXLAN, as a security group between two groups of nodes does: pods of one
+    subnet reach each other, those of two subnets do not."""
+    dropped = f"ether type ip udp dport {VXLAN_PORT} counter drop"
+    chains = f"chain arriving {{ type filter hook prerouting priority 0;\n{dropped}\n}}"
+    with _rules(cluster.network.fabric.wires(), "bridge", "overlay", chains):
         yield
 
 
@@ -123,6 +171,16 @@ def cut_from_api_server(cluster: Cluster, node: str) -> Iterator[None]:
 
 
 @contextmanager
+def undialled(cluster: Cluster, node: str) -> Iterator[None]:
+    """The API server gets no packet to that node's kubelet, which still gets to the API server:
+    the node stays ready, and nobody gets a stream into its pods."""
+    rule = f"ip saddr {cluster.plan.api_address} tcp dport {KUBELET_PORT} drop"
+    chains = f"chain undialled {{ type filter hook input priority 0; {rule}; }}"
+    with _rules(cluster.node(node).wires(), "ip", "undialled", chains):
+        yield
+
+
+@contextmanager
 def unplugged(cluster: Cluster, node: str) -> Iterator[None]:
     """The node's cable is pulled."""
     fabric = cluster.network.fabric
@@ -134,10 +192,13 @@ def unplugged(cluster: Cluster, node: str) -> Iterator[None]:
 
 
 @contextmanager
-def black_hole(cluster: Cluster, node: str, size: int) -> Iterator[None]:
+def black_hole(cluster: Cluster, node: str, size: int, *, overlay: bool = False) -> Iterator[None]:
     """Packets of more than `size` bytes are lost on the way to and from the node, and nobody is
-    told: connections open, small messages pass, large ones hang."""
+    told: connections open, small messages pass, large ones hang. With `overlay`, VXLAN's alone, as
+    where pods' MTU leaves it no room."""
     lost = f"ether type ip meta length > {size} counter drop"
+    if overlay:
+        lost = f"ether type ip udp dport {VXLAN_PORT} meta length > {size} counter drop"
     chains = (
         "chain arriving { type filter hook prerouting priority 0;\n"
         f'iifname "v-{node}" {lost}\n}}\n'
@@ -153,6 +214,48 @@ def refused(pod: Pod, port: int) -> Iterator[None]:
     """New connections to the pod's port are refused; the kubelet's probes are not."""
     with _at(pod, port, "tcp flags & (syn | ack) == syn reject with tcp reset"):
         yield
+
+
+@contextmanager
+def loopback_only(pod: Pod, port: int) -> Iterator[None]:
+    """The pod's port is closed to everybody but the pod itself and the kubelet's probes."""
+    with _at(pod, port, 'iifname "eth0" tcp flags & (syn | ack) == syn reject with tcp reset'):
+        yield
+
+
+@contextmanager
+def misdirected(pod: Pod, address: str, instead: str) -> Iterator[None]:
+    """What the pod sends to `address` arrives at `instead`, as where an address was given to
+    another pod and the news has not come through."""
+    chains = (
+        "chain stale { type nat hook output priority -100;\n"
+        f"ip daddr {address} dnat to {instead}\n"
+        "}"
+    )
+    with _rules(pod.wires, "ip", "stale", chains):
+        yield
+
+
+@contextmanager
+def isolated(
+    cluster: Cluster, namespace: str, found: Sequence[Pod], labels: dict[str, str], port: int
+) -> Iterator[None]:
+    """A NetworkPolicy selects the pods and allows nothing, and the wires do as it says: this
+    cluster has nobody else to enforce it."""
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "default-deny", "namespace": namespace},
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"]},
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    try:
+        with ExitStack() as stack:
+            for pod in found:
+                stack.enter_context(silenced(pod, port))
+            yield
+    finally:
+        cluster.kubectl("-n", namespace, "delete", "networkpolicy", "default-deny")
 
 
 @contextmanager
@@ -213,6 +316,25 @@ def _carries(node: Machine, tap: str) -> bool:
 def killed(pod: Pod) -> None:
     """The first process of the pod is killed; the kubelet starts the container again."""
     kill([pod.process])
+
+
+@contextmanager
+def crashing(cluster: Cluster, pod: Pod) -> Iterator[None]:
+    """The first process of the pod ends as soon as it begins, until the kubelet waits longer and
+    longer before it tries again."""
+    query = ["-n", pod.namespace, "get", "pod", pod.name, "-o", "json"]
+
+    def waiting() -> bool:
+        status = json.loads(cluster.kubectl(*query))["status"]["containerStatuses"][0]
+        if status["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff":
+            return True
+        container = status.get("containerID", "").removeprefix("containerd://")
+        if process := first_process(pod.node, container):
+            kill([process])
+        return False
+
+    wait(f"{pod.name} crashing", waiting, 60)
+    yield
 
 
 @contextmanager
@@ -277,6 +399,30 @@ def without(cluster: Cluster, namespace: str, resource: str) -> Iterator[None]:
         yield
     finally:
         cluster.kubectl(*inside, "create", "-f", "-", stdin=json.dumps(manifest))
+
+
+@contextmanager
+def revoked(
+    cluster: Cluster, namespace: str, role: str, resources: Sequence[str]
+) -> Iterator[None]:
+    """The role no longer allows anything with these resources, and then again."""
+    inside = ["-n", namespace]
+    rules = json.loads(cluster.kubectl(*inside, "get", "role", role, "-o", "json"))["rules"]
+
+    def set_rules(to: list[dict[str, list[str]]]) -> None:
+        change = json.dumps({"rules": to})
+        cluster.kubectl(*inside, "patch", "role", role, "--type=merge", "-p", change)
+
+    kept = [
+        {**rule, "resources": left}
+        for rule in rules
+        if (left := [each for each in rule["resources"] if each not in resources])
+    ]
+    set_rules(kept)
+    try:
+        yield
+    finally:
+        set_rules(rules)
 
 
 def compact(cluster: Cluster) -> None:

@@ -8,13 +8,17 @@ The machine that all of this runs on gets one link to it and one route.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from cluster.machine import Namespace
 from cluster.plan import CONTROL, POD_NETWORK, SUBNETS, NodePlan, Plan
 from cluster.process import run
 
-__all__ = ["BRIDGE", "POD_MTU", "TUNNEL", "Network", "same_subnet"]
+if TYPE_CHECKING:
+    from cluster.node import Node
+
+__all__ = ["BRIDGE", "POD_MTU", "TUNNEL", "VXLAN_PORT", "Network", "same_subnet"]
 
 TUNNEL = "vxlan.calico"
 BRIDGE = "cni0"
@@ -81,10 +85,24 @@ class Network:
             machine.ip(f"neigh add {other.tunnel} lladdr {other.mac} dev {TUNNEL} nud permanent")
             if other == CONTROL:
                 machine.ip(f"route add {other.tunnel}/32 dev {TUNNEL}")
-            elif same_subnet(node, other):
-                machine.ip(f"route add {other.pods} via {remote} dev eth0")
             else:
-                machine.ip(f"route add {other.pods} via {other.tunnel} dev {TUNNEL} onlink")
+                self._route(machine, node, other, tunnelled=False)
+
+    def route_pods(self, nodes: Collection[Node], *, tunnelled: bool) -> None:
+        """Send pods' traffic by VXLAN between any two nodes, or only between subnets."""
+        for one in nodes:
+            for other in nodes:
+                if one is not other:
+                    self._route(one, one.node, other.node, tunnelled=tunnelled)
+
+    def _route(
+        self, machine: Namespace, node: NodePlan, other: NodePlan, *, tunnelled: bool
+    ) -> None:
+        if same_subnet(node, other) and not tunnelled:
+            way = f"via {self.plan.address(other)} dev eth0"
+        else:
+            way = f"via {other.tunnel} dev {TUNNEL} onlink"
+        machine.ip(f"route replace {other.pods} {way}")
 
     def prepare_pods(self, machine: Namespace, node: NodePlan) -> None:
         """Let the machine be the router of its pods."""

@@ -77,14 +77,15 @@ def _pod(cluster: Cluster, item: dict[str, object]) -> Pod | None:
     assert isinstance(spec, dict)
     node = cluster.node(spec["nodeName"])
     container = status["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    process = _process(node, container)
+    process = first_process(node, container)
     if process is None:
         return None
     identity = metadata["namespace"], metadata["name"], metadata["uid"]
     return Pod(*identity, status["podIP"], node, process)
 
 
-def _process(node: Node, container: str) -> Process | None:
+def first_process(node: Node, container: str) -> Process | None:
+    """Of a running container, by the name that containerd has for it."""
     try:
         tasks: Sequence[str] = node.run(*CTR, "tasks", "list").splitlines()
     except CommandError:

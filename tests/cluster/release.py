@@ -15,7 +15,7 @@ from cluster.images import Image, build_image
 from cluster.pods import Pod, pods
 from cluster.process import CommandError, wait
 
-__all__ = ["CALL", "CHART", "Release", "image", "installed", "removed", "ways"]
+__all__ = ["CALL", "CHART", "Release", "call", "image", "installed", "removed", "ways"]
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mcp-gpu"
@@ -29,12 +29,14 @@ SURGE = "agent.updateStrategy.rollingUpdate.maxSurge=100%"
 CALL_SECONDS = 25
 """Bound for a call through the gateway, which ends by its own deadline of 20 s."""
 
-CALL: dict[str, Any] = {
-    "jsonrpc": "2.0",
-    "id": 1,
-    "method": "tools/call",
-    "params": {"name": "get_gpu_inventory", "arguments": {}},
-}
+
+def call(tool: str, **arguments: Any) -> dict[str, Any]:
+    """The request that calls a tool."""
+    params = {"name": tool, "arguments": arguments}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+
+
+CALL = call("get_gpu_inventory")
 
 
 def image(cluster: Cluster) -> Image:
@@ -125,7 +127,7 @@ class Release:
         encoded = self.kubectl("get", "secret", f"{self.fullname}-auth", "-o", path)
         return base64.b64decode(encoded).decode().strip()
 
-    def post(self, *headers: str, node: str = "n1") -> str:
+    def post(self, *headers: str, node: str = "n1", request: dict[str, Any] = CALL) -> str:
         """What a machine of the cluster gets from the gateway's Service, with the HTTP status in
         a line of its own at the end."""
         flags = [word for header in headers for word in ("-H", header)]
@@ -134,20 +136,24 @@ class Release:
             [
                 *["curl", "-s", "--noproxy", "*", "-m", str(CALL_SECONDS), "-w", "\n%{http_code}"],
                 *["-X", "POST", f"http://{self.address}:8080/mcp"],
-                *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(CALL)],
+                *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(request)],
             ],
             timeout=CALL_SECONDS + 5,
         )
 
     def inventory(self, *, token: str | None = None) -> dict[str, Any]:
         """The whole answer of get_gpu_inventory, through the gateway's Service."""
-        headers = [f"Authorization: Bearer {token}"] if token else []
-        body, _, status = self.post(*headers).rpartition("\n")
-        assert status == "200", body
-        result = json.loads(body)["result"]
-        assert not result.get("isError"), result
-        found: dict[str, Any] = result["structuredContent"]
+        found: dict[str, Any] = self.ask(CALL, token=token)["structuredContent"]
         return found
+
+    def ask(self, request: dict[str, Any], *, token: str | None = None) -> dict[str, Any]:
+        """The result of a call of a tool, through the gateway's Service."""
+        headers = [f"Authorization: Bearer {token}"] if token else []
+        body, _, status = self.post(*headers, request=request).rpartition("\n")
+        assert status == "200", body
+        result: dict[str, Any] = json.loads(body)["result"]
+        assert not result.get("isError"), result
+        return result
 
     def routed(self) -> dict[str, Any]:
         """The gateway's last log line about a call."""
@@ -156,9 +162,19 @@ class Release:
         line: dict[str, Any] = json.loads(found[-1])
         return line
 
-    def relays(self) -> list[int]:
-        """Pids of the relays that exec streams have started in agents."""
-        owned = {os.stat(f"/proc/{p.process.pid}/ns/pid").st_ino for p in self.agents()}
+    def sockets(self) -> int:
+        """Open TCP connections of the gateway's pod, less those of the kubelet's probes."""
+        gateway = self.gateway()
+        lines = gateway.run("ss", "-Htn", "state", "established").splitlines()
+        return sum(f"{gateway.address}:8080" not in line for line in lines)
+
+    def relays(self, *others: Pod) -> list[int]:
+        """Pids of the relays that exec streams have started in agents, and in the pods given."""
+        owned = {
+            os.stat(f"/proc/{pod.process.pid}/ns/pid").st_ino
+            for pod in (*self.agents(), *others)
+            if pod.process.alive
+        }
         found = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():

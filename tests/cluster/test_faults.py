@@ -89,6 +89,56 @@ def test_the_source_destination_check_drops_what_pods_send_directly(
     assert set(healthy.values()) == {"node", "direct", "tunnel"}
 
 
+def test_vxlan_everywhere_passes_the_source_destination_check(
+    own_cluster: Cluster, probe_pods: list[Pod]
+) -> None:
+    pool = ["get", "ippools.crd.projectcalico.org", "-o", "jsonpath={.items[0].spec.vxlanMode}"]
+    with faults.source_destination_check(own_cluster):
+        with faults.tunnelled(own_cluster):
+            assert own_cluster.kubectl(*pool) == "Always"
+            assert whole(probe_pods)
+        assert own_cluster.kubectl(*pool) == "CrossSubnet"
+        assert not whole(probe_pods)
+    assert whole(probe_pods)
+
+
+def test_a_blocked_overlay_parts_the_subnets(own_cluster: Cluster, probe_pods: list[Pod]) -> None:
+    healthy = reach(probe_pods)
+    with faults.overlay_blocked(own_cluster):
+        assert reach(probe_pods) == {
+            pair: "none" if way == "tunnel" else way for pair, way in healthy.items()
+        }
+        assert all(executes(own_cluster, pod) for pod in probe_pods)
+    assert reach(probe_pods) == healthy
+
+
+def test_a_kubelet_that_is_not_dialled_is_ready_and_takes_no_stream(
+    own_cluster: Cluster, probe_pods: list[Pod]
+) -> None:
+    with faults.undialled(own_cluster, "n2"):
+        assert [executes(own_cluster, pod) for pod in probe_pods] == [True, False, True]
+        assert ready(own_cluster, "n2") == "True"
+        assert whole(probe_pods)
+    wait("exec on n2", lambda: executes(own_cluster, probe_pods[1]), MEND_SECONDS)
+
+
+def test_another_server_answers_at_a_misdirected_address(probe_pods: list[Pod]) -> None:
+    one, other, third = probe_pods
+    with faults.misdirected(one, other.address, third.address):
+        assert fetch(one, other.address) == "n3"
+        assert fetch(third, other.address) == "n2"
+    assert fetch(one, other.address) == "n2"
+
+
+def test_a_crashing_pod_is_backed_off_and_comes_back(
+    own_cluster: Cluster, probe_pods: list[Pod]
+) -> None:
+    one, other = probe_pods[:2]
+    with faults.crashing(own_cluster, other):
+        assert fetch(one, other.address) is None
+    wait("the crashed pod", lambda: fetch(one, other.address) == "n2", MEND_SECONDS)
+
+
 def test_a_cut_pod_network_leaves_each_node_its_own_pods_and_exec(
     own_cluster: Cluster, probe_pods: list[Pod]
 ) -> None:
@@ -158,6 +208,7 @@ def say(pod: Pod, address: str) -> str:
     ("fault", "words"),
     [
         (faults.refused, "ConnectionRefusedError"),
+        (faults.loopback_only, "ConnectionRefusedError"),
         (faults.reset, "ConnectionResetError"),
         (faults.silenced, "TimeoutError"),
     ],
@@ -254,6 +305,18 @@ def test_a_permission_is_granted_and_revoked(own_cluster: Cluster) -> None:
             wait("the permission to be gone", lambda: not allowed(), MEND_SECONDS)
         wait("the permission", allowed, MEND_SECONDS)
     wait("the permission to be gone", lambda: not allowed(), MEND_SECONDS)
+
+
+def test_a_resource_is_taken_out_of_a_role(own_cluster: Cluster) -> None:
+    path = "jsonpath={.rules[*].resources}"
+    rules = ["-n", NAMESPACE, "get", "role", "granted-default", "-o", path]
+    with faults.granted(own_cluster, NAMESPACE, "default", "pods,pods/exec,configmaps", "get"):
+        before = own_cluster.kubectl(*rules)
+        with faults.revoked(own_cluster, NAMESPACE, "granted-default", ["pods/exec"]):
+            left = own_cluster.kubectl(*rules)
+            assert "pods/exec" not in left
+            assert "configmaps" in left
+        assert own_cluster.kubectl(*rules) == before
 
 
 def test_after_compaction_a_watch_from_before_is_gone(own_cluster: Cluster) -> None:

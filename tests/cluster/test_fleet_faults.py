@@ -69,23 +69,16 @@ def before(release: Release, mode: str) -> Iterator[None]:
     A task that is left over in a gateway holds one of these, or a place in one of its limits.
     """
     wait("a whole fleet", lambda: whole(release), WHOLE_SECONDS)
-    wait("idle paths closed", lambda: sockets(release) == WATCHES, WHOLE_SECONDS)
+    wait("idle paths closed", lambda: release.sockets() == WATCHES, WHOLE_SECONDS)
     assert not release.relays()
     yield
     wait("a whole fleet again", lambda: whole(release), WHOLE_SECONDS)
     wait("no relay left in any pod", lambda: not release.relays(), WHOLE_SECONDS)
-    wait("no socket left in the gateway", lambda: sockets(release) == WATCHES, WHOLE_SECONDS)
+    wait("no socket left in the gateway", lambda: release.sockets() == WATCHES, WHOLE_SECONDS)
 
 
 WATCHES = 3
 """Of EndpointSlices, pods and nodes: connections that a gateway always has."""
-
-
-def sockets(release: Release) -> int:
-    """Open TCP connections of the gateway's pod, less those of the kubelet's probes."""
-    gateway = release.gateway()
-    lines = gateway.run("ss", "-Htn", "state", "established").splitlines()
-    return sum(f"{gateway.address}:8080" not in line for line in lines)
 
 
 def calls(agent: Pod) -> float:

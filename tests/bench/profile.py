@@ -133,11 +133,17 @@ class _Sampler:
         self._file = file
         self._stacks: dict[tuple[tuple[str, str], ...], float] = defaultdict(float)
         self._samples = 0
+        self._collecting = False
         self._until = 0.0
         signal.signal(signal.SIGPROF, lambda number, frame: self._take(frame))
         signal.signal(signal.SIGUSR1, lambda number, frame: self._switch())
 
     def _take(self, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code is _Sampler._collects.__code__:
+            # It has just come to its end, unless it is about to begin.
+            if self._collecting:
+                self._count(COLLECTOR)
+            return
         stack = []
         while frame is not None:
             stack.append((frame.f_code.co_filename, frame.f_code.co_qualname))
@@ -153,8 +159,10 @@ class _Sampler:
     def _collects(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._take(sys._getframe(1))
+            self._collecting = True
         else:
             self._count(COLLECTOR)
+            self._collecting = False
 
     def _switch(self) -> None:
         if not self._until:

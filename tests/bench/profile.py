@@ -32,7 +32,7 @@ PERIOD_SECONDS = 0.002
 WRITTEN_SECONDS = 20.0
 WRITTEN_POLL_SECONDS = 0.05
 
-ROWS = 14
+ROWS = 24
 """Most lines of a table."""
 
 OURS = ("mcp_gpu", "transports")
@@ -84,21 +84,21 @@ class Profile:
         return "\n".join(
             [
                 f"  {self.samples:,} samples, {seconds:.1f} s of processor time",
-                *_table("where: library, or module of ours", self._where(), seconds),
-                *_table("for what: function of ours and all below it", self._within(), seconds),
+                *_table("in: library, or module of ours", self._inside(), seconds),
+                *_table("in or below: library, or function of ours", self._below(), seconds),
             ]
         )
 
-    def _where(self) -> dict[str, float]:
+    def _inside(self) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
         for stack, seconds in self.stacks:
             found[_owner(stack[0][0])] += seconds
         return found
 
-    def _within(self) -> dict[str, float]:
+    def _below(self) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
         for stack, seconds in self.stacks:
-            for name in {f"{_owner(file)}: {name}" for file, name in stack if _is_ours(file)}:
+            for name in {_named(file, function) for file, function in stack}:
                 found[name] += seconds
         return found
 
@@ -108,8 +108,9 @@ def _table(title: str, found: Mapping[str, float], seconds: float) -> list[str]:
     return [f"  {title}", *(f"    {100 * each / seconds:4.1f} %  {name}" for name, each in most)]
 
 
-def _is_ours(file: str) -> bool:
-    return _owner(file).startswith(OURS)
+def _named(file: str, function: str) -> str:
+    owner = _owner(file)
+    return f"{owner}: {function}" if owner.startswith(OURS) else owner
 
 
 def _owner(file: str) -> str:
@@ -139,14 +140,13 @@ class _Sampler:
         signal.signal(signal.SIGUSR1, lambda number, frame: self._switch())
 
     def _take(self, frame: FrameType | None) -> None:
-        if frame is not None and frame.f_code is _Sampler._collects.__code__:
-            # It has just come to its end, unless it is about to begin.
-            if self._collecting:
-                self._count(COLLECTOR)
+        if self._collecting:  # it has come to its end, and what it held up comes first
+            self._count(COLLECTOR)
             return
         stack = []
         while frame is not None:
-            stack.append((frame.f_code.co_filename, frame.f_code.co_qualname))
+            if frame.f_code.co_filename != __file__:
+                stack.append((frame.f_code.co_filename, frame.f_code.co_qualname))
             frame = frame.f_back
         self._samples += 1
         self._count(tuple(stack))
@@ -158,7 +158,7 @@ class _Sampler:
 
     def _collects(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
-            self._take(sys._getframe(1))
+            self._take(sys._getframe())
             self._collecting = True
         else:
             self._count(COLLECTOR)

@@ -44,6 +44,9 @@ SLOWER = 1.2
 OPEN_FILES = 8192
 """Three for each agent here, and as many for the gateway of each kind of fleet."""
 
+SILENT_SECONDS = 60
+"""Longer than anybody waits for a stream."""
+
 GATEWAY_SECONDS = 300.0
 """Longest life of a gateway."""
 
@@ -137,7 +140,7 @@ def _gateway(fleet: Fleet, folder: Path, *, samples: Path | None = None) -> Iter
     silent as a dead network."""
     opened = folder / "opened"
     opened.write_text("")
-    program = ["sh", "-c", f"echo {{node}} >>{opened}; exec sleep {GATEWAY_SECONDS:.0f}"]
+    program = ["sh", "-c", f"echo {{node}} >>{opened}; exec sleep {SILENT_SECONDS}"]
     flags = ["gateway", "--agents-file", str(fleet.file), "--http-port", "0"]
     flags += ["--transport-options", json.dumps({"command": {"argv": program}})]
     argv = [*PROGRAM, *flags] if samples is None else profile.argv(samples, *flags)
@@ -190,11 +193,11 @@ def _dead(fleets: Mapping[str, Fleet], agents: Farm, folder: Path, effort: Effor
                     place.mkdir()
                     gateways[name] = keep.enter_context(_gateway(fleets[name], place))
                     first[name].append(gateways[name].ask_until_live(agents))
-        opened = {name: len(gateway.streams()) for name, gateway in gateways.items()}
+        opened = gateways["dead"].streams()
         for names in rounds_of(list(fleets), effort.dead_calls):
             for name in names:
                 later[name].append(gateways[name].ask_until_live(agents))
-        later_opened = gateways["dead"].streams()[opened["dead"] :]
+        all_opened = gateways["dead"].streams()
         peak_mib = gateways["dead"].peak_mib()
     for when, taken, count in (
         ("first", first, effort.starts),
@@ -208,8 +211,11 @@ def _dead(fleets: Mapping[str, Fleet], agents: Farm, folder: Path, effort: Effor
         section.add(f"{when} call: 300 dead / the 700 alone", live["dead"] / live["alone"], "x")
         whole = median(each for _, each in taken["dead"])
         section.add(f"{when} call: 300 dead, until the gateway has answered", whole, "ms")
-    section.add("streams opened by a first call", opened["dead"], "")
-    section.add("streams opened by a later call", len(later_opened) / effort.dead_calls, "")
+    live_nodes = {name_of(number) for number in fleets["dead"].watched}
+    section.add("streams opened by a first call", len(opened), "")
+    section.add("of them to live agents", len([n for n in opened if n in live_nodes]), "")
+    later_opened = len(all_opened) - len(opened)
+    section.add("streams opened by a later call", later_opened / effort.dead_calls, "")
     section.add("resident with 300 dead, the most at once", peak_mib, "MiB", RESIDENT_MIB)
     return section
 

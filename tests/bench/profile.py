@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,13 +32,18 @@ PERIOD_SECONDS = 0.002
 WRITTEN_SECONDS = 20.0
 WRITTEN_POLL_SECONDS = 0.05
 
-ROWS = 24
+ROWS = 12
 """Most lines of a table."""
 
 OURS = ("mcp_gpu", "transports")
 
+IN_CHARGE = ("mcp/", "httpx2", "httpcore2", "h11", "uvicorn", *OURS, "Python's garbage")
+"""What is not general, as tasks, validation and Python's own modules are."""
+
 LIBRARY = Path(os.__file__).parent.name
 """The folder of Python's own modules."""
+
+LOOP = "BaseEventLoop._run_once"
 
 COLLECTOR = (("Python's garbage collector", ""),)
 
@@ -84,22 +89,15 @@ class Profile:
         return "\n".join(
             [
                 f"  {self.samples:,} samples, {seconds:.1f} s of processor time",
-                *_table("in: library, or module of ours", self._inside(), seconds),
-                *_table("in or below: library, or function of ours", self._below(), seconds),
+                *_table("in the code of", self._shares(_owner_of_last), seconds),
+                *_table("on behalf of", self._shares(_owner_in_charge), seconds),
             ]
         )
 
-    def _inside(self) -> dict[str, float]:
+    def _shares(self, owner: Callable[[Stack], str]) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
         for stack, seconds in self.stacks:
-            found[_owner(stack[0][0])] += seconds
-        return found
-
-    def _below(self) -> dict[str, float]:
-        found: dict[str, float] = defaultdict(float)
-        for stack, seconds in self.stacks:
-            for name in {_named(file, function) for file, function in stack}:
-                found[name] += seconds
+            found[owner(stack)] += seconds
         return found
 
 
@@ -108,9 +106,18 @@ def _table(title: str, found: Mapping[str, float], seconds: float) -> list[str]:
     return [f"  {title}", *(f"    {100 * each / seconds:4.1f} %  {name}" for name, each in most)]
 
 
-def _named(file: str, function: str) -> str:
-    owner = _owner(file)
-    return f"{owner}: {function}" if owner.startswith(OURS) else owner
+def _owner_of_last(stack: Stack) -> str:
+    return _owner(stack[0][0])
+
+
+def _owner_in_charge(stack: Stack) -> str:
+    """The nearest caller that is about MCP, HTTP or GPUs."""
+    for file, function in stack:
+        if function == LOOP:
+            break
+        if (owner := _owner(file)).startswith(IN_CHARGE):
+            return owner
+    return "none of these: tasks, the event loop"
 
 
 def _owner(file: str) -> str:

@@ -111,8 +111,9 @@ class Gateway:
         fleet, coverage = self._fleet, found["coverage"]
         counted = coverage["nodes_asked"], coverage["nodes_answered"], found["totals"]["gpus"]
         if counted != (fleet.count, fleet.answering, GPUS * fleet.answering):
-            text = f"asked, answered, GPUs: {counted}; {found['failures_by_reason']}"
-            raise RuntimeError(f"{fleet.answering} answers expected; {text}")
+            failed = f"{found['failures_by_reason']}, such as {found['failures'][:1]}"
+            text = f"{fleet.answering} answers expected; asked, answered, GPUs: {counted}"
+            raise RuntimeError(f"{text}; {failed}")
         return elapsed_ms
 
     def ask_until_live(self, agents: Farm) -> tuple[float, float]:

@@ -28,6 +28,9 @@ __all__ = ["Farm", "farm"]
 
 BACKLOG = 64
 
+SEND_BYTES = 131_072
+"""Room for any answer in a connection that nobody reads at the moment."""
+
 DROPPED_SECONDS = 0.3
 """A connection to a full port must not have come about after this long."""
 
@@ -128,6 +131,7 @@ class _Ports:
 
     def _listen(self, taken: Callable[[socket.socket], React]) -> int:
         listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # peers inherit it
         listener.setblocking(False)
 
         def accept() -> None:

@@ -36,6 +36,9 @@ SIZES = (100, 300, 1000)
 PROCESSORS = 2
 GPUS = 8
 
+DYING = tuple(number for number in range(max(SIZES)) if number % 10 in (3, 6, 9))
+"""The agents that are dead where 30 % are."""
+
 SUMMARY_MS = 3000.0
 RESIDENT_MIB = 300.0
 SLOWER = 1.2
@@ -224,8 +227,7 @@ def _dead(fleets: Mapping[str, Fleet], agents: Farm, folder: Path, effort: Effor
 def _fleets(agents: Farm, folder: Path) -> dict[str, Fleet]:
     """All well; three in ten dead, half of them mute and half of them cut off; the rest alone."""
     ports = dict(enumerate(agents.live))
-    dying = [number for number in ports if number % 10 in (3, 6, 9)]
-    dead = dict(zip(dying, [*agents.silent, *agents.full], strict=True))
+    dead = dict(zip(DYING, [*agents.silent, *agents.full], strict=True))
     rest = {number: port for number, port in ports.items() if number not in dead}
     watched = frozenset(rest)
     return {
@@ -250,14 +252,14 @@ def _profile(fleet: Fleet, folder: Path, calls: int) -> str:
 def _measure(folder: Path, effort: Effort, report: Callable[[Section], None]) -> None:
     recording = folder / "recording.json"
     record(folder).write(recording)
-    most, dead = max(SIZES), len(range(0, max(SIZES), 10)) * 3
-    with farm(recording, live=most, silent=dead // 2, full=dead - dead // 2) as agents:
+    silent = len(DYING) // 2
+    with farm(recording, live=max(SIZES), silent=silent, full=len(DYING) - silent) as agents:
         for size in SIZES:
             ports = dict(enumerate(agents.live[:size]))
             fleet = Fleet.write(folder / f"{size}.toml", ports, {}, frozenset(ports))
             report(_healthy(fleet, folder, effort))
         report(_dead(_fleets(agents, folder), agents, folder, effort))
-    with farm(recording, silent=most) as agents:
+    with farm(recording, silent=max(SIZES)) as agents:
         report(anyio.run(reprobe.traffic, agents, effort.window_seconds))
 
 

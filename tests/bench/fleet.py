@@ -171,8 +171,12 @@ def _healthy(fleet: Fleet, folder: Path, effort: Effort) -> Section:
             warm = [gateway.ask() for _ in range(effort.calls)]
             after = Load.of(gateway.process)
             peak_mib, all_opened = gateway.peak_mib(), len(gateway.streams())
-    section.add(f"first call, median of {effort.starts}", median(cold), "ms", SUMMARY_MS)
-    section.add(f"later calls, median of {effort.calls}", median(warm), "ms", SUMMARY_MS)
+    section.add(
+        f"first call over {count:,}, median of {effort.starts}", median(cold), "ms", SUMMARY_MS
+    )
+    section.add(
+        f"later call over {count:,}, median of {effort.calls}", median(warm), "ms", SUMMARY_MS
+    )
     busy_ms = 1000 * (after.cpu_seconds - before.cpu_seconds) / effort.calls
     section.add("processor time of the gateway, a later call", busy_ms, "ms")
     section.add("resident after them", after.resident_mib, "MiB")

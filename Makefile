@@ -9,7 +9,7 @@ ARGS ?=
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench accept format lock node clean
+.PHONY: help run test check bench accept bench-scale format lock node clean
 .PHONY: cluster cluster-down cluster-shell test-cluster bench-cluster
 
 help:  ## Show this help
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## Print the figures of docs/benchmarks.md (ARGS=--quick for a 
 
 accept: $(STAMP)  ## The same figures against their limits; exit 1 if one is missed
 	@PYTHONPATH=tests $(BIN)/python -m bench --check $(ARGS)
+
+bench-scale: $(STAMP)  ## A gateway over 1,000 agents; exit 1 if a limit is missed (ARGS=--profile: where its time goes)
+	@PYTHONPATH=tests $(BIN)/python -m bench.fleet $(ARGS)
 
 check: $(STAMP)  ## Formatting, lint, types, spelling, the chart
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import calls, discovery, memory, scale, sizes, startup
+from bench import calls, discovery, memory, race, scale, sizes, startup
 from bench.figures import Figure, Section
 from support.cluster import cluster
 
@@ -39,7 +39,7 @@ NODE = "h100"
 
 Report = Callable[[Section], None]
 
-RUN_SECONDS = 170.0
+RUN_SECONDS = 190.0
 """Bound for everything together: a benchmark that takes longer is not run."""
 
 
@@ -48,6 +48,7 @@ class Effort:
     """How often each thing is done."""
 
     calls: int
+    routers: int
     fan_outs: int
     attach_starts: int
     agent_starts: int
@@ -57,6 +58,7 @@ class Effort:
 
 FULL = Effort(
     calls=200,
+    routers=60,
     fan_outs=9,
     attach_starts=40,
     agent_starts=9,
@@ -65,6 +67,7 @@ FULL = Effort(
 )
 QUICK = Effort(
     calls=40,
+    routers=10,
     fan_outs=3,
     attach_starts=10,
     agent_starts=3,
@@ -99,6 +102,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
     async with cluster(folder, FLEET) as fleet:
         with memory.idle_agents(fleet.fleet_file, NODE, folder) as idle:
             report(await calls.gateway(fleet, effort.calls))
+            report(await race.overhead(fleet, effort.calls, effort.routers))
             report(await calls.paths(fleet, NODE, effort.calls))
             attach = calls.attach_command(fleet.agents[NODE])
             report(await startup.attach(attach, effort.attach_starts))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transports.command import CommandTransport
 from transports.http import HttpTransport
 from transports.session import call_tool
 
-__all__ = ["attach_command", "gateway", "paths"]
+__all__ = ["TOOL", "attach_command", "caller", "gateway", "paths"]
 
 TOOL = "get_gpu_inventory"
 
@@ -42,20 +43,13 @@ async def gateway(cluster: Cluster, rounds: int) -> Section:
         relay = stack.enter_context(child([sys.executable, str(RELAY), *urls]))
         relay_url = f"http://127.0.0.1:{listening_port(relay)}/mcp"
         gateway_url = f"{cluster.gateway.url}/mcp"
-        clients = {
-            url: await stack.enter_async_context(
-                httpx2.AsyncClient(trust_env=False, timeout=CALL_SECONDS)
-            )
+        callers = {
+            url: await stack.enter_async_context(caller(url))
             for url in [gateway_url, relay_url, *urls]
         }
 
-        async def post(url: str, **arguments: Any) -> dict[str, Any]:
-            message = call(TOOL, **arguments)
-            answer = await clients[url].post(url, json=message, headers=headers(message, EVENTS))
-            return _structured(answer)
-
         async def summary(url: str) -> None:
-            await post(url, detail="summary")
+            await callers[url](detail="summary")
 
         async def bare() -> None:
             async with anyio.create_task_group() as group:
@@ -63,7 +57,7 @@ async def gateway(cluster: Cluster, rounds: int) -> Section:
                     group.start_soon(summary, url)
 
         async def merged(url: str, **arguments: Any) -> None:
-            nodes = (await post(url, **arguments))["nodes"]
+            nodes = (await callers[url](**arguments))["nodes"]
             if {node["node"] for node in nodes} != cluster.agents.keys():
                 raise RuntimeError(f"{url} answered for {len(nodes)} nodes")
 
@@ -84,10 +78,20 @@ async def gateway(cluster: Cluster, rounds: int) -> Section:
     return section
 
 
-def _structured(answer: httpx2.Response) -> dict[str, Any]:
-    answer.raise_for_status()
-    found: dict[str, Any] = answer.json()["result"]["structuredContent"]
-    return found
+@asynccontextmanager
+async def caller(url: str) -> AsyncIterator[Callable[..., Awaitable[dict[str, Any]]]]:
+    """Takes arguments for the inventory and gives what the server there answers, over a
+    connection that is kept."""
+    async with httpx2.AsyncClient(trust_env=False, timeout=CALL_SECONDS) as client:
+
+        async def ask(**arguments: Any) -> dict[str, Any]:
+            message = call(TOOL, **arguments)
+            answer = await client.post(url, json=message, headers=headers(message, EVENTS))
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()["result"]["structuredContent"]
+            return found
+
+        yield ask
 
 
 async def paths(cluster: Cluster, node: str, rounds: int) -> Section:

@@ -35,17 +35,24 @@ _LISTENING = re.compile(rb"listening: http://127\.0\.0\.1:(\d+)/mcp")
 
 
 @contextmanager
-def child(argv: Sequence[str]) -> Iterator[Child]:
-    """A process with pipes to all of its standard streams, ended with the block."""
+def child(
+    argv: Sequence[str], *, stderr: int | None = subprocess.PIPE, life_seconds: float = LIFE_SECONDS
+) -> Iterator[Child]:
+    """A process with pipes to all of its standard streams, ended with the block.
+
+    Args:
+        stderr: None for this process's own.
+        life_seconds: for one that must live longer than most.
+    """
     process = subprocess.Popen(
         argv,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")},
         start_new_session=True,  # Ctrl-C is for this process, which ends them in order
     )
-    watchdog = threading.Timer(LIFE_SECONDS, process.kill)
+    watchdog = threading.Timer(life_seconds, process.kill)
     watchdog.daemon = True
     watchdog.start()
     with process:  # closes the pipes and waits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from transports.base import Identity, Target, Transport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport
 
-__all__ = ["gateway_over", "healthy_agents", "in_memory", "over_sockets"]
+__all__ = ["ask", "gateway_over", "healthy_agents", "in_memory", "over_sockets"]
 
 MEMORY_AGENTS = (100, 300, 1000)
 SOCKET_AGENTS = (100, 300)
@@ -64,10 +64,12 @@ async def _measure(
     transport: Transport,
     rounds: int,
 ) -> None:
-    variants: dict[str, Variant] = {
-        str(size): partial(_ask, gateway_over(targets[:size], transport), size) for size in sizes
-    }
-    middle = medians(await interleaved(variants, rounds))
+    async with AsyncExitStack() as stack:
+        variants: dict[str, Variant] = {}
+        for size in sizes:
+            over = gateway_over(targets[:size], [transport])
+            variants[str(size)] = partial(ask, await stack.enter_async_context(over), size)
+        middle = medians(await interleaved(variants, rounds))
     for size in sizes:
         section.add(f"{size:,} agents, {name}", middle[str(size)], "ms")
     few, many = min(sizes), max(sizes)
@@ -75,22 +77,38 @@ async def _measure(
     section.add(f"time per agent, {many:,} / {few:,}", growth, "x", GROWTH)
 
 
-async def _ask(tool: Tool[GatewayArguments], count: int) -> None:
+async def ask(tool: Tool[GatewayArguments], count: int) -> None:
+    """Call it in summary.
+
+    Raises:
+        RuntimeError: fewer agents have answered.
+    """
     answer = await tool.run(GatewayArguments(), Call())
     assert isinstance(answer.data, FleetInventory)
     if answer.data.coverage.nodes_answered != count:
         raise RuntimeError(f"of {count} agents some failed: {answer.data.failures_by_reason}")
 
 
-def gateway_over(targets: Sequence[Target], transport: Transport) -> Tool[GatewayArguments]:
+@asynccontextmanager
+async def gateway_over(
+    targets: Sequence[Target],
+    transports: Sequence[Transport],
+    *,
+    http_probe_seconds: float = FAN_OUT_SECONDS,
+) -> AsyncIterator[Tool[GatewayArguments]]:
     """The gateway's tool over these agents, with the program's own limit on concurrency."""
+    reachability = Reachability(
+        transports,
+        probe_timeout_seconds={"http": http_probe_seconds},
+        default_probe_timeout_seconds=FAN_OUT_SECONDS,
+    )
     router = Router(
         StaticDiscovery(targets),
-        Reachability([transport], default_probe_timeout_seconds=FAN_OUT_SECONDS),
+        reachability,
         node_deadline_seconds=FAN_OUT_SECONDS,
         call_deadline_seconds=FAN_OUT_SECONDS,
     )
-    return gateway_tool(router)
+    yield gateway_tool(router)
 
 
 def healthy_agents() -> list[Agent]:

@@ -51,8 +51,9 @@ async def summaries(agents: Sequence[Agent]) -> Section:
 
 async def _summary(section: Section, state: str, agents: Sequence[Agent]) -> None:
     async with MemoryTransport({agent.node: agent.server for agent in agents}) as transport:
-        tool = gateway_over([Target(node=agent.node) for agent in agents], transport)
-        answer = await tool.run(GatewayArguments(), Call())
+        targets = [Target(node=agent.node) for agent in agents]
+        async with gateway_over(targets, [transport]) as tool:
+            answer = await tool.run(GatewayArguments(), Call())
     structured = answer.data.model_dump_json(by_alias=True)
     section.add(f"{state}, text", len(answer.text), "chars", TEXT_CHARS)
     section.add(f"{state}, structured", len(structured), "chars", STRUCTURED_CHARS)

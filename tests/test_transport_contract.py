@@ -20,6 +20,7 @@ from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
 from support.peer import PEER, Peer, children, listen, relayed, serve_http, text_of, until
 from transports import BadPeer, Broken, Identity, Target, TimedOut, Transport, Unreachable
+from transports.base import PAD_CHARS
 from transports.command import CommandTransport
 from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpTransport
@@ -90,6 +91,15 @@ async def test_a_probe_says_who_answers(way: Way) -> None:
         identity = await way.transport.probe(way.target)
     assert identity == way.peer.identity
     assert identity == Identity.from_wire(json.loads(await way.call("whoami")))
+
+
+async def test_a_probe_may_ask_for_a_small_answer(way: Way) -> None:
+    with anyio.fail_after(20):
+        assert await way.transport.probe(way.target, pad_chars=0) == way.peer.identity
+    assert way.peer.padding[-1] == 0
+    with anyio.fail_after(20):
+        await way.transport.probe(way.target)
+    assert way.peer.padding[-1] == PAD_CHARS
 
 
 async def test_a_call_sends_one_request_and_nothing_else(way: Way) -> None:

@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup
 
 from transports import channels
 from transports.base import Target
-from transports.errors import BadPeer, Denied, Failure, Gone, Unreachable
+from transports.errors import BadPeer, Denied, Failure, Gone, Symptom, Unreachable
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
 from transports.registry import read_options
 from transports.stream import STDERR_TAIL_BYTES, Pipe, StreamSettings, StreamTransport
@@ -47,6 +47,8 @@ _NOT_RUNNING = re.compile(
     re.IGNORECASE,
 )
 _NO_RIGHT = re.compile(r"pods \S+ is forbidden:")
+_ADMISSION = re.compile(r"admission webhook|denied (the )?request")
+_NO_KUBELET = re.compile(r"error dialing backend|no agent available|no preferred addresses found")
 _NO_COMMAND = re.compile(r"runtime exec failed|start container process|executable file not found")
 
 
@@ -149,7 +151,7 @@ class _ExecPipe:
             return _failure(self._exit.message, self._program)
         if self._exit.code in NO_COMMAND_STATUSES:
             words = f"cannot run {self._program}: exit status {self._exit.code}"
-            return Failure(Unreachable, words)
+            return Failure(Unreachable, words, "no_command")
         return None
 
     async def receive(self) -> bytes:
@@ -197,17 +199,21 @@ class _ExecPipe:
 def _refusal(error: KubernetesError) -> Failure:
     """What the server's answer means, in its words."""
     words = error.message
-    if error.status in (401, 403) or error.reason == NO_CREDENTIALS:
-        if _NO_RIGHT.search(words):
+    if error.status == 401 or error.reason == NO_CREDENTIALS:
+        return Failure(Denied, words, "credentials")
+    if error.status == 403:
+        if _NO_RIGHT.search(words) and not _ADMISSION.search(words):
             # First, as answers cut long words; and servers from 1.35 on say no more than this
             # to those who may `get` and not `create`.
             words = f"grant get and create on pods/exec: {words}"
-        return Failure(Denied, words)
+            return Failure(Denied, words, "rbac")
+        return Failure(Denied, words, "admission")
     if error.reason == "NotFound" or _NOT_RUNNING.search(words):
         return Failure(Gone, words)
     # A 404 that is no Status of Kubernetes' comes from some other server.
-    foreign = 0 < error.status < 400 or error.status == 404
-    return Failure(BadPeer if foreign else Unreachable, words)
+    if 0 < error.status < 400 or error.status == 404:
+        return Failure(BadPeer, words)
+    return Failure(Unreachable, words, _on_the_way(words) if error.status else "api_unreachable")
 
 
 def _failure(words: str, program: str) -> Failure:
@@ -215,5 +221,10 @@ def _failure(words: str, program: str) -> Failure:
     if _NOT_RUNNING.search(words):
         return Failure(Gone, words)
     if _NO_COMMAND.search(words):
-        return Failure(Unreachable, f"cannot run {program}: {words}")
-    return Failure(Unreachable, words)
+        return Failure(Unreachable, f"cannot run {program}: {words}", "no_command")
+    return Failure(Unreachable, words, _on_the_way(words))
+
+
+def _on_the_way(words: str) -> Symptom:
+    """Whether it is the way from the API server to the kubelet that failed."""
+    return "kubelet_unreachable" if _NO_KUBELET.search(words) else "other"

@@ -124,7 +124,7 @@ class HttpTransport(OwnsTasks):
         """Whether the target has an address."""
         return bool(target.addresses)
 
-    async def probe(self, target: Target) -> Identity:
+    async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         """Ask `/version` who answers there, with padding.
 
         Raises:
@@ -135,7 +135,7 @@ class HttpTransport(OwnsTasks):
 
         async def ask(address: str, answered: anyio.Event) -> None:
             try:
-                found[address] = await self._ask(agent, address, target.port)
+                found[address] = await self._ask(agent, address, target.port, pad_chars)
             except Refused as error:
                 failures[address] = error.failure
                 answered.set()
@@ -206,13 +206,13 @@ class HttpTransport(OwnsTasks):
                 return response
         raise none_worked(tried)
 
-    async def _ask(self, agent: _Agent, address: str, port: int) -> Identity:
-        url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={PAD_CHARS}"
+    async def _ask(self, agent: _Agent, address: str, port: int, pad_chars: int) -> Identity:
+        url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={pad_chars}"
         request = httpx2.Request("GET", url, extensions={"timeout": self._timeout().as_dict()})
         async with aclosing(await self._send_to(agent, address, port, request)) as response:
             if response.status_code != 200:
                 raise refusal(response, await read_refusal(response))
-            return _identity(await read_body(response, PROBE_BYTES))
+            return _identity(await read_body(response, PROBE_BYTES), pad_chars)
 
     async def _send_to(
         self, agent: _Agent, address: str, port: int, request: httpx2.Request
@@ -236,7 +236,9 @@ class HttpTransport(OwnsTasks):
             return await self._token.read()
         except (OSError, ValueError) as error:
             message = f"no token to send: {error}"
-            raise Denied(message, target=target, transport=self.name) from error
+            raise Denied(
+                message, target=target, transport=self.name, symptom="credentials"
+            ) from error
 
     @contextmanager
     def _lease(self, target: Target) -> Iterator[_Agent]:
@@ -341,13 +343,13 @@ def _to(request: httpx2.Request, address: str, port: int) -> httpx2.Request:
     )
 
 
-def _identity(body: bytes) -> Identity:
+def _identity(body: bytes, pad_chars: int) -> Identity:
     try:
         document = json.loads(body)
         identity = Identity.from_wire(document)
     except (ValueError, RecursionError) as error:
         raise Refused(BadPeer, f"{VERSION_PATH} is not an mcp-gpu agent's: {error}") from error
-    padding = document.get("padding")
-    if not isinstance(padding, str) or len(padding) != PAD_CHARS:
-        raise Refused(BadPeer, f"{VERSION_PATH} lacks the {PAD_CHARS} characters of padding asked")
+    padding = document.get("padding", "")
+    if not isinstance(padding, str) or len(padding) != pad_chars:
+        raise Refused(BadPeer, f"{VERSION_PATH} lacks the {pad_chars} characters of padding asked")
     return identity

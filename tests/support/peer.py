@@ -55,6 +55,8 @@ class Peer:
         )
         self.requests: list[str] = []
         """Methods of all requests and notifications received, in order."""
+        self.padding: list[int] = []
+        """What each request for its identity asked for, in characters."""
         self.waiting = 0
         """Calls of `wait` under way."""
         self.connections = 0
@@ -76,6 +78,7 @@ class Peer:
 
     async def _discover(self, ctx: Context, params: types.RequestParams) -> types.DiscoverResult:
         pad_chars = (ctx.meta or {}).get(PAD_META_KEY, 0)
+        self.padding.append(pad_chars)
         return types.DiscoverResult(
             supported_versions=[LATEST_MODERN_VERSION],
             capabilities=types.ServerCapabilities(tools=types.ToolsCapability()),
@@ -149,8 +152,9 @@ class Peer:
         """The ASGI application: `/mcp`, and `/version` with the padding that its `pad` asks for."""
 
         async def version(request: Request) -> Response:
-            padding = "x" * int(request.query_params.get("pad", "0"))
-            return JSONResponse({**self.identity.to_wire(), "padding": padding})
+            pad_chars = int(request.query_params.get("pad", "0"))
+            self.padding.append(pad_chars)
+            return JSONResponse({**self.identity.to_wire(), "padding": "x" * pad_chars})
 
         return self.server.streamable_http_app(
             stateless_http=True,

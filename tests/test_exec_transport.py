@@ -14,7 +14,7 @@ from support.demo_server import registry
 from support.execcases import CASES, ExecSite
 from support.kubeapi.credentials import Authority
 from support.kubeapi.streams import Faults, Pod, StreamsServer, one_pod
-from support.peer import Peer, children, relayed, text_of, until
+from support.peer import Peer, children, connections_to, relayed, text_of, until
 from support.wire import serving
 from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable
 from transports.channels import V4, V5
@@ -361,16 +361,6 @@ async def test_a_far_side_that_stops_reading_is_declared_dead_and_let_go(
         assert await call(transport, "echo", text="anew") == "anew"
         # Gone, though megabytes were never sent and the server has not said good-bye.
         await until(lambda: len(connections_to(reached.server.port)) == 1)
-
-
-def connections_to(port: int) -> list[int]:
-    """Our connections to a port of this machine, half-closed ones included."""
-    found = []
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[2] == f"0100007F:{port:04X}" and fields[3] in ("01", "02", "04", "08", "09"):
-            found.append(int(fields[9]))
-    return found
 
 
 async def test_a_quiet_stream_is_kept_alive(reached: Reached) -> None:

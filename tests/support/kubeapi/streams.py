@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -85,7 +85,7 @@ class StreamsServer:
         """Verbs on resources that the caller's role lacks."""
         self.requests: list[str] = []
         """Method and path of each, the refused ones too."""
-        self.review: web.Response | None = None
+        self.review: Callable[[], web.Response] | None = None
         """What is said to an access review, instead of the truth."""
         self._protocols = protocols
         self._tls = tls
@@ -112,6 +112,12 @@ class StreamsServer:
     def may(self, verb: str, resource: str) -> bool:
         return (verb, resource) not in self.denied
 
+    def drop(self) -> None:
+        """Cut every connection."""
+        for protocol in self._runner.server.connections if self._runner.server else ():
+            if protocol.transport is not None:
+                protocol.transport.abort()
+
     async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._authenticate])
         app.add_routes(stream_routes(self.pods, may=self.may, protocols=self._protocols))
@@ -132,7 +138,7 @@ class StreamsServer:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return status(401, "Unauthorized", "Unauthorized")
         if self.review is not None and request.path == REVIEWS:
-            return self.review
+            return self.review()
         return await handler(request)
 
 

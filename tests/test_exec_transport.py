@@ -14,7 +14,7 @@ from support.demo_server import registry
 from support.execcases import CASES, ExecSite
 from support.kubeapi.credentials import Authority
 from support.kubeapi.streams import Faults, Pod, StreamsServer, one_pod
-from support.peer import Peer, children, relayed, text_of, until
+from support.peer import Peer, children, connections_to, relayed, text_of, until
 from support.wire import serving
 from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable
 from transports.channels import V4, V5
@@ -138,63 +138,6 @@ async def test_the_targets_own_container_is_named(reached: Reached) -> None:
     assert reached.pod.asked[0]["container"] == "gpu-agent"
 
 
-RBAC = 'pods "a" is forbidden: User "u" cannot create resource "pods/exec" in API group ""'
-ADMISSION = "ValidatingAdmissionPolicy 'exec' with binding 'b' denied request: only the relay"
-
-
-@pytest.mark.parametrize(
-    ("refusal", "kind", "words"),
-    [
-        ((401, "Unauthorized", "Unauthorized"), Denied, "HTTP 401 Unauthorized: Unauthorized"),
-        ((403, "Forbidden", RBAC), Denied, f"HTTP 403 Forbidden: {RBAC}"),
-        ((403, "Forbidden", ADMISSION), Denied, f"HTTP 403 Forbidden: {ADMISSION}"),
-        ((403, "", ""), Denied, "HTTP 403 Forbidden"),
-        ((404, "NotFound", 'pods "a" not found'), Gone, 'HTTP 404 Not Found: pods "a" not found'),
-        (
-            (400, "BadRequest", "pod a does not have a host assigned"),
-            Gone,
-            "HTTP 400 Bad Request: pod a does not have a host assigned",
-        ),
-        ((404, "", "<html>nginx</html>"), BadPeer, "HTTP 404 Not Found"),
-        ((404, "", "pod does not exist"), Gone, "HTTP 404 Not Found: pod does not exist"),
-        (
-            (400, "BadRequest", "container x is not valid for pod a"),
-            Gone,
-            "HTTP 400 Bad Request: container x is not valid for pod a",
-        ),
-        (  # something on the way does not carry WebSockets
-            (400, "BadRequest", "Upgrade request required"),
-            Unreachable,
-            "HTTP 400 Bad Request: Upgrade request required",
-        ),
-        (
-            (500, "", 'container not found ("agent")'),
-            Gone,
-            'HTTP 500 Internal Server Error: container not found ("agent")',
-        ),
-        (
-            (500, "InternalError", "error dialing backend: dial tcp 10.0.0.1:10250: refused"),
-            Unreachable,
-            "HTTP 500 Internal Server Error: error dialing backend: dial tcp 10.0.0.1:10250: "
-            "refused",
-        ),
-        ((502, "", "<html>nginx</html>"), Unreachable, "HTTP 502 Bad Gateway"),
-        ((503, "", ""), Unreachable, "HTTP 503 Service Unavailable"),
-        ((504, "Timeout", "too slow"), Unreachable, "HTTP 504 Gateway Timeout: too slow"),
-        ((429, "TooManyRequests", "later"), Unreachable, "HTTP 429 Too Many Requests: later"),
-        ((302, "", ""), BadPeer, "HTTP 302 Found"),
-        ((200, "", "hello"), BadPeer, "HTTP 200 without the WebSocket that was asked for"),
-    ],
-)
-async def test_a_refusal_is_told_in_the_servers_words(
-    refusal: tuple[int, str, str], kind: type[TransportError], words: str, reached: Reached
-) -> None:
-    reached.pod.faults.refuse = refusal
-    error = await refused(reached.transport())
-    assert type(error) is kind
-    assert error.message.endswith(words)
-
-
 @pytest.mark.parametrize(
     ("fault", "kind", "words"),
     [
@@ -235,30 +178,11 @@ async def test_a_server_that_says_nothing_is_unreachable(reached: Reached) -> No
     assert (type(error), error.message) == (Unreachable, "not open within 0.2 s")
 
 
-@pytest.mark.parametrize("field", ["namespace", "pod", "container"])
-@pytest.mark.parametrize("name", ["..", "a/b", "a?x=1", "A", "-a", "a%2e", "ä", "a\n"])
-async def test_a_name_that_is_none_reaches_no_server(
-    field: str, name: str, reached: Reached
-) -> None:
-    target = Target(**{"namespace": "gpu", "pod": "agent-1", field: name})
+async def test_a_container_whose_name_is_none_reaches_no_server(reached: Reached) -> None:
+    target = Target(namespace="gpu", pod="agent-1", container="a/b")
     error = await refused(reached.transport(), target)
     assert type(error) is BadPeer
     assert reached.server.requests == []
-
-
-@pytest.mark.parametrize(
-    ("verb", "words"),
-    [
-        ("get", 'pods "agent-1" is forbidden: User "tester" cannot get resource "pods/exec"'),
-        ("create", 'pods "agent-1" is forbidden:'),
-    ],
-)
-async def test_both_verbs_are_needed(verb: str, words: str, reached: Reached) -> None:
-    reached.server.denied.add((verb, "pods/exec"))
-    error = await refused(reached.transport())
-    assert type(error) is Denied
-    start = "grant get and create on pods/exec: HTTP 403 Forbidden: "
-    assert error.message.startswith(start + words)
 
 
 async def test_without_credentials_it_is_denied(reached: Reached) -> None:
@@ -278,11 +202,11 @@ async def test_new_credentials_are_read_when_the_old_have_expired(reached: Reach
             process.kill()
         await until(lambda: not transport._streams)
         await call(transport, "whoami")
-        assert len(reached.server.requests) == 3
+        assert reached.server.streams == 3
         reached.server.token = "s3cret-third"
     error = await refused(reached.transport())
     assert (type(error), error.message) == (Denied, "HTTP 401 Unauthorized: Unauthorized")
-    assert len(reached.server.requests) == 5
+    assert reached.server.streams == 3  # not to be had by those whom nobody knows
 
 
 async def test_only_the_tail_of_standard_error_is_quoted(reached: Reached) -> None:
@@ -378,16 +302,6 @@ async def test_a_far_side_that_stops_reading_is_declared_dead_and_let_go(
         await until(lambda: len(connections_to(reached.server.port)) == 1)
 
 
-def connections_to(port: int) -> list[int]:
-    """Our connections to a port of this machine, half-closed ones included."""
-    found = []
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[2] == f"0100007F:{port:04X}" and fields[3] in ("01", "02", "04", "08", "09"):
-            found.append(int(fields[9]))
-    return found
-
-
 async def test_a_quiet_stream_is_kept_alive(reached: Reached) -> None:
     async with reached.transport(keepalive_seconds=0.1) as transport:
         await call(transport, "whoami")
@@ -459,10 +373,11 @@ def test_it_applies_to_a_pod_in_a_namespace() -> None:
 
 
 def test_options_are_checked() -> None:
-    transport = load("exec", {"kubeconfig": "~/other", "context": "prod", "max_open": 10})
+    options = {"kubeconfig": "~/other", "contexts": ["prod", "lab"], "max_open": 10}
+    transport = load("exec", options)
     assert isinstance(transport, ExecTransport)
     assert transport.settings.max_open == 10
-    with pytest.raises(ValueError, match=r"unknown option 'contxt'; known: .*context"):
-        load("exec", {"contxt": "prod"})
+    with pytest.raises(ValueError, match=r"unknown option 'contxts'; known: .*contexts"):
+        load("exec", {"contxts": ["prod"]})
     with pytest.raises(ValueError, match="argv names no command"):
         load("exec", {"argv": []})

@@ -20,13 +20,15 @@ from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
 from support.peer import PEER, Peer, children, listen, relayed, serve_http, text_of, until
 from transports import BadPeer, Broken, Identity, Target, TimedOut, Transport, Unreachable
+from transports.base import PAD_CHARS
 from transports.command import CommandTransport
 from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport
+from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.session import call_tool
 
-KINDS = ("http-ipv4", "http-ipv6", "command", "exec", "memory")
+KINDS = ("http-ipv4", "http-ipv6", "portforward", "command", "exec", "memory")
 HOSTS = {"http-ipv4": "127.0.0.1", "http-ipv6": "::1"}
 
 
@@ -35,6 +37,10 @@ IN_POD = Target(node="peer-1", namespace="gpu", pod="agent-1")
 
 def exec_of(argv: Sequence[str], folder: Path) -> ExecTransport:
     return ExecTransport(ExecSettings(argv=tuple(argv), kubeconfig=str(folder / "kubeconfig")))
+
+
+def forwarding(folder: Path) -> PortForwardTransport:
+    return PortForwardTransport(PortForwardSettings(kubeconfig=str(folder / "kubeconfig")))
 
 
 @dataclass
@@ -70,6 +76,11 @@ async def way_to(kind: str, folder: Path) -> AsyncIterator[Way]:
                 await stack.enter_async_context(one_pod(folder, Pod()))
                 transport = exec_of(argv, folder)
                 target = IN_POD
+            case "portforward":
+                port = await stack.enter_async_context(serve_http(peer.app()))
+                await stack.enter_async_context(one_pod(folder, Pod(ports={8080: port})))
+                transport = forwarding(folder)
+                target = IN_POD
             case _:
                 port = await stack.enter_async_context(serve_http(peer.app(), HOSTS[kind]))
                 transport = HttpTransport()
@@ -90,6 +101,15 @@ async def test_a_probe_says_who_answers(way: Way) -> None:
         identity = await way.transport.probe(way.target)
     assert identity == way.peer.identity
     assert identity == Identity.from_wire(json.loads(await way.call("whoami")))
+
+
+async def test_a_probe_may_ask_for_a_small_answer(way: Way) -> None:
+    with anyio.fail_after(20):
+        assert await way.transport.probe(way.target, pad_chars=0) == way.peer.identity
+    assert way.peer.padding[-1] == 0
+    with anyio.fail_after(20):
+        await way.transport.probe(way.target)
+    assert way.peer.padding[-1] == PAD_CHARS
 
 
 async def test_a_call_sends_one_request_and_nothing_else(way: Way) -> None:
@@ -262,10 +282,10 @@ async def test_nothing_is_left_behind(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["http-ipv4", "command", "exec"]
+    "kind", ["http-ipv4", "portforward", "command", "exec"]
 )  # in memory a peer dies with the test
 async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str, tmp_path: Path) -> None:
-    if kind != "http-ipv4":
+    if kind in ("command", "exec"):
         argv = [sys.executable, str(PEER), "stdio"]
         async with (
             one_pod(tmp_path, Pod()),
@@ -281,8 +301,10 @@ async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str, tmp_path: Path)
         assert child.stdout is not None
         with anyio.fail_after(20):
             port = int(await child.stdout.receive())
-        target = Target(addresses=("127.0.0.1",), port=port)
-        async with HttpTransport() as http:
+        target, http = Target(addresses=("127.0.0.1",), port=port), HttpTransport()
+        if kind == "portforward":
+            target, http = IN_POD, forwarding(tmp_path)
+        async with one_pod(tmp_path, Pod(ports={8080: port})), http:
             with pytest.raises(Broken, match="closed before the answer"):
                 await call_tool(http, target, "crash", {}, timeout_seconds=20)
             await child.wait()
@@ -298,6 +320,7 @@ async def test_where_nobody_is_the_path_is_unreachable(tmp_path: Path) -> None:
         (HttpTransport(), Target(addresses=("127.0.0.1",), port=port)),
         (CommandTransport(["/no/such/command"]), Target(node="n")),
         (exec_of(["relay"], tmp_path), IN_POD),
+        (forwarding(tmp_path), IN_POD),
         (MemoryTransport({}), Target(node="n")),
     ]
     for transport, target in nowhere:

@@ -166,11 +166,12 @@ class Transport(Protocol):
     def applies(self, target: Target) -> bool:
         """Whether the target says enough for this transport to try. No I/O."""
 
-    async def probe(self, target: Target) -> Identity:
-        """Prove that the path works and whom it leads to, with an answer of `PAD_CHARS`.
+    async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
+        """Prove that the path works and whom it leads to, with an answer of `pad_chars`.
 
-        The caller bounds the wait with a cancel scope. Identity is not compared
-        with the target here: the caller decides what a mismatch means.
+        With 0 it proves less: a path may carry that answer and swallow a call's. The caller
+        bounds the wait with a cancel scope. Identity is not compared with the target here: the
+        caller decides what a mismatch means.
 
         Raises:
             TransportError: the path does not work; the class says how.

@@ -96,7 +96,9 @@ class CommandTransport(StreamTransport):
             )
         except (OSError, ValueError) as error:
             message = f"cannot start {argv[0]}: {error}"
-            raise Unreachable(message, target=target, transport=self.name) from error
+            raise Unreachable(
+                message, target=target, transport=self.name, symptom="no_command"
+            ) from error
         pipe = _ProcessPipe(process)
         tasks.start_soon(pipe.drain_stderr)
         return pipe

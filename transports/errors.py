@@ -8,7 +8,8 @@
     ├─ TimedOut      connected, and then no answer within the deadline
     └─ BadPeer       what answered is not our agent, or sent what is not the protocol
 
-Each class carries the `reason` that answers show (a closed list).
+Each class carries the `reason` that answers show (a closed list), and each error the `symptom`
+by which a diagnosis tells one cause from another.
 Foreign exceptions and exception groups never leave the module that wraps
 their library: it maps them here, narrowest class first.
 """
@@ -60,15 +61,22 @@ class TransportError(Exception):
     """
 
     reason: ClassVar[Reason]
+    symptom: Symptom = "other"
+    """How it looked. A class has a usual one; whoever raises it may know better."""
 
-    def __init__(self, message: str, *, target: Target, transport: str) -> None:
+    def __init__(
+        self, message: str, *, target: Target, transport: str, symptom: Symptom | None = None
+    ) -> None:
         self.message = one_line(message, MESSAGE_CHARS)
         super().__init__(self.message)
         self.target = target
         self.transport = transport
+        if symptom is not None:
+            self.symptom = symptom
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.target, self.transport))
+        said = (self.message, self.target, self.transport, self.symptom)
+        return (_rebuild, (type(self), *said))
 
 
 class Unreachable(TransportError):
@@ -87,30 +95,34 @@ class Gone(TransportError):
     """The way works as far as the node, where no agent runs."""
 
     reason = "not_running"
+    symptom = "not_running"
 
 
 class Broken(TransportError):
     """The connection died after the call was sent: whether it was carried out is unknown."""
 
     reason = "broken"
+    symptom = "reset"
 
 
 class TimedOut(TransportError):
     """Connected, and then silence for longer than the caller would wait."""
 
     reason = "timeout"
+    symptom = "silent"
 
 
 class BadPeer(TransportError):
     """Something answers, but it is not the agent that was meant or not the protocol."""
 
     reason = "bad_response"
+    symptom = "foreign"
 
 
 def _rebuild(
-    cls: type[TransportError], message: str, target: Target, transport: str
+    cls: type[TransportError], message: str, target: Target, transport: str, symptom: Symptom
 ) -> TransportError:
-    return cls(message, target=target, transport=transport)
+    return cls(message, target=target, transport=transport, symptom=symptom)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +134,15 @@ class Failure:
 
     kind: type[TransportError]
     message: str
+    symptom: Symptom | None = None
+    """None: the usual one of its kind."""
 
     def __str__(self) -> str:
         return f"{self.kind.reason}: {one_line(self.message, MESSAGE_CHARS)}"
 
     def error(self, target: Target, transport: str) -> TransportError:
         """The failure as the exception to raise to one caller."""
-        return self.kind(self.message, target=target, transport=transport)
+        return self.kind(self.message, target=target, transport=transport, symptom=self.symptom)
 
 
 def one_line(text: str, max_chars: int) -> str:

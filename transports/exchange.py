@@ -7,8 +7,18 @@ notes what went wrong as a `TransportError` and answers with a JSON-RPC "connect
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from socket import gaierror
 from typing import cast
@@ -23,6 +33,7 @@ from transports.errors import (
     Broken,
     Denied,
     Failure,
+    Symptom,
     TransportError,
     Unreachable,
     leaves,
@@ -51,6 +62,15 @@ REFUSAL_SECONDS = 1.0
 REFUSAL_CHARS = 250
 """How much of them is quoted: all that our own server says to a Host it does not serve."""
 
+_ERRNO: Mapping[int, Symptom] = {
+    errno.ECONNREFUSED: "refused",
+    errno.ECONNRESET: "reset",
+    errno.EHOSTUNREACH: "no_route",
+    errno.ENETUNREACH: "no_route",
+    errno.ETIMEDOUT: "connect_timeout",
+}
+"""How the system says that no connection came about."""
+
 _CLOSED = JSONRPCError(
     jsonrpc="2.0", id=None, error=ErrorData(code=CONNECTION_CLOSED, message="Connection closed")
 )
@@ -59,9 +79,11 @@ _CLOSED = JSONRPCError(
 class Refused(Exception):
     """A failure on its way to where the target is known."""
 
-    def __init__(self, kind: type[TransportError], message: str) -> None:
+    def __init__(
+        self, kind: type[TransportError], message: str, symptom: Symptom | None = None
+    ) -> None:
         super().__init__(message)
-        self.failure = Failure(kind, message)
+        self.failure = Failure(kind, message, symptom)
 
 
 class NotConnected(Refused):
@@ -179,12 +201,14 @@ def refusal(response: httpx2.Response, body: bytes) -> Refused:
     if status >= 400 and (words := _words(response, body)):
         text = f"{text}: {words}"
     match status:
-        case 401 | 403 | 421:
-            return Refused(Denied, text)
+        case 401:
+            return Refused(Denied, text, "unauthorized")
+        case 403 | 421:
+            return Refused(Denied, text, "forbidden")
         case 429 | 503:
-            return Refused(Unreachable, text)
+            return Refused(Unreachable, text, "http_error")
         case _ if status >= 500:
-            return Refused(Broken, text)
+            return Refused(Broken, text, "http_error")
         case _ if 300 <= status < 400:
             return Refused(BadPeer, f"{text}: a redirect, which is not followed")
         case 200:
@@ -206,30 +230,44 @@ def _words(response: httpx2.Response, body: bytes) -> str:
 
 def none_worked(failures: Sequence[Failure]) -> Refused:
     """What the failures of all addresses of one agent amount to."""
-    kind = next((each.kind for each in failures if each.kind is not Unreachable), Unreachable)
-    return Refused(kind, "; ".join(each.message for each in failures) or "no address is known")
+    if not failures:
+        return Refused(Unreachable, "no address is known")
+    # A server that answers tells most; an address family that is not there, least.
+    telling = min(
+        failures, key=lambda each: (each.kind is Unreachable, each.symptom in ("no_route", "dns"))
+    )
+    words = "; ".join(each.message for each in failures)
+    return Refused(telling.kind, words, telling.symptom)
 
 
 def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float) -> NotConnected:
     """Why no connection came about."""
     if isinstance(error, httpx2.ConnectTimeout):
-        return NotConnected(Unreachable, f"{where}: connect timed out after {timeout_seconds:g} s")
+        words = f"{where}: connect timed out after {timeout_seconds:g} s"
+        return NotConnected(Unreachable, words, "connect_timeout")
     for cause in _causes(error):
         match cause:
+            case TransportError():
+                return NotConnected(type(cause), cause.message, cause.symptom)
             case ssl.SSLError():
                 reason = getattr(cause, "verify_message", "") or cause.reason or "failed"
-                return NotConnected(BadPeer, f"{where}: TLS: {reason}")
+                return NotConnected(BadPeer, f"{where}: TLS: {reason}", "tls")
             case gaierror():
-                return NotConnected(Unreachable, f"{where}: name not found")
-            case ConnectionRefusedError():
-                return NotConnected(Unreachable, f"{where}: connection refused")
+                return NotConnected(Unreachable, f"{where}: name not found", "dns")
             case OSError(strerror=str(text)) if text:
-                return NotConnected(Unreachable, f"{where}: {text.lower()}")
+                symptom = _ERRNO.get(cause.errno or 0)
+                # The event loop's own text says only that it failed.
+                words = text if symptom is None else os.strerror(cause.errno or 0)
+                return NotConnected(Unreachable, f"{where}: {words.lower()}", symptom)
     return NotConnected(Unreachable, f"{where}: no connection")
 
 
 def died(error: httpx2.TransportError) -> Refused:
-    """What became of a request whose connection existed."""
+    """What became of a request whose connection existed, or seemed to."""
+    for cause in _causes(error):
+        if isinstance(cause, TransportError):  # the way that the connection took knows more
+            kind = Refused if isinstance(cause, Broken) else NotConnected
+            return kind(type(cause), cause.message, cause.symptom)
     # One class for two things: the peer left too early, or it does not speak HTTP.
     if isinstance(error, httpx2.RemoteProtocolError) and "without" not in str(error):
         return Refused(BadPeer, "what answers does not speak HTTP")

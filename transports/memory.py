@@ -13,7 +13,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_dual_era_loop
 from mcp.shared.message import SessionMessage
 
-from transports.base import Identity, Target, TransportStreams
+from transports.base import PAD_CHARS, Identity, Target, TransportStreams
 from transports.errors import Unreachable
 from transports.session import discover
 from transports.tasks import OwnsTasks
@@ -46,13 +46,13 @@ class MemoryTransport(OwnsTasks):
         """Whether there is such a server."""
         return target.key in self._servers or target.node in self._servers
 
-    async def probe(self, target: Target) -> Identity:
+    async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         """Ask the server who it is.
 
         Raises:
             TransportError: `Unreachable` where there is none; `BadPeer` if it is no agent.
         """
-        return await discover(self, target)
+        return await discover(self, target, pad_chars=pad_chars)
 
     @asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:

@@ -107,10 +107,11 @@ async def discover(
     transport: Transport,
     target: Target,
     *,
+    pad_chars: int = PAD_CHARS,
     timeout_seconds: float = math.inf,
     client_info: Implementation = CLIENT_INFO,
 ) -> Identity:
-    """Ask an agent who it is by `server/discover`, with an answer of `PAD_CHARS`.
+    """Ask an agent who it is by `server/discover`, with an answer of `pad_chars`.
 
     Args:
         timeout_seconds: infinite for a caller that bounds the wait with a scope of its own.
@@ -121,7 +122,7 @@ async def discover(
     """
 
     async def ask(session: ClientSession) -> Identity:
-        return await _identity(session, PAD_CHARS)
+        return await _identity(session, pad_chars)
 
     return await _ask(transport, target, ask, timeout_seconds, client_info)
 

@@ -22,7 +22,7 @@ from anyio.abc import TaskGroup
 from mcp import MCPError
 from mcp.types import JSONRPCMessage
 
-from transports.base import Identity, Target, TransportStreams
+from transports.base import PAD_CHARS, Identity, Target, TransportStreams
 from transports.errors import (
     BadPeer,
     Broken,
@@ -144,13 +144,13 @@ class StreamTransport(OwnsTasks, ABC):
             TransportError: it cannot be opened. Nothing is left behind, on cancellation neither.
         """
 
-    async def probe(self, target: Target) -> Identity:
+    async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         """Ask who answers on the warm stream, opening it where there is none.
 
         Raises:
             TransportError: the path does not work; the class says how.
         """
-        return await discover(self, target)
+        return await discover(self, target, pad_chars=pad_chars)
 
     @asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
@@ -278,9 +278,9 @@ class _Stream:
                 with anyio.fail_after(seconds):
                     return await self._transport.open_pipe(self.target, tasks)
         except TransportError as error:
-            self.end(Failure(type(error), error.message))
+            self.end(Failure(type(error), error.message, error.symptom))
         except TimeoutError:
-            self.end(Failure(Unreachable, f"not open within {seconds:g} s"))
+            self.end(Failure(Unreachable, f"not open within {seconds:g} s", "silent"))
         return None
 
     async def _serve(self, pipe: Pipe) -> None:
@@ -361,7 +361,8 @@ class _Stream:
             elif not await self._alive():
                 wait = limit + self._settings.keepalive_timeout_seconds
                 kind = Broken if self._answered else Unreachable
-                self.end(Failure(kind, f"silent for {wait:g} s{self._last_words(b'')}"))
+                words = f"silent for {wait:g} s{self._last_words(b'')}"
+                self.end(Failure(kind, words, "silent"))
                 return
 
     async def _alive(self) -> bool:
@@ -386,7 +387,7 @@ class _Stream:
         if self._answered:
             return Failure(Broken, f"{text}{words}")
         if known is not None:
-            return Failure(known.kind, f"{text}{words}")
+            return Failure(known.kind, f"{text}{words}", known.symptom)
         kind = Gone if status == NO_AGENT_EXIT_STATUS else Unreachable
         return Failure(kind, f"{text} before it answered{words}")
 

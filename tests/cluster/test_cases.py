@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 
 from cluster.cluster import Access, Cluster
 from cluster.release import Release, image, installed
-from support import execcases
+from support import execcases, forwardcases
 from support.kubeapi import cases
+from transports import Denied, Target, TransportError
 
 NAMESPACE = "shared-cases"
 
 
 @pytest.fixture(scope="module")
 def release(own_cluster: Cluster) -> Iterator[Release]:
-    with installed(own_cluster, image(own_cluster), "cases", NAMESPACE) as found:
+    pinned = "admissionPolicy.enabled=true"
+    with installed(own_cluster, image(own_cluster), "cases", NAMESPACE, pinned) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def site(release: Release, tmp_path_factory: pytest.TempPathFactory) -> execcases.ExecSite:
-    stranger = tmp_path_factory.mktemp("stranger") / "kubeconfig"
-    stranger.write_text(_with_token(release, release.kubectl("create", "token", "default")))
+def stranger(release: Release, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A kubeconfig of somebody who may do nothing."""
+    path = tmp_path_factory.mktemp("stranger") / "kubeconfig"
+    path.write_text(_with_token(release, release.kubectl("create", "token", "default")))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def site(release: Release, stranger: str) -> execcases.ExecSite:
     return execcases.ExecSite(
         kubeconfig=str(release.cluster.kubeconfig),
-        stranger=str(stranger),
+        stranger=stranger,
         namespace=NAMESPACE,
         pod=release.agents()[2].name,
+    )
+
+
+@pytest.fixture(scope="module")
+def forward_site(
+    release: Release, stranger: str, tmp_path_factory: pytest.TempPathFactory
+) -> forwardcases.ForwardSite:
+    token_file = tmp_path_factory.mktemp("token") / "token"
+    token_file.write_text(release.token("agent-token"))
+    return forwardcases.ForwardSite(
+        kubeconfig=str(release.cluster.kubeconfig),
+        stranger=stranger,
+        token_file=str(token_file),
+        target=Target(namespace=NAMESPACE, pod=release.agents()[2].name),
     )
 
 
@@ -50,6 +74,42 @@ async def test_exec(
     case: Callable[[execcases.ExecSite], Awaitable[None]], site: execcases.ExecSite
 ) -> None:
     await case(site)
+
+
+@pytest.mark.parametrize("case", forwardcases.CASES, ids=lambda case: case.__name__)
+async def test_portforward(
+    case: Callable[[forwardcases.ForwardSite], Awaitable[None]],
+    forward_site: forwardcases.ForwardSite,
+) -> None:
+    await case(forward_site)
+
+
+async def test_the_gateway_may_start_its_relay_and_nothing_else(
+    release: Release, site: execcases.ExecSite, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    account = f"{release.fullname}-gateway"
+    kubeconfig.write_text(_with_token(release, release.kubectl("create", "token", account)))
+    own = dataclasses.replace(site, kubeconfig=str(kubeconfig))
+
+    async def refused(*argv: str) -> Denied | None:
+        async with own.transport(*argv) as transport:
+            try:
+                await transport.probe(own.target)
+            except Denied as error:
+                return error
+            except TransportError:
+                return None  # it has been run
+        raise AssertionError
+
+    with anyio.fail_after(execcases.SECONDS):
+        while (error := await refused("sh", "-c", "true")) is None:
+            await anyio.sleep(0.5)  # a policy counts some moments after it has been made
+    assert error.symptom == "admission"
+    assert "may start mcp-gpu attach --relay-only in the container agent" in error.message
+    assert await refused("mcp-gpu", "attach") is not None
+    async with own.transport() as transport:
+        await own.call(transport)
 
 
 class Ground:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
 from mcp_gpu.tools.inventory import AgentArguments, GpuModel, NodeInventory
-from transports.base import Identity, Target, TransportStreams
+from transports.base import PAD_CHARS, Identity, Target, TransportStreams
 from transports.errors import Broken, TransportError
 from transports.memory import MemoryTransport
 
@@ -127,12 +127,12 @@ class Path:
     def applies(self, target: Target) -> bool:
         return self._memory.applies(target)
 
-    async def probe(self, target: Target) -> Identity:
+    async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         self.probes.append(label(target))
         if label(target) in self.silent:
             await anyio.sleep_forever()
         self._refuse(self.probe_errors, target)
-        return await self._memory.probe(target)
+        return await self._memory.probe(target, pad_chars=pad_chars)
 
     @contextlib.asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:

@@ -55,6 +55,8 @@ class Peer:
         )
         self.requests: list[str] = []
         """Methods of all requests and notifications received, in order."""
+        self.padding: list[int] = []
+        """What each request for its identity asked for, in characters."""
         self.waiting = 0
         """Calls of `wait` under way."""
         self.connections = 0
@@ -76,6 +78,7 @@ class Peer:
 
     async def _discover(self, ctx: Context, params: types.RequestParams) -> types.DiscoverResult:
         pad_chars = (ctx.meta or {}).get(PAD_META_KEY, 0)
+        self.padding.append(pad_chars)
         return types.DiscoverResult(
             supported_versions=[LATEST_MODERN_VERSION],
             capabilities=types.ServerCapabilities(tools=types.ToolsCapability()),
@@ -149,8 +152,9 @@ class Peer:
         """The ASGI application: `/mcp`, and `/version` with the padding that its `pad` asks for."""
 
         async def version(request: Request) -> Response:
-            padding = "x" * int(request.query_params.get("pad", "0"))
-            return JSONResponse({**self.identity.to_wire(), "padding": padding})
+            pad_chars = int(request.query_params.get("pad", "0"))
+            self.padding.append(pad_chars)
+            return JSONResponse({**self.identity.to_wire(), "padding": "x" * pad_chars})
 
         return self.server.streamable_http_app(
             stateless_http=True,
@@ -222,6 +226,16 @@ async def until(condition: Callable[[], bool]) -> None:
 def children() -> set[int]:
     """Process ids of our children that are still there."""
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+
+
+def connections_to(port: int) -> list[int]:
+    """Our connections to a port of this machine, half-closed ones included."""
+    found = []
+    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[2] == f"0100007F:{port:04X}" and fields[3] in ("01", "02", "04", "08", "09"):
+            found.append(int(fields[9]))
+    return found
 
 
 def listen(host: str, port: int = 0, backlog: int = 128) -> socket.socket:

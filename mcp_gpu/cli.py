@@ -32,6 +32,7 @@ COMMANDS = {
     "agent": _Command(settings.AgentSettings, "mcp_gpu.agent:run"),
     "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run"),
     "status": _Command(settings.StatusSettings, "mcp_gpu.status:run"),
+    "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run"),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
 }

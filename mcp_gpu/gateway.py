@@ -6,13 +6,18 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
+from mcp_gpu.fleet.connectivity.checkup import Checkup
+from mcp_gpu.fleet.connectivity.model import Place, Survey
+from mcp_gpu.fleet.connectivity.survey import Surveyor
+from mcp_gpu.fleet.diagnosis import Diagnosis, Evidence, diagnose, read_evidence
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
 from mcp_gpu.fleet.discovery.dns import DnsDiscovery
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
@@ -23,27 +28,41 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
-from transports.kubernetes import KubernetesApi, in_cluster
+from transports.kubernetes import KubernetesApi, KubernetesError, in_cluster
 from transports.registry import load
 
-__all__ = ["open_router", "run", "serve_gateway"]
+__all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of a whole fleet. Start with get_gpu_inventory (detail summary): "
     "it lists nodes needing attention first and names every node that did not answer, with the "
     "reason. GPUs of a node that did not answer are unknown, not healthy. Then ask for single "
-    "nodes with detail full."
+    "nodes with detail full. check_connectivity says why nodes do not answer, and what mends it."
 )
 
 OPEN_FILES = 65_536
 """Descriptors for some thousands of agents on every path at once."""
 
 
+LOOK_SECONDS = 2.0
+"""A survey waits for HTTP at least so long: until the transport's own connect timeout, which tells
+packets that are dropped from a server that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The agents, asked and looked after."""
+
+    router: Router
+    checkup: Checkup
+
+
 @asynccontextmanager
-async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
-    """A running router for these settings, with discovery kept current.
+async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
+    """The agents that these settings name, with discovery kept current.
 
     Raises:
         SettingError: the settings name no agents, two sources of them, or unusable ones.
@@ -65,14 +84,43 @@ async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
         group = await stack.enter_async_context(anyio.create_task_group())
         # Bounded by discovery itself. What it could not find out, the table says.
         await group.start(discovery.run)
-        yield Router(
+        router = Router(
             discovery,
             reachability,
             node_deadline_seconds=settings.node_deadline_seconds,
             call_deadline_seconds=settings.call_deadline_seconds,
             concurrency=settings.concurrency,
         )
+        yield Fleet(router, await _checkup(settings, discovery, reachability, stack))
         group.cancel_scope.cancel()
+
+
+async def _checkup(
+    settings: FleetSettings,
+    discovery: Discovery,
+    reachability: Reachability,
+    stack: AsyncExitStack,
+) -> Checkup:
+    api, namespace = None, ""
+    if isinstance(discovery, KubernetesDiscovery):
+        api = await stack.enter_async_context(KubernetesApi(settings.kubeconfig, settings.context))
+        if settings.pod_name:
+            with suppress(KubernetesError):  # which discovery meets too, and tells
+                namespace = await api.namespace()
+    surveyor = Surveyor(
+        reachability,
+        place=Place(node=settings.node_name, pod=settings.pod_name, namespace=namespace),
+        probe_timeout_seconds={"http": max(settings.probe_timeout_seconds, LOOK_SECONDS)},
+        default_probe_timeout_seconds=settings.stream_timeout_seconds,
+    )
+
+    async def explain(survey: Survey) -> Diagnosis:
+        if api is None:
+            return diagnose(survey, Evidence())
+        evidence = await read_evidence(api, survey, selector=settings.agent_selector)
+        return diagnose(survey, evidence)
+
+    return Checkup(discovery, surveyor, explain)
 
 
 def run(settings: GatewaySettings) -> int:
@@ -100,18 +148,18 @@ async def _run(settings: GatewaySettings) -> None:
         from mcp_gpu.serving.stdio import claim
 
         claim()  # a kubeconfig may name a program for credentials, which must read no request
-    async with open_router(settings) as router:
-        await serve_gateway(router, settings.endpoint(), stdio=settings.stdio)
+    async with open_fleet(settings) as fleet:
+        await serve_gateway(fleet, settings.endpoint(), stdio=settings.stdio)
 
 
 async def serve_gateway(
-    router: Router,
+    fleet: Fleet,
     http: HttpEndpoint | None,
     *,
     stdio: bool = False,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the gateway's tools over a router.
+    """Serve the gateway's tools.
 
     Raises:
         SettingError: the port cannot be listened on.
@@ -132,7 +180,7 @@ async def serve_gateway(
         name="mcp-gpu-gateway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[gateway_tool(router)],
+        tools=[gateway_tool(fleet.router), connectivity_tool(fleet.checkup)],
         identity=identity,
     )
     try:
@@ -140,7 +188,7 @@ async def serve_gateway(
             registry,
             http=http,
             stdio=stdio,
-            readiness=lambda: _readiness(router.discovery),
+            readiness=lambda: _readiness(fleet.router.discovery),
             task_status=task_status,
         )
     except ListenError as error:

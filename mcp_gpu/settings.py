@@ -25,6 +25,7 @@ from mcp_gpu.sockets import default_socket_path
 __all__ = [
     "AgentSettings",
     "DemoSettings",
+    "DoctorSettings",
     "FleetSettings",
     "GatewaySettings",
     "LogSettings",
@@ -32,6 +33,7 @@ __all__ = [
     "ServeSettings",
     "SettingError",
     "StatusSettings",
+    "TerminalSettings",
     "unknown_variables",
 ]
 
@@ -205,6 +207,9 @@ class FleetSettings(LogSettings):
     """How long a path that worked is used without a new probe."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most calls in flight per kind of path."""
+    pod_name: str = ""
+    """This pod's name (downward API), where it runs in one: by it a diagnosis knows which network
+    policies hold for it."""
 
     def has_kubeconfig(self) -> bool:
         """Whether the kubeconfig given, or else the usual one, is a file."""
@@ -216,8 +221,8 @@ class GatewaySettings(ServeSettings, FleetSettings):
     """Reach all agents and serve their merged answers over MCP."""
 
 
-class StatusSettings(FleetSettings):
-    """Show the fleet's GPUs in the terminal."""
+class TerminalSettings(FleetSettings):
+    """What every command takes that asks a fleet for a person at a terminal."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"json-output": "json"})
 
@@ -234,6 +239,26 @@ class StatusSettings(FleetSettings):
     """Print the structured answer as JSON. For short: --json."""
     timeout_seconds: Seconds = 30.0
     """Longest wait for a gateway's answer."""
+
+
+class StatusSettings(TerminalSettings):
+    """Show the fleet's GPUs in the terminal."""
+
+
+class DoctorSettings(TerminalSettings):
+    """Try every path to every agent, and say what is broken, why, and how to mend it."""
+
+    timeout_seconds: Seconds = 90.0
+    """Longest wait for a gateway's answer."""
+    every_path: bool = False
+    """Try all paths of all agents even in a fleet of more than 64: opens a stream to each."""
+    in_cluster: bool = False
+    """Pre-flight from the gateway's own pod, as a Helm test runs it: waits for the agents first,
+    and exits 1 only with --strict."""
+    wait_seconds: Annotated[float, Field(ge=0, le=600)] = 60.0
+    """Longest wait for the agents to be there and ready. Only with --in-cluster."""
+    strict: bool = False
+    """Exit 1 where no path leads to some node. Only with --in-cluster."""
 
 
 class RecordSettings(LogSettings):
@@ -265,7 +290,14 @@ _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP)(_.
 def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Names of `MCP_GPU_*` variables that no setting has: misspelt ones would do nothing."""
     known = {"SOCKET"}
-    for settings in (AgentSettings, GatewaySettings, StatusSettings, RecordSettings, DemoSettings):
+    for settings in (
+        AgentSettings,
+        GatewaySettings,
+        StatusSettings,
+        DoctorSettings,
+        RecordSettings,
+        DemoSettings,
+    ):
         known |= {name.upper() for name in settings.model_fields}
     for variable in os.environ if environment is None else environment:
         if variable.startswith(PREFIX) and not _SERVICE_LINK.search(variable):

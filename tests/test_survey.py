@@ -7,7 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -18,38 +18,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcp_gpu.fleet.connectivity.model import NodeSurvey, Outcome, Place, Survey
-from mcp_gpu.fleet.connectivity.survey import SAMPLE, PathKnowledge, Surveyor
+from mcp_gpu.fleet.connectivity.survey import SAMPLE, Surveyor
 from mcp_gpu.fleet.discovery import AbsentAgent, Explanation, Table
 from mcp_gpu.fleet.selection import UnknownNodes
-from support.fleet import Agent, Path, inventory
+from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
 from support.peer import Peer, listen, serve_http, speaking
 from transports import Denied, Gone, Target, Transport, Unreachable
 from transports.base import PAD_CHARS
 from transports.http import HttpSettings, HttpTransport
-
-
-@dataclass
-class Known:
-    """What is known of one path."""
-
-    via: str
-    status: str
-    message: str = ""
-    age_seconds: float | None = None
-
-
-@dataclass
-class Paths:
-    """Transports, and what calls have learned of them."""
-
-    transports: Sequence[Transport]
-    states: dict[str, Sequence[PathKnowledge]] = field(default_factory=dict)
-
-    def node(self, target: Target) -> str:
-        return target.node
-
-    def state(self, target: Target) -> Sequence[PathKnowledge]:
-        return self.states.get(target.node, ())
 
 
 def table(*targets: Target, **more: Any) -> Table:
@@ -60,7 +36,7 @@ async def survey(
     transports: Sequence[Transport], *targets: Target, seconds: float = 0.5, **more: Any
 ) -> Survey:
     surveyor = Surveyor(
-        Paths(transports),
+        KnownPaths(transports),
         place=Place(node="here"),
         probe_timeout_seconds={"http": seconds},
         default_probe_timeout_seconds=seconds,
@@ -262,7 +238,7 @@ async def test_the_whole_is_bounded_and_says_what_it_left_out() -> None:
     agents, targets = fleet(40)
     stream = Path("exec", agents)
     stream.silent |= {target.node for target in targets}
-    surveyor = Surveyor(Paths([stream]), place=Place(), survey_seconds=0.3)
+    surveyor = Surveyor(KnownPaths([stream]), place=Place(), survey_seconds=0.3)
     async with stream:
         with anyio.fail_after(30):
             found = await surveyor.survey(table(*targets))
@@ -286,32 +262,38 @@ async def test_a_defect_of_a_transport_costs_that_path_alone(
     ("states", "in_use", "why"),
     [
         ([], "", "no call has been made yet"),
-        ([Known("http", "untried"), Known("exec", "untried")], "", "no call has been made yet"),
-        ([Known("http", "in_use")], "http", "the preferred path, and it works"),
         (
-            [Known("http", "failed", "connect timed out", 12.3), Known("exec", "in_use")],
+            [PathKnown("http", "untried"), PathKnown("exec", "untried")],
+            "",
+            "no call has been made yet",
+        ),
+        ([PathKnown("http", "in_use")], "http", "the preferred path, and it works"),
+        (
+            [PathKnown("http", "failed", "connect timed out", 12.3), PathKnown("exec", "in_use")],
             "exec",
             "http failed 12 s ago: connect timed out",
         ),
         (
             [
-                Known("http", "proven", age_seconds=3),
-                Known("portforward", "denied", "grant it"),
-                Known("exec", "in_use"),
+                PathKnown("http", "proven", age_seconds=3),
+                PathKnown("portforward", "denied", "grant it"),
+                PathKnown("exec", "in_use"),
             ],
             "exec",
             "http worked 3 s ago; portforward is denied: grant it",
         ),
         (
-            [Known("http", "failed", "refused", 1), Known("exec", "untried")],
+            [PathKnown("http", "failed", "refused", 1), PathKnown("exec", "untried")],
             "",
             "http failed 1 s ago: refused; exec has not been tried",
         ),
     ],
 )
-async def test_it_says_what_calls_use_and_why(states: list[Known], in_use: str, why: str) -> None:
+async def test_it_says_what_calls_use_and_why(
+    states: list[PathKnown], in_use: str, why: str
+) -> None:
     agents, targets = fleet(1)
-    paths = Paths([Path("http", agents), Path("exec", agents)], {"n000": states})
+    paths = KnownPaths([Path("http", agents), Path("exec", agents)], {"n000": states})
     async with paths.transports[0], paths.transports[1]:
         found = await Surveyor(paths, place=Place()).survey(table(*targets))
     assert (found.nodes[0].in_use, found.nodes[0].why) == (in_use, why)
@@ -325,7 +307,7 @@ async def test_nodes_without_an_agent_and_what_discovery_knows_are_told() -> Non
         explanations={targets[1].key: Explanation("the node is not ready", stopped=False)},
     )
     http = Path("http", agents)
-    surveyor = Surveyor(Paths([http]), place=Place())
+    surveyor = Surveyor(KnownPaths([http]), place=Place())
     async with http:
         found = await surveyor.survey(known)
         assert found.absent == (("z", "agent pod z cannot start"),)

@@ -20,6 +20,7 @@ from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
 from mcp_gpu.fleet.errand import Errand, Lanes, NodeAnswer, Question
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.reachability import Reachability
+from mcp_gpu.fleet.selection import UnknownNodes, pick
 from transports.base import Target
 
 __all__ = ["FanOut", "NodeAnswer", "Router", "UnknownNodes"]
@@ -45,15 +46,6 @@ _TELLING: tuple[FailureReason, ...] = (
 
 _SPOKEN: tuple[FailureReason, ...] = ("agent_too_old", "tool_error")
 """The agent itself has said why: nobody else needs to explain it."""
-
-
-class UnknownNodes(Exception):
-    """The caller named nodes that nobody knows."""
-
-    def __init__(self, unknown: Collection[str], known: Collection[str]) -> None:
-        self.unknown = sorted(unknown)
-        self.known = sorted(known)
-        super().__init__(f"unknown nodes: {', '.join(self.unknown)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +110,9 @@ class Router:
         wanted = frozenset(nodes) if nodes else None
         question = Question(tool, arguments, result, wanted, self._node_deadline_seconds)
         # Agents that answered last time go first: the dead must not hold up the living.
-        picked = sorted(self._pick(table, wanted), key=self._reachability.is_suspect)
+        picked = sorted(
+            pick(table, wanted, self._reachability.node), key=self._reachability.is_suspect
+        )
         errands = [Errand(target, question, self._reachability, self._lanes) for target in picked]
         done = 0
 
@@ -139,21 +133,6 @@ class Router:
         fan_out = self._collect(table, errands, wanted)
         _log(tool, fan_out, time.monotonic() - started)
         return fan_out
-
-    def _pick(self, table: Table, nodes: frozenset[str] | None) -> list[Target]:
-        if nodes is None:
-            return list(table.targets)
-        by_node: dict[str, list[Target]] = {}
-        for target in table.targets:
-            by_node.setdefault(self._reachability.node(target), []).append(target)
-        # An agent whose node nobody has learned yet may be on any of them.
-        unnamed = by_node.pop("", [])
-        known = by_node.keys() | {absent.node for absent in table.absent}
-        unknown = nodes - known
-        if unknown and not unnamed:
-            raise UnknownNodes(unknown, known)
-        picked = [target for node in sorted(nodes) for target in by_node.get(node, [])]
-        return picked + (unnamed if unknown else [])
 
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)

@@ -142,7 +142,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         except DiscoveryError as error:
             raise ToolError(f"No agents are known: {error}") from error
         except UnknownNodes as error:
-            raise ToolError(_unknown(error)) from error
+            raise ToolError(unknown_nodes(error)) from error
         inventory = merge(found, arguments)
         return Answer("\n".join(_text(inventory, arguments)), inventory)
 
@@ -397,7 +397,8 @@ def _nodes(count: int) -> str:
     return "node" if count == 1 else "nodes"
 
 
-def _unknown(error: UnknownNodes) -> str:
+def unknown_nodes(error: UnknownNodes) -> str:
+    """What a caller is told who names nodes that nobody knows."""
     known = ", ".join(error.known[:LINES])
     more = len(error.known) - LINES
     return (

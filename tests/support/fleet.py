@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
 from mcp_gpu.tools.inventory import AgentArguments, GpuModel, NodeInventory
-from transports.base import PAD_CHARS, Identity, Target, TransportStreams
+from transports.base import PAD_CHARS, Identity, Target, Transport, TransportStreams
 from transports.errors import Broken, TransportError
 from transports.memory import MemoryTransport
 
@@ -168,6 +168,30 @@ class Path:
         traceback: TracebackType | None,
     ) -> bool | None:
         return await self._memory.__aexit__(exc_type, exc, traceback)
+
+
+@dataclass
+class PathKnown:
+    """What is known of one path to one agent."""
+
+    via: str
+    status: str
+    message: str = ""
+    age_seconds: float | None = None
+
+
+@dataclass
+class KnownPaths:
+    """Transports, and what calls have learned of them, by node."""
+
+    transports: Sequence[Transport]
+    states: Mapping[str, Sequence[PathKnown]] = field(default_factory=dict)
+
+    def node(self, target: Target) -> str:
+        return target.node
+
+    def state(self, target: Target) -> Sequence[PathKnown]:
+        return self.states.get(target.node, ())
 
 
 def label(target: Target) -> str:

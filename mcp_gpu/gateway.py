@@ -77,10 +77,14 @@ async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
                 raise SettingError(f"transport {transport.name!r}: {error}") from error
         reachability = Reachability(
             transports,
+            head_start_seconds=settings.head_start_seconds,
             probe_timeout_seconds={"http": settings.probe_timeout_seconds},
             default_probe_timeout_seconds=settings.stream_timeout_seconds,
             ttl_seconds=settings.path_ttl_seconds,
+            concurrency=settings.concurrency,
+            own_node=settings.node_name,
         )
+        await stack.enter_async_context(reachability)
         group = await stack.enter_async_context(anyio.create_task_group())
         # Bounded by discovery itself. What it could not find out, the table says.
         await group.start(discovery.run)

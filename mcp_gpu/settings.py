@@ -199,14 +199,19 @@ class FleetSettings(LogSettings):
     """Longest wait for one node, all its paths together."""
     call_deadline_seconds: Seconds = 20.0
     """Longest wait for all nodes together."""
+    head_start_seconds: Seconds = 0.15
+    """How long the best path to an agent may be silent before the next one is tried beside it."""
     probe_timeout_seconds: Seconds = 2.0
-    """Longest wait for a probe over HTTP. A dead path costs this once."""
+    """Longest wait for a probe over HTTP."""
     stream_timeout_seconds: Seconds = 5.0
     """Longest wait for a stream (ssh, exec) to open and prove itself."""
     path_ttl_seconds: Seconds = 300.0
-    """How long a path that worked is used without a new probe."""
+    """How long a path that worked is used without a new probe. Each call over it counts anew."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Most calls in flight per kind of path."""
+    """Most calls in flight per kind of path, and as many probes."""
+    node_name: str = ""
+    """Kubernetes node that the gateway runs on (downward API): the path to an agent there tells
+    nothing of the network between nodes."""
     pod_name: str = ""
     """This pod's name (downward API), where it runs in one: by it a diagnosis knows which network
     policies hold for it."""

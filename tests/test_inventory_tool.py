@@ -38,11 +38,9 @@ def gateway_registry(router: Router) -> Registry:
 async def gateway(agents: dict[str, Agent], http: Path | None = None) -> AsyncIterator[Client]:
     """A client of a gateway over these agents."""
     path = http or Path("http", agents)
-    async with path:
+    async with path, Reachability([path], probe_timeout_seconds={"http": 5.0}) as reachability:
         router = Router(
-            StaticDiscovery([Target(node=node) for node in agents]),
-            Reachability([path], probe_timeout_seconds={"http": 5.0}),
-            concurrency=256,
+            StaticDiscovery([Target(node=node) for node in agents]), reachability, concurrency=256
         )
         with anyio.fail_after(60):
             async with Client(gateway_registry(router).server, mode="2026-07-28") as client:

@@ -17,7 +17,8 @@ import anyio
 from pydantic import BaseModel
 
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
-from mcp_gpu.fleet.errand import Errand, Lanes, NodeAnswer, Question
+from mcp_gpu.fleet.errand import Errand, NodeAnswer, Question
+from mcp_gpu.fleet.lanes import Lanes
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.selection import UnknownNodes, pick
@@ -63,7 +64,7 @@ class Router:
     Args:
         node_deadline_seconds: for one node, all its paths together, from its first attempt.
         call_deadline_seconds: for the whole fan-out.
-        concurrency: calls, and as many probes, under way per kind of path.
+        concurrency: calls under way per kind of path.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Router:
     ) -> FanOut[M]:
         """Call `tool` on every agent, or on those of `nodes`.
 
-        Every tool is read-only, so a call that broke is sent again over another path.
+        Every tool is read-only, so a call that broke or is slow is sent again over another path.
 
         Args:
             arguments: an agent is sent those of them that it lists for the tool.
@@ -106,7 +107,7 @@ class Router:
         table = self.discovery.table()
         if not table.targets and not table.absent:
             raise DiscoveryError(f"{table.source}: {table.problem or 'no agents there'}")
-        self._reachability.retain(table.targets)
+        self._reachability.asked(table.targets)
         wanted = frozenset(nodes) if nodes else None
         question = Question(tool, arguments, result, wanted, self._node_deadline_seconds)
         # Agents that answered last time go first: the dead must not hold up the living.
@@ -191,7 +192,7 @@ class Router:
 
     def _failure(self, node: str, errand: Errand[Any], table: Table) -> NodeFailure:
         """Why the node gave no answer: by what its paths said, and by what discovery knows."""
-        attempts = tuple(errand.attempts)
+        attempts = errand.attempts
         telling = min(attempts, key=lambda attempt: _TELLING.index(attempt.reason), default=None)
         explanation = table.explanations.get(errand.target.key)
         reason: FailureReason = "timeout" if telling is None else telling.reason

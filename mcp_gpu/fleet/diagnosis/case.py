@@ -1,0 +1,329 @@
+"""A survey joined with the evidence: every agent, where it is from the gateway, how it answers."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from mcp_gpu.fleet.connectivity.model import NodeSurvey, Outcome, PathResult, Survey
+from mcp_gpu.fleet.diagnosis.cni import IpPool, Overlay, Plugin, overlay_of
+from mcp_gpu.fleet.diagnosis.evidence import Evidence
+from mcp_gpu.fleet.diagnosis.nodes import NodeFacts
+from mcp_gpu.fleet.diagnosis.pods import PodFacts
+from mcp_gpu.fleet.diagnosis.policies import Decision, Party, decide
+
+__all__ = ["DROPPED", "HTTP", "PORT_FORWARD", "Agent", "Case", "Relation", "Split", "names"]
+
+Relation = Literal["same node", "same subnet", "other subnets", "elsewhere"]
+"""Where an agent is, seen from the gateway. `elsewhere`: not known, or the gateway is outside."""
+
+DROPPED: frozenset[Outcome] = frozenset({"connect_timeout", "no_route", "silent"})
+"""Nothing comes back."""
+
+PASSED: frozenset[Outcome] = frozenset(
+    {"ok", "large_lost", "refused", "reset", "tls", "unauthorized", "forbidden", "http_error"}
+)
+"""Something came back: packets get there and back."""
+
+REACHED: frozenset[Outcome] = frozenset(
+    {"ok", "large_lost", "wrong_identity", "unauthorized", "forbidden"}
+)
+"""What an agent's own HTTP server says; anything else may come from anywhere."""
+
+HTTP = "http"
+PORT_FORWARD = "portforward"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent."""
+
+    survey: NodeSurvey
+    relation: Relation
+    node: NodeFacts | None
+    pod: PodFacts | None
+    http_counts: bool = True
+    """Whether HTTP is expected to work from here."""
+
+    @property
+    def name(self) -> str:
+        return self.survey.node
+
+    @property
+    def paths(self) -> tuple[PathResult, ...]:
+        """Those that were tried and count, best first."""
+        return tuple(
+            path
+            for path in self.survey.paths
+            if path.outcome != "not_tried" and (self.http_counts or path.via != HTTP)
+        )
+
+    @property
+    def streams(self) -> tuple[PathResult, ...]:
+        return tuple(path for path in self.paths if path.via != HTTP)
+
+    @property
+    def http(self) -> Outcome:
+        return self.outcome(HTTP)
+
+    @property
+    def carried(self) -> bool:
+        """Whether some path other than HTTP works: the agent is alive."""
+        return any(path.outcome == "ok" for path in self.streams)
+
+    @property
+    def reached(self) -> bool:
+        return any(path.outcome == "ok" for path in self.paths)
+
+    @property
+    def preferred(self) -> bool:
+        """Whether it answers on the first of its paths."""
+        return bool(self.paths) and self.paths[0].outcome == "ok"
+
+    @property
+    def down(self) -> bool:
+        """The agent does not run, or has hung: paths that end in its pod find nobody."""
+        if self.reached:
+            return False
+        found = {path.outcome for path in self.streams}
+        return "not_running" in found or (
+            "silent" in found and self.http in DROPPED | {"not_tried", "refused"}
+        )
+
+    @property
+    def cut_off(self) -> bool:
+        """Neither the pod network nor the kubelet leads to the node, and nothing says it is well."""
+        if self.reached or self.down or self.http not in DROPPED | {"not_tried"}:
+            return False
+        no_kubelet = any(path.outcome == "kubelet_unreachable" for path in self.streams)
+        if self.node is None:
+            return no_kubelet and self.http in DROPPED
+        return bool(self.node.trouble) and (no_kubelet or self.http in DROPPED)
+
+    @property
+    def lost(self) -> bool:
+        """HTTP to it vanishes, and it is not the agent's or the machine's own doing."""
+        return self.http in DROPPED and not self.down and not self.cut_off
+
+    @property
+    def passes(self) -> bool:
+        """Packets get there and back over the pod network."""
+        return self.http in PASSED
+
+    def outcome(self, via: str) -> Outcome:
+        """How that path went; `not_tried` if it does not count here."""
+        return next((path.outcome for path in self.paths if path.via == via), "not_tried")
+
+    def message(self, *outcomes: Outcome) -> str:
+        """What was said by the first path that ended so."""
+        return next((path.message for path in self.paths if path.outcome in outcomes), "")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.survey.target.addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A property of nodes that tells those who answer from those who do not."""
+
+    name: str
+    """Such as `node group`."""
+    lost: tuple[str, ...]
+    passing: tuple[str, ...]
+    """Values of it."""
+    firm: bool
+    """Not just one node on a side."""
+
+    @property
+    def line(self) -> str:
+        return f"{self.name} {', '.join(self.lost[:3])} is lost, {', '.join(self.passing[:3])} not"
+
+
+KEYS: Mapping[str, Callable[[Agent, Case], str]] = {
+    "node group": lambda agent, _: agent.node.group if agent.node else "",
+    "zone": lambda agent, _: agent.node.zone if agent.node else "",
+    "subnet": lambda agent, case: case.subnets.get(agent.survey.target.node, ""),
+    "kernel": lambda agent, _: agent.node.kernel if agent.node else "",
+}
+"""What may divide a fleet."""
+
+
+class Case:
+    """All that is known, put so that a cause can be read off."""
+
+    def __init__(self, survey: Survey, evidence: Evidence) -> None:
+        self.survey = survey
+        self.evidence = evidence
+        place = survey.place
+        self.pod = evidence.pods.get((place.namespace, place.pod))
+        """The gateway's."""
+        self.node_name = place.node or (self.pod.node if self.pod else "")
+        self.node = evidence.nodes.get(self.node_name)
+        self.kubernetes = any(each.target.pod for each in survey.nodes)
+        self.outside = self.kubernetes and not self.node_name and not place.pod
+        """The gateway is no pod of the cluster, as on a laptop."""
+        self.subnets: Mapping[str, str]
+        self.subnets_from: str
+        self.subnets, self.subnets_from = _subnets(survey, evidence, self.node_name)
+        over_http = {
+            path.outcome for each in survey.nodes for path in each.paths if path.via == HTTP
+        }
+        tried = over_http - {"not_tried"}
+        self.http_expected = not self.outside or not tried or bool(tried & REACHED)
+        self.agents = tuple(self._join(each) for each in survey.nodes)
+
+    def _join(self, survey: NodeSurvey) -> Agent:
+        target = survey.target
+        own = self.subnets.get(self.node_name)
+        subnet = self.subnets.get(target.node)
+        relation: Relation = "elsewhere"
+        if self.node_name and target.node == self.node_name:
+            relation = "same node"
+        elif own and subnet:
+            relation = "same subnet" if own == subnet else "other subnets"
+        pods, nodes = self.evidence.pods, self.evidence.nodes
+        return Agent(
+            survey,
+            relation,
+            nodes.get(target.node),
+            pods.get((target.namespace, target.pod)),
+            self.http_expected,
+        )
+
+    @cached_property
+    def lost(self) -> tuple[Agent, ...]:
+        return tuple(agent for agent in self.agents if agent.lost)
+
+    @cached_property
+    def remote(self) -> tuple[Agent, ...]:
+        """On other nodes than the gateway's, as far as is known where that is."""
+        return tuple(a for a in self.agents if self.node_name and a.relation != "same node")
+
+    @cached_property
+    def home_lost(self) -> bool:
+        """HTTP fails on the gateway's own node, where no packet leaves the machine."""
+        return any(agent.lost for agent in self.agents if agent.relation == "same node")
+
+    def at(self, relation: Relation) -> tuple[Agent, ...]:
+        return tuple(agent for agent in self.agents if agent.relation == relation)
+
+    @cached_property
+    def pools(self) -> tuple[IpPool, ...]:
+        """Calico's pools that the agents' addresses come from."""
+        addresses = [a for agent in self.agents for a in _addresses(agent)]
+        return tuple(
+            pool for pool in self.evidence.pools if any(pool.holds(each) for each in addresses)
+        )
+
+    @cached_property
+    def overlay(self) -> Overlay | None:
+        evidence = self.evidence
+        backends = (node.flannel for node in evidence.nodes.values() if node.flannel)
+        return overlay_of(self.pools, evidence.felix, evidence.plugins, next(backends, ""))
+
+    def plugin(self, kind: str) -> Plugin | None:
+        return next((each for each in self.evidence.plugins if each.kind == kind), None)
+
+    @property
+    def on_aws(self) -> bool:
+        return self.node is not None and self.node.provider_id.startswith("aws:")
+
+    @cached_property
+    def decisions(self) -> Mapping[str, Decision]:
+        """By agent: what the NetworkPolicies say of HTTP to it. Empty where they are not known."""
+        if "networkpolicies.networking.k8s.io" not in self.evidence.read or self.outside:
+            return {}
+        source = self._party(self.pod, self.survey.place.namespace, self.node_name, ())
+        return {
+            agent.name: decide(
+                self.evidence.policies, source, self._end(agent), agent.survey.target.port
+            )
+            for agent in self.agents
+            if agent.survey.target.pod
+        }
+
+    @property
+    def policies_allow(self) -> bool:
+        """Whether NetworkPolicies are known to let the gateway reach all who are lost."""
+        decisions = self.decisions
+        return bool(decisions) and all(
+            agent.name in decisions and decisions[agent.name].allowed for agent in self.lost
+        )
+
+    def split(self, agents: Iterable[Agent], *keys: str) -> Split | None:
+        """The first property, of those named, that divides lost from passing without remainder."""
+        counted = [agent for agent in agents if agent.lost or agent.passes]
+        for key in keys:
+            sides: dict[str, set[bool]] = {}
+            for agent in counted:
+                sides.setdefault(KEYS[key](agent, self), set()).add(agent.lost)
+            lost = tuple(sorted(value for value, side in sides.items() if side == {True}))
+            passing = tuple(sorted(value for value, side in sides.items() if side == {False}))
+            if "" in sides or not lost or not passing or len(lost + passing) < len(sides):
+                continue
+            numbers = [sum(a.lost == side for a in counted) for side in (True, False)]
+            return Split(key, lost, passing, min(numbers) > 1)
+        return None
+
+    def _end(self, agent: Agent) -> Party:
+        target = agent.survey.target
+        return self._party(agent.pod, target.namespace, target.node, target.addresses)
+
+    def _party(
+        self, pod: PodFacts | None, namespace: str, node: str, addresses: tuple[str, ...]
+    ) -> Party:
+        labels = self.evidence.namespaces.get(namespace)
+        if pod is None:
+            literal = tuple(address for address in addresses if _network(address))
+            return Party(namespace, namespace_labels=labels, addresses=literal, node=node)
+        return Party(
+            namespace,
+            pod.labels,
+            labels,
+            pod.addresses or addresses,
+            pod.ports,
+            node,
+            pod.host_network,
+        )
+
+
+def names(agents: Iterable[Agent]) -> tuple[str, ...]:
+    """Their nodes."""
+    return tuple(agent.name for agent in agents)
+
+
+def _addresses(agent: Agent) -> tuple[str, ...]:
+    return agent.pod.addresses if agent.pod else agent.addresses
+
+
+def _subnets(survey: Survey, evidence: Evidence, own_node: str) -> tuple[Mapping[str, str], str]:
+    """Each node's subnet, and where that is from. One source for all, so that they compare."""
+    wanted = {each.target.node for each in survey.nodes} | {own_node}
+    facts = [evidence.nodes[name] for name in sorted(wanted) if name in evidence.nodes]
+    for said, source in (
+        ({f.name: _network(f.calico_address) for f in facts}, "Calico's node annotations"),
+        ({f.name: f.subnet for f in facts}, "the provider's node labels"),
+    ):
+        if facts and all(said.values()):
+            return said, source
+    hosts = {f.name: f.addresses[0] for f in facts if f.addresses}
+    for pod in evidence.pods.values():
+        if pod.node and pod.host_address:
+            hosts.setdefault(pod.node, pod.host_address)
+    guessed = {name: _guess(address) for name, address in hosts.items()}
+    return guessed, "a guess: /24 of the nodes' addresses" if guessed else ""
+
+
+def _guess(address: str) -> str:
+    return _network(f"{address}/{64 if ':' in address else 24}")
+
+
+def _network(address: str) -> str:
+    try:
+        return str(ipaddress.ip_interface(address).network)
+    except ValueError:
+        return ""

@@ -1,0 +1,1 @@
+"""One function a cause: from a case to a judgement, pure."""

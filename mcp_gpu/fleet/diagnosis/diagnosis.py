@@ -1,0 +1,162 @@
+"""From a survey and the evidence to a verdict: each cause is judged, and judgements are weighed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from mcp_gpu.fleet.connectivity.model import Survey
+from mcp_gpu.fleet.diagnosis.case import HTTP, Agent, Case, names
+from mcp_gpu.fleet.diagnosis.causes import access, agents, aws, mesh, overlay, packets, rules
+from mcp_gpu.fleet.diagnosis.evidence import Evidence
+from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, RuledOut, few
+from mcp_gpu.fleet.diagnosis.model import Diagnosis, Verdict
+from mcp_gpu.fleet.diagnosis.pattern import patterns
+
+__all__ = ["CAUSES", "diagnose"]
+
+CAUSES: tuple[Callable[[Case], Judgement], ...] = (
+    agents.absent,
+    agents.down,
+    agents.node_down,
+    rules.network_policy,
+    overlay.source_check,
+    overlay.overlay_blocked,
+    aws.pod_security_group,
+    aws.security_group,
+    aws.external_snat,
+    packets.mtu,
+    packets.address_family,
+    mesh.mesh_mtls,
+    agents.stale_address,
+    agents.on_loopback,
+    agents.not_listening,
+    agents.name_resolution,
+    access.token_rejected,
+    access.host_not_allowed,
+    access.tls,
+    access.kubelet_unreachable,
+    access.api_unreachable,
+    access.credentials,
+    access.rbac,
+    access.admission,
+    access.no_relay,
+    packets.node_network,
+    packets.reverse_path,
+    overlay.checksum_offload,
+    rules.cni_policy,
+    packets.kernel_regression,
+)
+"""In the order in which equally likely ones are named."""
+
+RANK = {"high": 0, "medium": 1, "low": 2}
+
+
+def diagnose(survey: Survey, evidence: Evidence) -> Diagnosis:
+    """Say what is wrong, why, and what to do. Pure: asks nobody."""
+    case = Case(survey, evidence)
+    judgements = [judge(case) for judge in CAUSES]
+    findings = _weigh([each for each in judgements if isinstance(each, Finding)])
+    unexplained = _unexplained(case, findings)
+    if unexplained:
+        findings.append(_unknown(case, unexplained))
+    verdict = _verdict(case)
+    return Diagnosis(
+        verdict=verdict,
+        headline=_headline(case, verdict, findings),
+        causes=tuple(finding.cause() for finding in findings),
+        patterns=patterns(case),
+        ruled_out=()
+        if verdict == "healthy"
+        else tuple(f"{each.code}: {each.why}" for each in judgements if isinstance(each, RuledOut)),
+        unread=evidence.unread,
+    )
+
+
+def _weigh(findings: Sequence[Finding]) -> list[Finding]:
+    """Leave what no other finding contradicts or explains better, likeliest first."""
+    standing = [
+        finding
+        for finding in findings
+        if not any(_outweighs(other, finding) for other in findings if other is not finding)
+    ]
+    return sorted(standing, key=lambda finding: RANK[finding.confidence])
+
+
+def _outweighs(one: Finding, other: Finding) -> bool:
+    if one.concern != other.concern or RANK[one.confidence] > RANK[other.confidence]:
+        return False
+    mine, theirs = set(one.nodes), set(other.nodes)
+    if other.code in one.excludes and mine & theirs:
+        # Of two that exclude each other, equally likely, both stand.
+        return RANK[one.confidence] < RANK[other.confidence] or one.code not in other.excludes
+    return RANK[one.confidence] < RANK[other.confidence] and theirs <= mine
+
+
+def _unexplained(case: Case, findings: Iterable[Finding]) -> list[Agent]:
+    """Agents whose best path fails for no reason that has been found."""
+    stopped = {node for each in findings if each.concern == "http" for node in each.nodes}
+    anyhow = stopped | {node for each in findings for node in each.nodes}
+    return [
+        agent
+        for agent in case.agents
+        if agent.paths
+        and not agent.preferred
+        and agent.name not in (stopped if agent.paths[0].via == HTTP else anyhow)
+    ]
+
+
+def _unknown(case: Case, unexplained: Sequence[Agent]) -> Finding:
+    outcomes = Counter(f"{a.paths[0].outcome} over {a.paths[0].via}" for a in unexplained)
+    first = unexplained[0]
+    address = first.addresses[0] if first.addresses else first.name
+    fix = [
+        f"# permit what was not read: {each.grant}" for each in case.evidence.unread if each.grant
+    ]
+    fix += [
+        f"tcpdump -ni any host {address} and tcp port {first.survey.target.port}"
+        "  # on both nodes, while the gateway asks: where do packets stop?",
+        "nstat -az TcpExtIPReversePathFilter  # there, growing: rp_filter drops them",
+    ]
+    return Finding(
+        "unknown",
+        "no known cause fits",
+        "low",
+        names(unexplained),
+        (
+            *(f"{count} nodes: {how}" for how, count in outcomes.most_common(3)),
+            f"{first.name}: {first.paths[0].message}",
+        ),
+        tuple(fix),
+    )
+
+
+def _verdict(case: Case) -> Verdict:
+    tried = [agent for agent in case.agents if agent.paths]
+    if case.survey.absent or any(not agent.reached for agent in tried):
+        return "broken"
+    if not tried:
+        return "unknown"
+    return "healthy" if all(agent.preferred for agent in tried) else "degraded"
+
+
+def _headline(case: Case, verdict: Verdict, findings: Sequence[Finding]) -> str:
+    """The verdict, in numbers, and the likeliest reason."""
+    tried = [agent for agent in case.agents if agent.paths]
+    total = len({*names(case.agents), *(node for node, _ in case.survey.absent)})
+    reached = [agent for agent in tried if agent.reached]
+    detour = [agent for agent in reached if not agent.preferred]
+    said = f"{len({*names(reached)})} of {total} nodes answer"
+    if verdict == "unknown":
+        said = "no path was tried"
+    elif detour:
+        carriers = Counter(next(p.via for p in a.paths if p.outcome == "ok") for a in detour)
+        by = few(via for via, _ in carriers.most_common())
+        said += f", {len(detour)} of them over {by} only"
+    elif verdict == "healthy":
+        used = Counter(agent.paths[0].via for agent in tried)
+        said += f" over {few(via for via, _ in used.most_common())}"
+    if not findings:
+        return f"{verdict}: {said}"
+    first = findings[0]
+    return f"{verdict}: {said}. {first.title} ({first.confidence} confidence)"

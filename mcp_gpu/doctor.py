@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from mcp_gpu.fleet.diagnosis import Verdict
+from mcp_gpu.fleet.diagnosis.model import Verdict
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
 from mcp_gpu.gateway import Fleet, open_fleet
 from mcp_gpu.settings import DoctorSettings, SettingError

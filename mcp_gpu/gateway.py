@@ -17,7 +17,9 @@ from mcp_gpu import __version__
 from mcp_gpu.fleet.connectivity.checkup import Checkup
 from mcp_gpu.fleet.connectivity.model import Place, Survey
 from mcp_gpu.fleet.connectivity.survey import Surveyor
-from mcp_gpu.fleet.diagnosis import Diagnosis, Evidence, diagnose, read_evidence
+from mcp_gpu.fleet.diagnosis.diagnosis import diagnose
+from mcp_gpu.fleet.diagnosis.evidence import Evidence, read_evidence
+from mcp_gpu.fleet.diagnosis.model import Diagnosis
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
 from mcp_gpu.fleet.discovery.dns import DnsDiscovery
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery

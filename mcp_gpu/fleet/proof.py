@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import anyio
 
-from transports.base import Identity, Target, Transport
+from transports.base import PAD_CHARS, Identity, Target, Transport
 from transports.errors import BadPeer, TimedOut
 
-__all__ = ["check_identity", "prove"]
+__all__ = ["mismatch", "probe", "prove"]
 
 AGENT_NAME = "mcp-gpu"
 """What an agent calls itself; anything else on its port is somebody else."""
@@ -19,33 +19,41 @@ async def prove(transport: Transport, target: Target, timeout_seconds: float) ->
     Raises:
         TransportError: the path does not work, or leads to somebody else (`BadPeer`).
     """
+    identity = await probe(transport, target, timeout_seconds)
+    wrong = mismatch(target, identity)
+    if wrong is not None:
+        raise BadPeer(wrong, target=target, transport=transport.name)
+    return identity
+
+
+async def probe(
+    transport: Transport, target: Target, timeout_seconds: float, *, pad_chars: int = PAD_CHARS
+) -> Identity:
+    """A probe that ends in time, whoever answers it.
+
+    Raises:
+        TransportError: the path does not work.
+    """
     try:
         with anyio.fail_after(timeout_seconds):
-            identity = await transport.probe(target)
+            return await transport.probe(target, pad_chars=pad_chars)
     except TimeoutError:
         raise TimedOut(
             f"no answer to the probe within {timeout_seconds:g} s",
             target=target,
             transport=transport.name,
         ) from None
-    check_identity(target, identity, transport.name)
-    return identity
 
 
-def check_identity(target: Target, identity: Identity, transport: str) -> None:
-    """Refuse an answer from anybody but the agent that was meant.
+def mismatch(target: Target, identity: Identity) -> str | None:
+    """What shows that somebody else answered; None for the agent that was meant.
 
     Addresses are reused: an old one may lead to another node's agent by now.
-
-    Raises:
-        BadPeer: it is somebody else; the message says who.
     """
-    wrong = None
     if identity.name != AGENT_NAME:
-        wrong = f"the server there is {identity.name!r}, not {AGENT_NAME!r}"
-    elif target.uid and identity.uid and identity.uid != target.uid:
-        wrong = f"pod {identity.uid} answers where pod {target.uid} was expected"
-    elif target.node and identity.node != target.node:
-        wrong = f"the agent there says it is on node {identity.node!r}, not {target.node!r}"
-    if wrong is not None:
-        raise BadPeer(wrong, target=target, transport=transport)
+        return f"the server there is {identity.name!r}, not {AGENT_NAME!r}"
+    if target.uid and identity.uid and identity.uid != target.uid:
+        return f"pod {identity.uid} answers where pod {target.uid} was expected"
+    if target.node and identity.node != target.node:
+        return f"the agent there says it is on node {identity.node!r}, not {target.node!r}"
+    return None

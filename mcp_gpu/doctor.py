@@ -18,7 +18,7 @@ from mcp_gpu.settings import DoctorSettings, SettingError
 from mcp_gpu.terminal import explained, gateway, progress_bar
 from mcp_gpu.tools.check_connectivity import NAME, ConnectivityArguments
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, whole
-from mcp_gpu.tools.connectivity_text import Group, groups, healthy_line
+from mcp_gpu.tools.connectivity_text import Group, groups, headline, healthy_line
 from mcp_gpu.tools.spans import counted, spans
 
 __all__ = ["render", "run"]
@@ -147,7 +147,7 @@ def _show(found: FleetConnectivity, settings: DoctorSettings) -> None:
 def render(found: FleetConnectivity, console: Console) -> None:
     """Print a report: the verdict, the paths, the causes with what mends them, the rest."""
     colour = COLOURS[found.verdict]
-    console.print(f"[bold {colour}]{found.verdict.upper()}[/]  {escape(found.headline)}")
+    console.print(f"[bold {colour}]{found.verdict.upper()}[/]  {escape(headline(found))}")
     place = " ".join(part for part in (found.gateway_pod, found.gateway_node) if part)
     console.print(escape(healthy_line(found) + (f" (seen from {place})" if place else "")))
     if found.coverage.discovery_problem:
@@ -163,8 +163,12 @@ def render(found: FleetConnectivity, console: Console) -> None:
         _indented(console, f"[dim]{escape(said)} ({cause.code})[/]")
         for line in cause.evidence:
             _indented(console, f"seen  {escape(line)}")
-        for line in cause.fix:  # to be copied: never broken
-            console.print(f"   [cyan]{escape(line)}[/]", soft_wrap=True)
+        for line in cause.fix:
+            shown = f"[cyan]{escape(line)}[/]"
+            if line.startswith("#"):
+                _indented(console, shown)
+            else:  # to be copied: never broken
+                console.print(f"   {shown}", soft_wrap=True)
     _nodes(groups(found.nodes), found.nodes_omitted, console)
     for line in _notes(found):
         console.print(escape(line))

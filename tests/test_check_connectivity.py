@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
 from transports.base import Identity, Target
 from transports.errors import Denied, Gone, Unreachable
 
-WELL = Diagnosis(verdict="healthy", headline="all is well")
+WELL = Diagnosis(verdict="healthy", headline="healthy: all is well")
 
 
 @dataclass
@@ -114,7 +114,7 @@ async def test_a_healthy_fleet_is_two_lines_of_counts() -> None:
     async with fleet.client() as client:
         answer = await ask(client)
     found = data(answer)
-    assert (found["verdict"], found["headline"]) == ("healthy", "all is well")
+    assert (found["verdict"], found["headline"]) == ("healthy", "healthy: all is well")
     assert (found["nodes_healthy"], found["nodes"]) == (30, [])
     assert found["healthy_by_path"] == {"http": 29, "exec": 1}
     assert [(p["via"], p["outcomes"]) for p in found["paths"]] == [
@@ -313,3 +313,12 @@ async def test_the_answer_fits_the_schema_that_is_listed() -> None:
     jsonschema.validate(found, listed.output_schema)
     assert listed.annotations is not None
     assert listed.annotations.read_only_hint
+
+
+async def test_the_tool_is_listed_as_promised(golden: Callable[[str, Any], None]) -> None:
+    """A change here changes what clients see: say so in CHANGELOG.md."""
+    async with Fleet(1).client() as client:
+        (listed,) = (await client.list_tools()).tools
+    golden(
+        "connectivity_tool.json", listed.model_dump(by_alias=True, mode="json", exclude_none=True)
+    )

@@ -9,7 +9,7 @@ from mcp_gpu.fleet.diagnosis.model import Cause
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, NodeConnectivity, PathTotals
 from mcp_gpu.tools.spans import counted, spans
 
-__all__ = ["Group", "groups", "healthy_line", "lines", "path_line"]
+__all__ = ["Group", "groups", "headline", "healthy_line", "lines", "path_line"]
 
 LINES = 40
 """The whole text, for a fleet of any size in any state."""
@@ -94,7 +94,7 @@ def lines(told: FleetConnectivity, unwell: Sequence[NodeConnectivity]) -> list[s
     Args:
         unwell: the nodes to speak of; more than are listed in `told`.
     """
-    head = [f"{told.verdict.upper()}: {told.headline}", healthy_line(told)]
+    head = [f"{told.verdict.upper()}: {headline(told)}", healthy_line(told)]
     head += [f"Paths: {'; '.join(map(path_line, told.paths))}"] if told.paths else []
     coverage = told.coverage
     if coverage.discovery_problem:
@@ -103,6 +103,11 @@ def lines(told: FleetConnectivity, unwell: Sequence[NodeConnectivity]) -> list[s
     rest = [*_group_lines(groups(unwell)), *_notes(told)]
     causes = _cause_lines(told.causes, LINES - len(head) - len(rest))
     return [*map(_clipped, head), *causes, *map(_clipped, rest)]
+
+
+def headline(told: FleetConnectivity) -> str:
+    """Without the verdict that a diagnosis begins its own with."""
+    return told.headline.removeprefix(f"{told.verdict}: ")
 
 
 def healthy_line(told: FleetConnectivity) -> str:

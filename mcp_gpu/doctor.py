@@ -141,7 +141,7 @@ def _show(found: FleetConnectivity, settings: DoctorSettings) -> None:
     if settings.json_output:
         print(found.model_dump_json(indent=2))
     else:
-        render(found, Console())
+        render(found, Console(highlight=False))
 
 
 def render(found: FleetConnectivity, console: Console) -> None:

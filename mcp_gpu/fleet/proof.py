@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import anyio
 
+from mcp_gpu.fleet.patience import Patience
 from transports.base import Identity, Target, Transport
 from transports.errors import BadPeer, TimedOut
 
@@ -13,23 +14,30 @@ AGENT_NAME = "mcp-gpu"
 """What an agent calls itself; anything else on its port is somebody else."""
 
 
-async def prove(transport: Transport, target: Target, timeout_seconds: float) -> Identity:
+async def prove(
+    transport: Transport, target: Target, timeout_seconds: float, patience: Patience
+) -> Identity:
     """Ask now who answers on this path.
+
+    Args:
+        timeout_seconds: by `patience`.
 
     Raises:
         TransportError: the path does not work, or leads to somebody else (`BadPeer`).
     """
-    try:
-        with anyio.fail_after(timeout_seconds):
+    with anyio.CancelScope() as scope:
+        alarm = patience.after(timeout_seconds, scope.cancel)
+        try:
             identity = await transport.probe(target)
-    except TimeoutError:
-        raise TimedOut(
-            f"no answer to the probe within {timeout_seconds:g} s",
-            target=target,
-            transport=transport.name,
-        ) from None
-    check_identity(target, identity, transport.name)
-    return identity
+        finally:
+            alarm.cancel()
+        check_identity(target, identity, transport.name)
+        return identity
+    raise TimedOut(
+        f"no answer to the probe within {timeout_seconds:g} s",
+        target=target,
+        transport=transport.name,
+    )
 
 
 def check_identity(target: Target, identity: Identity, transport: str) -> None:

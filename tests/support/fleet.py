@@ -121,6 +121,8 @@ class Path:
         self.gates: dict[str, anyio.Event] = {}
         """Targets whose probes and calls wait for the event before anything else."""
         self.probes: list[str] = []
+        self.begun: list[tuple[str, str]] = []
+        """Path and target of each probe. Several paths may share one list."""
         self.connects: list[str] = []
         self.under_way: Counter[str] = Counter()
         """Probes and calls that have begun and not ended."""
@@ -134,6 +136,7 @@ class Path:
 
     async def probe(self, target: Target) -> Identity:
         self.probes.append(label(target))
+        self.begun.append((self.name, label(target)))
         async with self._under_way(target):
             self._refuse(self.probe_errors, target)
             return await self._memory.probe(target)

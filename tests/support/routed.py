@@ -29,6 +29,8 @@ class Fleet:
         self.agents = agents
         self.http = Path("http", agents)
         self.stream = Path("command", agents)
+        self.begun = self.http.begun = self.stream.begun
+        """Path and target of each probe, in order."""
         self.now = 0.0
         self.targets = list(known or [Target(node=key) for key in agents])
         self.reachability = Reachability(
@@ -65,6 +67,10 @@ class Fleet:
         """Each path to the first agent of that node."""
         target = next(t for t in self.targets if node in (t.node, t.key))
         return {path.via: path for path in self.reachability.state(target)}
+
+    def tried(self, target: str) -> list[str]:
+        """The paths over which that target was probed, in order."""
+        return [via for via, of in self.begun if of == target]
 
     def statuses(self, node: str) -> dict[str, str]:
         return {via: path.status for via, path in self.state(node).items()}

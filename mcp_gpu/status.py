@@ -15,6 +15,7 @@ from mcp_gpu.settings import StatusSettings
 from mcp_gpu.terminal import explained, gateway, progress_bar
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
+from mcp_gpu.tools.ways import ways_line
 
 __all__ = ["render", "run"]
 
@@ -59,6 +60,8 @@ def render(inventory: FleetInventory, console: Console) -> None:
     lost = f", [red]{totals.gpus_lost} lost[/]" if totals.gpus_lost else ""
     answered = f"{coverage.nodes_answered} of {coverage.nodes_asked} nodes answered"
     console.print(f"\n{answered}: {totals.gpus} GPUs{lost}: {escape(models)}", soft_wrap=True)
+    if inventory.passed_over:
+        console.print(escape(ways_line(inventory)), soft_wrap=True)
     if len(totals.drivers) > 1:
         versions = ", ".join(f"{d.driver_version} ({d.nodes})" for d in totals.drivers)
         console.print(f"Driver versions: {versions}", soft_wrap=True)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -16,69 +13,19 @@ from anyio.abc import TaskStatus
 from pydantic import BaseModel, ConfigDict
 
 from mcp_gpu.fleet.discovery import AbsentAgent, DiscoveryError, Explanation, Table
-from mcp_gpu.fleet.discovery.static import StaticDiscovery
-from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import FanOut, Router, UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError
 from mcp_gpu.tools.inventory import NAME, NodeInventory
-from support.fleet import Agent, Path, inventory
+from support.fleet import Agent, inventory
+from support.routed import Fleet, reasons, running, ways
 from transports.base import Target
 from transports.errors import BadPeer, Broken, Denied, Gone, TransportError, Unreachable
-
-
-class Fleet:
-    """Three agents, two paths to each, and a router over them."""
-
-    def __init__(self, agents: dict[str, Agent], known: list[Target] | None = None) -> None:
-        self.agents = agents
-        self.http = Path("http", agents)
-        self.stream = Path("command", agents)
-        self.now = 0.0
-        self.targets = known or [Target(node=key) for key in agents]
-        self.reachability = Reachability(
-            [self.http, self.stream],
-            probe_timeout_seconds={"http": 0.3},  # a healthy probe on a busy machine takes 50 ms
-            default_probe_timeout_seconds=2.0,
-            ttl_seconds=60,
-            clock=lambda: self.now,
-        )
-        self.discovery = StaticDiscovery(self.targets)
-
-    def router(self, **settings: Any) -> Router:
-        settings = {"node_deadline_seconds": 5.0, "call_deadline_seconds": 10.0} | settings
-        return Router(self.discovery, self.reachability, **settings)
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        async with self.http, self.stream, self.reachability:
-            yield
-
-    async def ask(self, **settings: Any) -> FanOut[NodeInventory]:
-        with anyio.fail_after(20):
-            return await self.router(**settings).fan_out(NAME, {"detail": "summary"}, NodeInventory)
-
-
-@asynccontextmanager
-async def running(*nodes: str, **known: Any) -> AsyncIterator[Fleet]:
-    fleet = Fleet(
-        {node: Agent(node, inventory(node)) for node in nodes or ("a", "b", "c")}, **known
-    )
-    async with fleet.open():
-        yield fleet
 
 
 class Foreign(BaseModel):
     """What another program's tool of the same name might answer."""
 
     model_config = ConfigDict(extra="allow")
-
-
-def ways(found: FanOut[NodeInventory]) -> dict[str, str]:
-    return {answer.node: answer.via for answer in found.answers}
-
-
-def reasons(found: FanOut[NodeInventory]) -> dict[str, str]:
-    return {failure.node: failure.reason for failure in found.failures}
 
 
 async def test_every_node_answers_over_the_preferred_path() -> None:

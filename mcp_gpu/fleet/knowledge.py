@@ -10,6 +10,7 @@ import anyio
 from mcp_gpu.fleet.latency import Latencies
 from mcp_gpu.fleet.lessons import Lessons
 from mcp_gpu.fleet.paths import PathFailure, Paths, PathState
+from mcp_gpu.fleet.patience import Patience
 from mcp_gpu.fleet.proof import prove
 from mcp_gpu.fleet.race import Way
 from transports.base import Identity, Target, Transport
@@ -55,6 +56,7 @@ class Knowledge:
         jitter: Callable[[float], float],
     ) -> None:
         self.transports = tuple(transports)
+        self.patience = Patience()
         self._head_start_seconds = head_start_seconds
         self._timeouts = probe_timeout_seconds
         self._default_timeout_seconds = default_probe_timeout_seconds
@@ -168,7 +170,7 @@ class Knowledge:
         """
         limit_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         sent_at = anyio.current_time()
-        identity = await prove(transport, target, limit_seconds)
+        identity = await prove(transport, target, limit_seconds, self.patience)
         took_seconds = anyio.current_time() - sent_at
         self._nodes[target.key] = identity.node
         self._paths.prove(target.key, transport.name, identity, took_seconds)

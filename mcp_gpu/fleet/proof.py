@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import anyio
 
-from transports.base import PAD_CHARS, Identity, Target, Transport
+from mcp_gpu.fleet.patience import Patience
+from transports.base import Identity, Target, Transport
 from transports.errors import BadPeer, TimedOut
 
-__all__ = ["mismatch", "probe", "prove"]
+__all__ = ["mismatch", "prove"]
 
 AGENT_NAME = "mcp-gpu"
 """What an agent calls itself; anything else on its port is somebody else."""
 
 
-async def prove(transport: Transport, target: Target, timeout_seconds: float) -> Identity:
+async def prove(
+    transport: Transport, target: Target, timeout_seconds: float, patience: Patience
+) -> Identity:
     """Ask now who answers on this path.
+
+    Args:
+        timeout_seconds: by `patience`.
 
     Raises:
         TransportError: the path does not work, or leads to somebody else (`BadPeer`).
     """
-    identity = await probe(transport, target, timeout_seconds)
-    wrong = mismatch(target, identity)
-    if wrong is not None:
-        raise BadPeer(wrong, target=target, transport=transport.name)
-    return identity
-
-
-async def probe(
-    transport: Transport, target: Target, timeout_seconds: float, *, pad_chars: int = PAD_CHARS
-) -> Identity:
-    """A probe that ends in time, whoever answers it.
-
-    Raises:
-        TransportError: the path does not work.
-    """
-    try:
-        with anyio.fail_after(timeout_seconds):
-            return await transport.probe(target, pad_chars=pad_chars)
-    except TimeoutError:
-        raise TimedOut(
-            f"no answer to the probe within {timeout_seconds:g} s",
-            target=target,
-            transport=transport.name,
-        ) from None
+    with anyio.CancelScope() as scope:
+        alarm = patience.after(timeout_seconds, scope.cancel)
+        try:
+            identity = await transport.probe(target)
+        finally:
+            alarm.cancel()
+        wrong = mismatch(target, identity)
+        if wrong is not None:
+            raise BadPeer(wrong, target=target, transport=transport.name)
+        return identity
+    raise TimedOut(
+        f"no answer to the probe within {timeout_seconds:g} s",
+        target=target,
+        transport=transport.name,
+    )
 
 
 def mismatch(target: Target, identity: Identity) -> str | None:

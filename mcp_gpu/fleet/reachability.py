@@ -16,7 +16,6 @@ import anyio
 from mcp_gpu.fleet.knowledge import Knowledge
 from mcp_gpu.fleet.lanes import Lanes
 from mcp_gpu.fleet.paths import PathFailure, PathState
-from mcp_gpu.fleet.patience import Patience
 from mcp_gpu.fleet.race import Probing, Race, Way
 from mcp_gpu.fleet.reprobe import Reprobe
 from transports.base import Target, Transport
@@ -71,7 +70,6 @@ class Reachability(OwnsTasks, Knowledge):
             clock=clock,
             jitter=jitter,
         )
-        self.patience = Patience()
         self._lanes = Lanes(tuple(t.name for t in self.transports), concurrency)
         self._races: dict[str, Race] = {}
         self._reprobe = Reprobe(self, self._lanes, self._races.keys(), clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -117,8 +118,14 @@ class Path:
         """Targets whose next connection dies under the call, and no other."""
         self.silent: set[str] = set()
         """Targets that neither answer nor refuse."""
+        self.gates: dict[str, anyio.Event] = {}
+        """Targets whose probes and calls wait for the event before anything else."""
         self.probes: list[str] = []
+        self.begun: list[tuple[str, str]] = []
+        """Path and target of each probe. Several paths may share one list."""
         self.connects: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        """Probes and calls that have begun and not ended."""
 
     @property
     def name(self) -> str:
@@ -129,22 +136,34 @@ class Path:
 
     async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         self.probes.append(label(target))
-        if label(target) in self.silent:
-            await anyio.sleep_forever()
-        self._refuse(self.probe_errors, target)
-        return await self._memory.probe(target, pad_chars=pad_chars)
+        self.begun.append((self.name, label(target)))
+        async with self._under_way(target):
+            self._refuse(self.probe_errors, target)
+            return await self._memory.probe(target, pad_chars=pad_chars)
 
     @contextlib.asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
         self.connects.append(label(target))
-        if label(target) in self.silent:
-            await anyio.sleep_forever()
-        self._refuse(self.call_errors, target)
-        if label(target) in self.breaks:
-            self.breaks.remove(label(target))
-            raise Broken("scripted end", target=target, transport=self.name)
-        async with self._memory.connect(target) as streams:
-            yield streams
+        async with self._under_way(target):
+            self._refuse(self.call_errors, target)
+            if label(target) in self.breaks:
+                self.breaks.remove(label(target))
+                raise Broken("scripted end", target=target, transport=self.name)
+            async with self._memory.connect(target) as streams:
+                yield streams
+
+    @contextlib.asynccontextmanager
+    async def _under_way(self, target: Target) -> AsyncIterator[None]:
+        self.under_way[label(target)] += 1
+        try:
+            if label(target) in self.gates:
+                await self.gates[label(target)].wait()
+            if label(target) in self.silent:
+                await anyio.sleep_forever()
+            yield
+        finally:
+            self.under_way[label(target)] -= 1
+            self.under_way += Counter()  # drops what is down to none
 
     def lead_to(self, key: str, agent: Agent) -> None:
         """From now on another agent answers there."""

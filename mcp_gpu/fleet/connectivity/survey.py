@@ -15,10 +15,10 @@ import anyio
 
 from mcp_gpu.fleet.connectivity.model import NodeSurvey, PathResult, Place, Survey
 from mcp_gpu.fleet.discovery import Table
-from mcp_gpu.fleet.proof import mismatch, probe
+from mcp_gpu.fleet.proof import mismatch
 from mcp_gpu.fleet.selection import pick
-from transports.base import PAD_CHARS, Target, Transport
-from transports.errors import TransportError
+from transports.base import PAD_CHARS, Identity, Target, Transport
+from transports.errors import TimedOut, TransportError
 from transports.session import discover
 
 __all__ = ["PathKnowledge", "Paths", "Surveyor", "works"]
@@ -223,7 +223,7 @@ class Surveyor:
         limit_seconds = self._timeouts.get(name, self._default_timeout_seconds)
         started = anyio.current_time()
         try:
-            identity = await probe(transport, target, limit_seconds)
+            identity = await _probe(transport, target, limit_seconds)
         except TransportError as error:
             seconds = anyio.current_time() - started
             if error.symptom != "silent" or not await self._answers_small(transport, target):
@@ -246,7 +246,7 @@ class Surveyor:
     async def _answers_small(self, transport: Transport, target: Target) -> bool:
         limit_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         try:
-            await probe(transport, target, min(limit_seconds, SMALL_PROBE_SECONDS), pad_chars=0)
+            await _probe(transport, target, min(limit_seconds, SMALL_PROBE_SECONDS), pad_chars=0)
         except TransportError:
             return False
         return True
@@ -287,6 +287,17 @@ class Surveyor:
     def _told(self, agent: _Agent, name: str) -> PathResult:
         late = f"the {self._survey_seconds:g} s that a survey may take were over"
         return agent.results.get(name) or PathResult(name, "not_tried", late)
+
+
+async def _probe(
+    transport: Transport, target: Target, seconds: float, *, pad_chars: int = PAD_CHARS
+) -> Identity:
+    try:
+        with anyio.fail_after(seconds):
+            return await transport.probe(target, pad_chars=pad_chars)
+    except TimeoutError:
+        words = f"no answer to the probe within {seconds:g} s"
+        raise TimedOut(words, target=target, transport=transport.name) from None
 
 
 def works(node: NodeSurvey) -> bool:

@@ -33,6 +33,10 @@ REACHED: frozenset[Outcome] = frozenset(
 )
 """What an agent's own HTTP server says; anything else may come from anywhere."""
 
+NO_KUBELET: frozenset[Outcome] = frozenset({"kubelet_unreachable", "silent"})
+"""A stream to a node whose kubelet the API server dials in vain: it says so after 30 s, which
+nobody waits for."""
+
 HTTP = "http"
 PORT_FORWARD = "portforward"
 
@@ -45,21 +49,14 @@ class Agent:
     relation: Relation
     node: NodeFacts | None
     pod: PodFacts | None
-    http_counts: bool = True
-    """Whether HTTP is expected to work from here."""
+    paths: tuple[PathResult, ...] = ()
+    """Those that were tried and count from here, best first."""
+    streams_tell: bool = True
+    """Whether a silent stream says something of the agent: not where they are silent to all."""
 
     @property
     def name(self) -> str:
         return self.survey.node
-
-    @property
-    def paths(self) -> tuple[PathResult, ...]:
-        """Those that were tried and count, best first."""
-        return tuple(
-            path
-            for path in self.survey.paths
-            if path.outcome != "not_tried" and (self.http_counts or path.via != HTTP)
-        )
 
     @property
     def streams(self) -> tuple[PathResult, ...]:
@@ -84,24 +81,29 @@ class Agent:
         return bool(self.paths) and self.paths[0].outcome == "ok"
 
     @property
+    def sick(self) -> bool:
+        """Kubernetes does not call its node ready."""
+        return self.node is not None and bool(self.node.trouble)
+
+    @property
     def down(self) -> bool:
         """The agent does not run, or has hung: paths that end in its pod find nobody."""
         if self.reached:
             return False
-        found = {path.outcome for path in self.streams}
-        return "not_running" in found or (
-            "silent" in found and self.http in DROPPED | {"not_tried", "refused"}
-        )
+        if self.had("not_running"):
+            return True
+        hung = self.streams_tell and any(path.outcome == "silent" for path in self.streams)
+        return hung and not self.sick and self.http in DROPPED | {"not_tried", "refused"}
 
     @property
     def cut_off(self) -> bool:
-        """Neither the pod network nor the kubelet leads to the node, and nothing says it is well."""
+        """Neither the pod network nor the kubelet leads to the node, and nothing calls it well."""
         if self.reached or self.down or self.http not in DROPPED | {"not_tried"}:
             return False
-        no_kubelet = any(path.outcome == "kubelet_unreachable" for path in self.streams)
+        no_kubelet = any(path.outcome in NO_KUBELET for path in self.streams)
         if self.node is None:
-            return no_kubelet and self.http in DROPPED
-        return bool(self.node.trouble) and (no_kubelet or self.http in DROPPED)
+            return self.had("kubelet_unreachable") and self.http in DROPPED
+        return self.sick and (no_kubelet or self.http in DROPPED)
 
     @property
     def lost(self) -> bool:
@@ -112,6 +114,10 @@ class Agent:
     def passes(self) -> bool:
         """Packets get there and back over the pod network."""
         return self.http in PASSED
+
+    def had(self, *outcomes: Outcome) -> bool:
+        """Whether some path ended so."""
+        return any(path.outcome in outcomes for path in self.paths)
 
     def outcome(self, via: str) -> Outcome:
         """How that path went; `not_tried` if it does not count here."""
@@ -172,11 +178,25 @@ class Case:
         over_http = {
             path.outcome for each in survey.nodes for path in each.paths if path.via == HTTP
         }
-        tried = over_http - {"not_tried"}
-        self.http_expected = not self.outside or not tried or bool(tried & REACHED)
-        self.agents = tuple(self._join(each) for each in survey.nodes)
+        over_http -= {"not_tried"}
+        self.http_expected = not self.outside or not over_http or bool(over_http & REACHED)
+        counting = [
+            tuple(
+                path
+                for path in each.paths
+                if path.outcome != "not_tried" and (self.http_expected or path.via != HTTP)
+            )
+            for each in survey.nodes
+        ]
+        streams = [[p.outcome for p in each if p.via != HTTP] for each in counting]
+        tried = [outcomes for outcomes in streams if outcomes]
+        self.streams_silent = len(tried) > 1 and all(
+            outcome in NO_KUBELET for outcomes in tried for outcome in outcomes
+        )
+        """To every one of several agents: the way there is at fault, not they."""
+        self.agents = tuple(map(self._join, survey.nodes, counting))
 
-    def _join(self, survey: NodeSurvey) -> Agent:
+    def _join(self, survey: NodeSurvey, paths: tuple[PathResult, ...]) -> Agent:
         target = survey.target
         own = self.subnets.get(self.node_name)
         subnet = self.subnets.get(target.node)
@@ -191,7 +211,8 @@ class Case:
             relation,
             nodes.get(target.node),
             pods.get((target.namespace, target.pod)),
-            self.http_expected,
+            paths,
+            not self.streams_silent,
         )
 
     @cached_property
@@ -245,6 +266,12 @@ class Case:
             for agent in self.agents
             if agent.survey.target.pod
         }
+
+    def denied(self, agents: Iterable[Agent]) -> bool:
+        """Whether a NetworkPolicy, enforced or not, forbids HTTP to one of them."""
+        return any(
+            a.name in self.decisions and self.decisions[a.name].allowed is False for a in agents
+        )
 
     @property
     def policies_allow(self) -> bool:

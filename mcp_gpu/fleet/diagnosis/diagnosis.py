@@ -84,13 +84,15 @@ def _weigh(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _outweighs(one: Finding, other: Finding) -> bool:
-    if one.concern != other.concern or RANK[one.confidence] > RANK[other.confidence]:
+    likelier = RANK[one.confidence] - RANK[other.confidence]
+    if one.concern != other.concern or likelier > 0:
         return False
     mine, theirs = set(one.nodes), set(other.nodes)
     if other.code in one.excludes and mine & theirs:
         # Of two that exclude each other, equally likely, both stand.
-        return RANK[one.confidence] < RANK[other.confidence] or one.code not in other.excludes
-    return RANK[one.confidence] < RANK[other.confidence] and theirs <= mine
+        return likelier < 0 or one.code not in other.excludes
+    # Next to what is certain, a guess about the same nodes says nothing.
+    return one.confidence == "high" and likelier < 0 and theirs <= mine
 
 
 def _unexplained(case: Case, findings: Iterable[Finding]) -> list[Agent]:
@@ -124,7 +126,7 @@ def _unknown(case: Case, unexplained: Sequence[Agent]) -> Finding:
         "low",
         names(unexplained),
         (
-            *(f"{count} nodes: {how}" for how, count in outcomes.most_common(3)),
+            *(f"{how}: {n} of {len(case.agents)}" for how, n in outcomes.most_common(3)),
             f"{first.name}: {first.paths[0].message}",
         ),
         tuple(fix),
@@ -159,4 +161,8 @@ def _headline(case: Case, verdict: Verdict, findings: Sequence[Finding]) -> str:
     if not findings:
         return f"{verdict}: {said}"
     first = findings[0]
-    return f"{verdict}: {said}. {first.title} ({first.confidence} confidence)"
+    if first.code == "unknown":
+        return f"{verdict}: {said}. No known cause fits"
+    # Where every node answers on its best path, it is the others that fail.
+    what = "Fallback" if verdict == "healthy" else "Cause"
+    return f"{verdict}: {said}. {what} ({first.confidence} confidence): {first.title}"

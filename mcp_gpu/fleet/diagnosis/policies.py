@@ -248,7 +248,7 @@ def _end(
     """What the policies of one end say of the other."""
     if own.host_network:
         return Decision(True, direction)  # policies are about pods' own networks
-    sure: dict[str, bool | None] = {}
+    sure: list[tuple[str, bool | None]] = []
     perhaps: list[bool | None] = []
     for policy in policies:
         rules = policy.ingress if direction == "ingress" else policy.egress
@@ -257,16 +257,16 @@ def _end(
             continue
         verdict = _either(rule.allows(other, policy.namespace, port, named) for rule in rules)
         if selected:
-            sure[policy.name] = verdict
+            sure.append((policy.name, verdict))
         else:
             perhaps.append(verdict)
     if not sure:
         # If none of the doubtful ones selects the pod, it takes everything.
         return Decision(True if all(perhaps) else None, direction)
-    allowed = _either(sure.values())
+    allowed = _either(verdict for _, verdict in sure)
     if allowed is False and any(verdict is not False for verdict in perhaps):
         allowed = None
-    return Decision(allowed, direction, tuple(sure) if allowed is False else ())
+    return Decision(allowed, direction, tuple(name for name, _ in sure) if allowed is False else ())
 
 
 def _inside(address: str, block: str) -> bool:

@@ -15,7 +15,7 @@ import anyio
 import anyio.lowlevel
 from aiohttp import web
 
-from support.kubeapi.store import RESOURCES, Expired, Resource, Store
+from support.kubeapi.store import RESOURCES, Expired, Resource, Store, kind_of
 from support.kubeapi.watch import FORGOTTEN, Query, Refused, Watch, list_page, status
 
 __all__ = ["FakeApiServer", "Fault", "Request"]
@@ -124,9 +124,9 @@ class FakeApiServer:
 
     async def apply(self, document: Mapping[str, Any]) -> None:
         """Create the object or replace it, status and all."""
-        metadata = {"namespace": self.namespace} | document["metadata"]
-        if document["kind"] == "Node":
-            del metadata["namespace"]
+        metadata = dict(document["metadata"])
+        if kind_of(document).namespaced:
+            metadata.setdefault("namespace", self.namespace)
         self.store.apply({**document, "metadata": metadata})
 
     async def delete(self, kind: str, name: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RESOURCES", "Change", "Document", "Expired", "Resource", "Store", "matches"]
+__all__ = ["RESOURCES", "Change", "Document", "Expired", "Resource", "Store", "kind_of", "matches"]
 
 Document = dict[str, Any]
 
@@ -36,6 +36,24 @@ RESOURCES = {
         Resource("/apis/discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
         Resource("/api/v1", "pods", "Pod"),
         Resource("/api/v1", "nodes", "Node", namespaced=False),
+        Resource("/api/v1", "namespaces", "Namespace", namespaced=False),
+        Resource("/apis/apps/v1", "daemonsets", "DaemonSet"),
+        Resource("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
+        Resource("/apis/crd.projectcalico.org/v1", "ippools", "IPPool", namespaced=False),
+        Resource(
+            "/apis/crd.projectcalico.org/v1",
+            "felixconfigurations",
+            "FelixConfiguration",
+            namespaced=False,
+        ),
+        Resource(
+            "/apis/crd.projectcalico.org/v1",
+            "globalnetworkpolicies",
+            "GlobalNetworkPolicy",
+            namespaced=False,
+        ),
+        Resource("/apis/cilium.io/v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy"),
+        Resource("/apis/security.istio.io/v1beta1", "peerauthentications", "PeerAuthentication"),
     )
 }
 
@@ -72,7 +90,7 @@ class Store:
 
     def apply(self, document: Mapping[str, Any]) -> Document:
         """Create the object or replace it."""
-        resource = _resource(document)
+        resource = kind_of(document)
         fresh = copy.deepcopy(dict(document))
         metadata = fresh.setdefault("metadata", {})
         if resource.namespaced:
@@ -181,7 +199,8 @@ def _field(document: Mapping[str, Any], term: str) -> str:
     return "" if found is None else str(found)
 
 
-def _resource(document: Mapping[str, Any]) -> Resource:
+def kind_of(document: Mapping[str, Any]) -> Resource:
+    """The resource that the object is of."""
     return next(each for each in RESOURCES.values() if each.kind == document["kind"])
 
 

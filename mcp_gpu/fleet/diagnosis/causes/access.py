@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcp_gpu.fleet.connectivity.model import Outcome
-from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
+from mcp_gpu.fleet.diagnosis.case import NO_KUBELET, Agent, Case, names
 from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, few
 from mcp_gpu.fleet.diagnosis.model import Code
 
@@ -26,15 +26,22 @@ WRONG_HOST = "HTTP 421"
 
 
 def kubelet_unreachable(case: Case) -> Judgement:
-    """The API server has no way to a kubelet, so that exec, port-forward and logs fail there."""
-    found = [a for a in _failing(case, "kubelet_unreachable") if not a.cut_off]
+    """The API server has no way to a kubelet, so that exec, port-forward and logs fail there.
+
+    It says so, or its streams are silent to an agent that answers over HTTP, or to all agents.
+    """
+    tried = [agent for agent in case.agents if agent.streams]
+    told = [agent for agent in tried if agent.had("kubelet_unreachable")]
+    silent = [a for a in tried if all(path.outcome == "silent" for path in a.streams)]
+    silent = [a for a in silent if a.http == "ok" or case.streams_silent]
+    found = [a for a in (*told, *silent) if not a.cut_off]
     if not found:
         return None
-    tried = [agent for agent in case.agents if agent.streams]
-    evidence = [
-        f"{len(found)} of {len(tried)} nodes: {found[0].message('kubelet_unreachable')}",
-    ]
-    evidence += [f"{a.name}: {a.node.trouble}" for a in found[:1] if a.node and a.node.trouble]
+    evidence = [f"{len(found)} of {len(tried)} nodes: {found[0].message(*NO_KUBELET)}"]
+    evidence += [f"{a.name}: {a.node.trouble}" for a in found[:1] if a.node and a.sick]
+    if any(agent.http == "ok" for agent in silent):
+        evidence.append("the agents themselves answer over http")
+    sure = all(agent in told or agent.sick for agent in found)
     everywhere = len(found) == len(tried) > 1
     if everywhere:
         evidence.append("everywhere: the control plane's tunnel (konnectivity) or firewall")
@@ -42,7 +49,7 @@ def kubelet_unreachable(case: Case) -> Judgement:
     return Finding(
         "kubelet-unreachable",
         "the API server cannot reach kubelets, so streams through it fail",
-        "high",
+        "high" if sure else "medium",
         names(found),
         tuple(evidence),
         (
@@ -136,12 +143,12 @@ def token_rejected(case: Case) -> Judgement:
     found = [
         a
         for a in case.agents
-        if a.http == "unauthorized" or (a.http == "forbidden" and not _wrong_host(a))
+        if a.had("unauthorized") or (a.had("forbidden") and not _wrong_host(a))
     ]
     if not found:
         return None
     answered = [agent for agent in case.agents if agent.http == "ok"]
-    evidence = [f"{found[0].name}: {found[0].message(found[0].http)}"]
+    evidence = [f"{found[0].name}: {found[0].message('unauthorized', 'forbidden')}"]
     if answered:
         evidence.append(f"{len(answered)} others take the same token: these hold an older one")
     target = found[0].survey.target
@@ -151,7 +158,7 @@ def token_rejected(case: Case) -> Judgement:
     ]
     if target.pod:
         fix.append(f"kubectl -n {target.namespace} rollout restart {owner}")
-    plain = all(agent.http == "unauthorized" for agent in found)
+    plain = all(agent.had("unauthorized") for agent in found)
     return Finding(
         "token-rejected",
         "agents do not accept the gateway's token",
@@ -164,7 +171,7 @@ def token_rejected(case: Case) -> Judgement:
 
 def host_not_allowed(case: Case) -> Judgement:
     """The agent does not serve the name that it is called by."""
-    found = [agent for agent in case.agents if agent.http == "forbidden" and _wrong_host(agent)]
+    found = [agent for agent in case.agents if _wrong_host(agent)]
     if not found:
         return None
     return Finding(

@@ -109,7 +109,7 @@ def not_listening(case: Case) -> Judgement:
     elif alive:
         evidence.append("the agent is alive: another path reaches it")
     evidence += [f"{a.name}: {_trouble(a)}" for a in found[:1] if _trouble(a)]
-    confidence: Confidence = "high" if len(checked) == len(found) else "medium"
+    sure = len(checked) == len(found) and not case.denied(found)
     fix = [
         "# the agent's MCP_GPU_HTTP, MCP_GPU_HTTP_HOST and MCP_GPU_HTTP_PORT; its first log lines"
     ]
@@ -118,7 +118,7 @@ def not_listening(case: Case) -> Judgement:
     return Finding(
         "agent-not-listening",
         f"nothing listens on TCP {target.port}",
-        confidence,
+        "high" if sure else "medium",
         names(found),
         tuple(evidence),
         tuple(fix),
@@ -139,7 +139,7 @@ def on_loopback(case: Case) -> Judgement:
     return Finding(
         "agent-on-loopback",
         "agents listen on loopback only",
-        "high",
+        "medium" if case.denied(found) else "high",  # some plugins refuse what policies forbid
         names(found),
         (
             f"TCP {target.port} is refused at the pod's address",

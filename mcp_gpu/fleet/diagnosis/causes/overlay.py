@@ -39,6 +39,8 @@ def source_check(case: Case) -> Judgement:
     if pools_known and not direct:
         says = case.pools[0].says if case.pools else "no IPPool of Calico holds the agents' pods"
         return RuledOut(code, says)
+    if case.overlay is not None and not case.overlay.across_subnets_only:
+        return RuledOut(code, f"packets are wrapped all the same: {case.overlay.said_by}")
     contrast = _mostly(far, lost=False)
     if far and not contrast:
         return RuledOut(code, "nodes of other subnets, whose packets are wrapped, are lost as well")
@@ -146,7 +148,8 @@ def checksum_offload(case: Case) -> Judgement:
     evidence = [f"{len(lost)} of {len(wrapped)} nodes reached by VXLAN are lost over http"]
     if split is not None:
         evidence.append(split.line)
-    device = "vxlan.calico" if case.pools else "flannel.1"
+    cilium = case.plugin("cilium") is not None
+    device = "vxlan.calico" if case.pools else "cilium_vxlan" if cilium else "flannel.1"
     return Finding(
         "checksum-offload",
         "checksums of VXLAN packets may be spoilt by the network card's offload",
@@ -196,8 +199,11 @@ def _source_check_fix(
     for pool in direct or (IpPool("default-ipv4-ippool", "", vxlan="CrossSubnet"),):
         mode = "vxlanMode" if pool.vxlan == "CrossSubnet" else "ipipMode"
         lines.append(_patch(POOLS, pool.name, f'{{"spec":{{"{mode}":"Always"}}}}'))
-    off = _patch(FELIX, "default", '{"spec":{"awsSrcDstCheck":"Disable"}}')
-    lines.append(f"{off}  # EC2: the nodes' role needs ec2:ModifyInstanceAttribute")
+    if case.on_aws or case.node is None:
+        off = _patch(FELIX, "default", '{"spec":{"awsSrcDstCheck":"Disable"}}')
+        lines.append(f"{off}  # EC2: the nodes' role needs ec2:ModifyInstanceAttribute")
+    else:
+        lines.append("# or let the fabric pass pods' addresses at these machines' ports")
     machines = [node for node in (case.node, *(agent.node for agent in lost)) if node is not None]
     machines = [node for node in machines if instance(node)]
     lines += [_attribute(node) for node in machines[: SHOWN + 1]]

@@ -23,13 +23,17 @@ SHARE = 5
 
 def mtu(case: Case) -> Judgement:
     """Small answers arrive and large ones do not: packets are too large for some link."""
-    found = [agent for agent in case.agents if agent.http == "large_lost"]
+    found = [agent for agent in case.agents if agent.had("large_lost")]
     if not found:
         return None
-    evidence = [f"small answers arrive from {few(names(found))} over http, padded ones do not"]
+    vias = sorted({p.via for a in found for p in a.paths if p.outcome == "large_lost"})
+    over = " and ".join(vias)
+    evidence = [f"small answers arrive from {few(names(found))} over {over}, padded ones do not"]
     carried = [agent for agent in found if agent.carried]
     if carried:
-        evidence.append("the same padded answer arrives whole through the API server")
+        evidence.append("the same padded answer arrives whole on another path")
+    elif len(vias) > 1:
+        evidence.append("on every path: it is the nodes' own link")
     overlay, felix = case.overlay, case.evidence.felix
     fix = [
         "ping -M do -c 2 -s 1422 NODE  # between the two nodes: 1450 bytes with headers;"
@@ -55,10 +59,11 @@ def mtu(case: Case) -> Judgement:
     return Finding(
         "mtu",
         "large packets are lost: an MTU is larger than the path carries",
-        "high" if carried and not near else "medium",
+        "high" if (carried or len(vias) > 1) and not near else "medium",
         names(found),
         tuple(evidence),
         tuple(fix),
+        "http" if any(agent.http == "large_lost" for agent in found) else "streams",
     )
 
 
@@ -127,6 +132,8 @@ def reverse_path(case: Case) -> Judgement:
 
 def node_network(case: Case) -> Judgement:
     """One node, or very few, cannot be reached over a network that serves its neighbours."""
+    if not case.kubernetes:
+        return None
     lost, beside = [], 0
     for relation in ("same subnet", "other subnets", "elsewhere"):
         peers = case.at(relation)

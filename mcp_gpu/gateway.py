@@ -284,15 +284,14 @@ def make_transports(settings: FleetSettings) -> list[Transport]:
 
 
 def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
-    own = settings.transport_options.get(name, {})
-    if name == "exec":
-        credentials = {"kubeconfig": settings.kubeconfig, "context": settings.context}
-        return credentials | own
-    if name != "http":
-        return own
-    options: dict[str, Any] = {"scheme": settings.agent_scheme}
-    if settings.agent_token_file is not None:
-        options["token_file"] = str(settings.agent_token_file)
-    if settings.agent_ca_file is not None:
-        options["ca_file"] = str(settings.agent_ca_file)
-    return options | own
+    options: dict[str, Any] = {}
+    if name in ("portforward", "exec"):
+        options["kubeconfig"] = settings.kubeconfig
+        options["contexts"] = [settings.context] if settings.context else []
+    if name in ("http", "portforward"):
+        options["scheme"] = settings.agent_scheme
+        if settings.agent_token_file is not None:
+            options["token_file"] = str(settings.agent_token_file)
+        if settings.agent_ca_file is not None:
+            options["ca_file"] = str(settings.agent_ca_file)
+    return options | settings.transport_options.get(name, {})

@@ -184,8 +184,9 @@ class FleetSettings(LogSettings):
     the headless Service."""
     cluster_domain: str = "cluster.local"
     """DNS domain of the cluster, for --agent-address dns."""
-    transports: Names = ("http", "exec", "command")
-    """Paths to try, best first: http, exec (Kubernetes), command. One alone fixes the path."""
+    transports: Names = ("http", "portforward", "exec", "command")
+    """Paths to try, best first: http, portforward and exec (through the Kubernetes API), command.
+    One alone fixes the path."""
     transport_options: dict[str, dict[str, Any]] = {}
     """Options per transport, as JSON: {"command": {"argv": ["ssh", "{node}", "mcp-gpu",
     "attach", "--relay-only"]}}."""
@@ -204,7 +205,7 @@ class FleetSettings(LogSettings):
     probe_timeout_seconds: Seconds = 2.0
     """Longest wait for a probe over HTTP."""
     stream_timeout_seconds: Seconds = 5.0
-    """Longest wait for a stream (ssh, exec) to open and prove itself."""
+    """Longest wait for a stream (ssh, exec, port-forward) to open and prove itself."""
     path_ttl_seconds: Seconds = 300.0
     """How long a path that worked is used without a new probe. Each call over it counts anew."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64

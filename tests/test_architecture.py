@@ -36,6 +36,7 @@ ROLES |= {"terminal"}  # what status and doctor share
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
     "httpx2": ("transports.http", "transports.exchange"),
+    "httpcore2": ("transports.http", "transports.portforward"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": ("mcp_gpu.status", "mcp_gpu.doctor", "mcp_gpu.terminal", "mcp_gpu.demo"),
     "uvicorn": ("mcp_gpu.serving",),
@@ -147,12 +148,13 @@ def test_the_transports_stand_alone() -> None:
 
 def test_a_cluster_is_paid_for_by_those_who_talk_to_one() -> None:
     code = (
-        "import asyncio, transports.exec\n"
+        "import asyncio\n"
+        "from transports import exec, portforward\n"
         "async def enter():\n"
-        "    async with transports.exec.ExecTransport(): pass\n"
+        "    async with exec.ExecTransport(), portforward.PortForwardTransport(): pass\n"
         "asyncio.run(enter())"
     )
-    assert {"kubernetes", "aiohttp"} & loaded_by(f"exec({code!r})") == set()
+    assert {"kubernetes", "aiohttp"} & loaded_by(f"__builtins__.exec({code!r})") == set()
 
 
 def test_a_gateway_loads_no_gpu_library() -> None:

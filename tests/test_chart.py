@@ -26,6 +26,8 @@ from support import chart
 from support.chart import CHART, CI_VALUES, ROOT, Object, Rendered, render
 from support.cluster import END_SECONDS, PROGRAM, Running
 from support.ports import free_ports
+from transports.exec import ExecSettings, ExecTransport
+from transports.portforward import PortForwardTransport
 
 DEFAULTS: dict[str, Any] = chart.values_of(CHART / "values.yaml")
 
@@ -179,8 +181,9 @@ def test_the_gateway_looks_for_the_agents_that_this_release_installs() -> None:
 @pytest.mark.parametrize(
     ("transport", "routing", "transports"),
     [
-        ("http", "auto", "http,exec"),
+        ("http", "auto", "http,portforward,exec"),
         ("http", "http", "http"),
+        ("http", "portforward", "portforward"),
         ("http", "exec", "exec"),
         ("stdio", "auto", "exec"),
         ("stdio", "exec", "exec"),
@@ -194,13 +197,18 @@ def test_the_paths_follow_from_transport_and_routing(
     variables = environment(rendered, "gateway")
     assert variables["MCP_GPU_TRANSPORTS"] == transports
     # What is of no use on these paths is not handed out.
-    by_http = "http" in transports
-    assert ("MCP_GPU_AGENT_TOKEN_FILE" in variables) == by_http
-    assert ("", "pods/exec", "get,create") in rules(rendered, "Role") or "exec" not in transports
+    paths = set(transports.split(","))
+    assert ("MCP_GPU_AGENT_TOKEN_FILE" in variables) == bool(paths & {"http", "portforward"})
+    for path in ("portforward", "exec"):
+        granted = ("", f"pods/{path}", "get,create") in rules(rendered, "Role")
+        assert granted == (path in paths)
 
 
-def test_routing_by_http_to_agents_without_a_port_is_refused_with_the_way_out() -> None:
-    values = {"transport": {"mode": "stdio"}, "gateway": {"routingMode": "http"}}
+@pytest.mark.parametrize("routing", ["http", "portforward"])
+def test_routing_to_a_port_that_agents_do_not_have_is_refused_with_the_way_out(
+    routing: str,
+) -> None:
+    values = {"transport": {"mode": "stdio"}, "gateway": {"routingMode": routing}}
     with pytest.raises(helm_python.HelmError, match="routingMode to auto or exec"):
         render(values)
 
@@ -340,6 +348,7 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
     assert rules(rendered, "Role") == [
         ("discovery.k8s.io", "endpointslices", READ),
         ("", "pods", READ),
+        ("", "pods/portforward", "get,create"),
         ("", "pods/exec", "get,create"),
     ]
     assert rules(rendered, "ClusterRole") == [("", "nodes", READ)]
@@ -350,6 +359,51 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
         assert [s["namespace"] for s in binding["subjects"]] == ["gpu-diagnostics"]
         (role,) = rendered.all(binding["roleRef"]["kind"])
         assert role["metadata"]["name"] == binding["roleRef"]["name"]
+
+
+def test_the_rights_are_those_that_the_paths_name() -> None:
+    granted = rules(render(), "Role")
+    for grant in (PortForwardTransport.grant, ExecTransport.grant):
+        assert ("", f"pods/{grant.subresource}", ",".join(grant.verbs)) in granted
+
+
+def test_a_gateway_whose_exec_is_pinned_may_start_what_it_does_start() -> None:
+    rendered = render({"admissionPolicy": {"enabled": True}})
+    (policy,), (binding,) = (
+        rendered.all(kind)
+        for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    )
+    assert binding["spec"] == {
+        "policyName": policy["metadata"]["name"],
+        "validationActions": ["Deny"],
+    }
+    account = rendered.pods()["gateway"]["spec"]["serviceAccountName"]
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"].endswith(f"'system:serviceaccount:gpu-diagnostics:{account}'")
+    (validation,) = policy["spec"]["validations"]
+    terms = validation["expression"].split(" && ")
+    agents = rendered.one("DaemonSet", "agent")["metadata"]["name"]
+    argv = ExecSettings().argv
+    assert terms == [
+        "request.namespace == 'gpu-diagnostics'",
+        f"request.name.startsWith('{agents}')",
+        "has(object.container)",
+        f"object.container == '{container(rendered, 'agent')['name']}'",
+        "has(object.command)",
+        f"object.command == {list(argv)}",
+        "!(has(object.tty)",
+        "object.tty)",
+    ]
+    assert f"may start {' '.join(argv)} in the container agent of {agents}" in validation["message"]
+    other = render({"admissionPolicy": {"enabled": True}}, namespace="other")
+    assert (
+        other.all("ValidatingAdmissionPolicy")[0]["metadata"]["name"] != binding["metadata"]["name"]
+    )
+
+
+def test_without_a_gateway_there_is_nothing_to_pin() -> None:
+    values = {"admissionPolicy": {"enabled": True}, "gateway": {"enabled": False}}
+    assert render(values).all("ValidatingAdmissionPolicy") == []
 
 
 def test_a_gateway_that_opens_no_streams_may_not_exec() -> None:

@@ -139,13 +139,21 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         assert "Traceback" not in here.gateway.log.read_text()
 
 
-async def test_agents_that_http_does_not_reach_are_reached_by_exec(tmp_path: Path) -> None:
+async def test_agents_that_http_does_not_reach_are_reached_through_the_api_server(
+    tmp_path: Path,
+) -> None:
     fleet_file = tmp_path / "fleet.toml"
     fleet_file.write_text(FLEET)
+    token_file = tmp_path / "token"
+    token_file.write_text("s3cret")
     *ports, dead, gateway_port = free_ports(len(NODES) + 2)
+    # The port that is named is dead on the pod network and for b on its loopback as well.
     pods = {
-        ("gpu", f"agent-{name}"): Pod(env={"MCP_GPU_SOCKET": str(tmp_path / name / "agent.sock")})
-        for name in NODES
+        ("gpu", f"agent-{name}"): Pod(
+            env={"MCP_GPU_SOCKET": str(tmp_path / name / "agent.sock")},
+            ports={dead: port} if name == "a" else {},
+        )
+        for name, port in zip(NODES, ports, strict=True)
     }
     async with FakeApiServer(routes=stream_routes(pods)) as api, AsyncExitStack() as stack:
         started = []
@@ -153,19 +161,18 @@ async def test_agents_that_http_does_not_reach_are_reached_by_exec(tmp_path: Pat
             arguments = ["agent", "--node-name", name, "--simulate", str(fleet_file)]
             arguments += ["--pod-name", f"agent-{name}", "--pod-uid", f"uid-{name}"]
             arguments += ["--socket", str(tmp_path / name / "agent.sock")]
-            arguments += ["--http-port", str(port)]
+            arguments += ["--http-port", str(port), "--token-file", str(token_file)]
             started.append(Running(arguments, port, tmp_path / f"{name}.log"))
-            said = port if name == "a" else dead
             here = endpoint("127.0.0.1", name)
-            await api.apply(endpoint_slice(f"slice-{name}", [here], port=said))
+            await api.apply(endpoint_slice(f"slice-{name}", [here], port=dead))
             await api.apply(pod(name, state=running(), ready=True))
             await api.apply(node(name))
         arguments = ["gateway", "--kubeconfig", str(api.kubeconfig)]
-        arguments += ["--http-port", str(gateway_port)]
+        arguments += ["--http-port", str(gateway_port), "--agent-token-file", str(token_file)]
         gateway = Running(arguments, gateway_port, tmp_path / "gateway.log")
         await start_all(stack, [*started, gateway])
         there = Fleet(api, {}, gateway)
-        assert ways(await there.inventory()) == {"a": "http", "b": "exec"}
+        assert ways(await there.inventory()) == {"a": "portforward", "b": "exec"}
         assert [len(each.processes) for each in pods.values()] == [0, 1]
         assert await gateway.end() == 0
         (relay,) = pods["gpu", "agent-b"].processes
@@ -327,8 +334,9 @@ def test_a_kubeconfig_that_is_not_there_is_refused_at_once(
         make_discovery(chosen)
 
 
-def test_by_default_http_comes_first_then_exec_then_commands() -> None:
+def test_by_default_http_comes_first_then_the_api_server_then_commands() -> None:
     """The names of the paths, as settings and answers have them."""
     transports: Iterable[Any] = make_transports(GatewaySettings(agents="a"))
-    assert [transport.name for transport in transports] == ["http", "exec", "command"]
-    assert json.dumps(GatewaySettings().transports) == '["http", "exec", "command"]'
+    names = ("http", "portforward", "exec", "command")
+    assert tuple(transport.name for transport in transports) == names
+    assert GatewaySettings().transports == names

@@ -25,9 +25,10 @@ from transports.command import CommandTransport
 from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport
+from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.session import call_tool
 
-KINDS = ("http-ipv4", "http-ipv6", "command", "exec", "memory")
+KINDS = ("http-ipv4", "http-ipv6", "portforward", "command", "exec", "memory")
 HOSTS = {"http-ipv4": "127.0.0.1", "http-ipv6": "::1"}
 
 
@@ -36,6 +37,10 @@ IN_POD = Target(node="peer-1", namespace="gpu", pod="agent-1")
 
 def exec_of(argv: Sequence[str], folder: Path) -> ExecTransport:
     return ExecTransport(ExecSettings(argv=tuple(argv), kubeconfig=str(folder / "kubeconfig")))
+
+
+def forwarding(folder: Path) -> PortForwardTransport:
+    return PortForwardTransport(PortForwardSettings(kubeconfig=str(folder / "kubeconfig")))
 
 
 @dataclass
@@ -70,6 +75,11 @@ async def way_to(kind: str, folder: Path) -> AsyncIterator[Way]:
                 argv = await stack.enter_async_context(relayed(peer.serve_bytes, folder))
                 await stack.enter_async_context(one_pod(folder, Pod()))
                 transport = exec_of(argv, folder)
+                target = IN_POD
+            case "portforward":
+                port = await stack.enter_async_context(serve_http(peer.app()))
+                await stack.enter_async_context(one_pod(folder, Pod(ports={8080: port})))
+                transport = forwarding(folder)
                 target = IN_POD
             case _:
                 port = await stack.enter_async_context(serve_http(peer.app(), HOSTS[kind]))
@@ -272,10 +282,10 @@ async def test_nothing_is_left_behind(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["http-ipv4", "command", "exec"]
+    "kind", ["http-ipv4", "portforward", "command", "exec"]
 )  # in memory a peer dies with the test
 async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str, tmp_path: Path) -> None:
-    if kind != "http-ipv4":
+    if kind in ("command", "exec"):
         argv = [sys.executable, str(PEER), "stdio"]
         async with (
             one_pod(tmp_path, Pod()),
@@ -291,8 +301,10 @@ async def test_a_peer_that_dies_in_mid_call_is_broken(kind: str, tmp_path: Path)
         assert child.stdout is not None
         with anyio.fail_after(20):
             port = int(await child.stdout.receive())
-        target = Target(addresses=("127.0.0.1",), port=port)
-        async with HttpTransport() as http:
+        target, http = Target(addresses=("127.0.0.1",), port=port), HttpTransport()
+        if kind == "portforward":
+            target, http = IN_POD, forwarding(tmp_path)
+        async with one_pod(tmp_path, Pod(ports={8080: port})), http:
             with pytest.raises(Broken, match="closed before the answer"):
                 await call_tool(http, target, "crash", {}, timeout_seconds=20)
             await child.wait()
@@ -308,6 +320,7 @@ async def test_where_nobody_is_the_path_is_unreachable(tmp_path: Path) -> None:
         (HttpTransport(), Target(addresses=("127.0.0.1",), port=port)),
         (CommandTransport(["/no/such/command"]), Target(node="n")),
         (exec_of(["relay"], tmp_path), IN_POD),
+        (forwarding(tmp_path), IN_POD),
         (MemoryTransport({}), Target(node="n")),
     ]
     for transport, target in nowhere:

@@ -38,7 +38,7 @@ def plugin(name: str, value: str) -> EntryPoint:
 
 
 def test_our_own_transports_are_found_as_anybody_elses_would_be() -> None:
-    assert registry.known() == ("command", "exec", "http")
+    assert registry.known() == ("command", "exec", "http", "portforward")
     assert isinstance(registry.load("http", {"connect_timeout_seconds": 1}), HttpTransport)
     command = registry.load("command", {"argv": ["ssh", "{node}", "mcp-gpu", "attach"]})
     assert isinstance(command, CommandTransport)
@@ -46,7 +46,7 @@ def test_our_own_transports_are_found_as_anybody_elses_would_be() -> None:
 
 def test_a_third_partys_transport_is_loaded_by_its_name(plugins: list[EntryPoint]) -> None:
     plugins.append(plugin("carrier-pigeon", f"{__name__}:make_memory"))
-    assert registry.known() == ("carrier-pigeon", "command", "exec", "http")
+    assert registry.known() == ("carrier-pigeon", "command", "exec", "http", "portforward")
     assert registry.load("carrier-pigeon").name == "memory"
 
 

@@ -247,6 +247,8 @@ def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float
         return NotConnected(Unreachable, words, "connect_timeout")
     for cause in _causes(error):
         match cause:
+            case TransportError():
+                return NotConnected(type(cause), cause.message, cause.symptom)
             case ssl.SSLError():
                 reason = getattr(cause, "verify_message", "") or cause.reason or "failed"
                 return NotConnected(BadPeer, f"{where}: TLS: {reason}", "tls")
@@ -261,7 +263,11 @@ def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float
 
 
 def died(error: httpx2.TransportError) -> Refused:
-    """What became of a request whose connection existed."""
+    """What became of a request whose connection existed, or seemed to."""
+    for cause in _causes(error):
+        if isinstance(cause, TransportError):  # the way that the connection took knows more
+            kind = Refused if isinstance(cause, Broken) else NotConnected
+            return kind(type(cause), cause.message, cause.symptom)
     # One class for two things: the peer left too early, or it does not speak HTTP.
     if isinstance(error, httpx2.RemoteProtocolError) and "without" not in str(error):
         return Refused(BadPeer, "what answers does not speak HTTP")

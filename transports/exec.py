@@ -16,8 +16,8 @@ from anyio.abc import TaskGroup
 
 from transports import channels
 from transports.base import Target
-from transports.errors import BadPeer, Denied, Failure, Gone, Symptom, Unreachable
-from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
+from transports.errors import Failure, Unreachable
+from transports.pods import Grant, PodApi, broken_off, check_names
 from transports.registry import read_options
 from transports.stream import STDERR_TAIL_BYTES, Pipe, StreamSettings, StreamTransport
 
@@ -36,19 +36,7 @@ milliseconds."""
 NO_COMMAND_STATUSES = (126, 127)
 """What shells and some container runtimes exit with where a command cannot be run."""
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
-"""Names of Kubernetes objects. Nothing else may stand in a path to the API server."""
-
-# How API server, kubelet, containerd, CRI-O and runc say it; there is no code for it.
-_NOT_RUNNING = re.compile(
-    r"container not found|no such container|pod does not exist|container \S+ is not running"
-    r"|not created or running|no running task|(stopped|paused) container"
-    r"|CONTAINER_(EXITED|CREATED|UNKNOWN)|not valid for pod|not have a host assigned",
-    re.IGNORECASE,
-)
-_NO_RIGHT = re.compile(r"pods \S+ is forbidden:")
-_ADMISSION = re.compile(r"admission webhook|denied (the )?request")
-_NO_KUBELET = re.compile(r"error dialing backend|no agent available|no preferred addresses found")
+# How containerd, CRI-O and runc say it; there is no code for it.
 _NO_COMMAND = re.compile(r"runtime exec failed|start container process|executable file not found")
 
 
@@ -61,20 +49,21 @@ class ExecSettings(StreamSettings):
     kubeconfig: str = ""
     """A path, or several as in `KUBECONFIG`. Empty: the pod's own credentials, else
     `KUBECONFIG` or `~/.kube/config`."""
-    context: str = ""
-    """A context of the kubeconfig. Empty: its current one."""
+    contexts: tuple[str, ...] = ()
+    """Contexts of the kubeconfig that targets name as their cluster. Empty: its current one."""
 
 
 class ExecTransport(StreamTransport):
     """Reaches an agent by starting a relay in its container.
 
-    Takes the permissions `get` and `create` on `pods/exec` in the agents' namespace.
+    Takes `get` and `create` on `pods/exec` in the agents' namespace, which is its `grant`.
 
     Raises:
         ValueError: there is no command.
     """
 
     name = "exec"
+    grant = Grant("exec")
 
     def __init__(self, settings: ExecSettings | None = None) -> None:
         settings = settings or ExecSettings()
@@ -82,7 +71,7 @@ class ExecTransport(StreamTransport):
             raise ValueError("argv names no command")
         super().__init__(settings)
         self._argv = settings.argv
-        self._api = KubernetesApi(settings.kubeconfig, settings.context)
+        self._pods = PodApi(self.grant, settings.kubeconfig, settings.contexts)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -94,8 +83,8 @@ class ExecTransport(StreamTransport):
         return cls(read_options(ExecSettings, options))
 
     def applies(self, target: Target) -> bool:
-        """Whether the target names a pod and its namespace."""
-        return bool(target.namespace and target.pod)
+        """Whether the target names a pod and its namespace, in a cluster known here."""
+        return self._pods.applies(target)
 
     async def open_pipe(self, target: Target, tasks: TaskGroup) -> Pipe:
         """Start the command in the agent's container.
@@ -107,22 +96,14 @@ class ExecTransport(StreamTransport):
             Unreachable: the API server or the kubelet cannot be reached.
         """
         container = target.container or CONTAINER
-        for name in (target.namespace, target.pod, container):
-            if not _NAME.fullmatch(name):
-                message = f"{name!r} is no name of a namespace, pod or container"
-                raise BadPeer(message, target=target, transport=self.name)
+        check_names(target, self.name, container)
         flags = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true"}
         params = [*flags.items(), ("tty", "false"), *(("command", part) for part in self._argv)]
-        path = f"/api/v1/namespaces/{target.namespace}/pods/{target.pod}/exec"
-        try:
-            socket = await self._api.websocket(path, params, channels.PROTOCOLS)
-        except KubernetesError as error:
-            failure = _refusal(error)
-            raise failure.error(target, self.name) from error
+        socket = await self._pods.open(target, params, channels.PROTOCOLS, transport=self.name)
         return _ExecPipe(socket, f"{self._argv[0]!r} in container {container!r}")
 
     async def _left(self) -> None:
-        await self._api.__aexit__(None, None, None)
+        await self._pods.aclose()
 
 
 class _ExecPipe:
@@ -196,35 +177,9 @@ class _ExecPipe:
             pass  # it has
 
 
-def _refusal(error: KubernetesError) -> Failure:
-    """What the server's answer means, in its words."""
-    words = error.message
-    if error.status == 401 or error.reason == NO_CREDENTIALS:
-        return Failure(Denied, words, "credentials")
-    if error.status == 403:
-        if _NO_RIGHT.search(words) and not _ADMISSION.search(words):
-            # First, as answers cut long words; and servers from 1.35 on say no more than this
-            # to those who may `get` and not `create`.
-            words = f"grant get and create on pods/exec: {words}"
-            return Failure(Denied, words, "rbac")
-        return Failure(Denied, words, "admission")
-    if error.reason == "NotFound" or _NOT_RUNNING.search(words):
-        return Failure(Gone, words)
-    # A 404 that is no Status of Kubernetes' comes from some other server.
-    if 0 < error.status < 400 or error.status == 404:
-        return Failure(BadPeer, words)
-    return Failure(Unreachable, words, _on_the_way(words) if error.status else "api_unreachable")
-
-
 def _failure(words: str, program: str) -> Failure:
     """Why the server could not run the program to an end of its own."""
-    if _NOT_RUNNING.search(words):
-        return Failure(Gone, words)
-    if _NO_COMMAND.search(words):
+    failure = broken_off(words)
+    if failure.kind is Unreachable and _NO_COMMAND.search(words):
         return Failure(Unreachable, f"cannot run {program}: {words}", "no_command")
-    return Failure(Unreachable, words, _on_the_way(words))
-
-
-def _on_the_way(words: str) -> Symptom:
-    """Whether it is the way from the API server to the kubelet that failed."""
-    return "kubelet_unreachable" if _NO_KUBELET.search(words) else "other"
+    return failure

@@ -6,12 +6,13 @@ import json
 import math
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import anyio
+import httpcore2
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
@@ -82,6 +83,27 @@ class HttpSettings:
             raise ValueError("path must start with a slash")
 
 
+class _Pool(httpx2.AsyncHTTPTransport):
+    """The connections to one agent, each opened by `network`, or over TCP without one.
+
+    httpx2 has no option for that; httpcore2, of which it is made, has.
+    """
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        max_connections: int,
+        network: httpcore2.AsyncNetworkBackend | None,
+    ) -> None:
+        super().__init__(verify=tls, trust_env=False)
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=tls,
+            max_connections=max_connections,
+            keepalive_expiry=KEEPALIVE_SECONDS,
+            network_backend=network,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class _Agent:
     """What is kept of one agent between calls.
@@ -89,7 +111,7 @@ class _Agent:
     A pool of its own: one pool over many hosts takes time quadratic in their number.
     """
 
-    pool: httpx2.AsyncHTTPTransport
+    pool: _Pool
     address: str = ""
     """The one that worked last, which calls go to and probes ask first."""
     users: int = 0
@@ -144,14 +166,14 @@ class HttpTransport(OwnsTasks):
 
         with self._lease(target) as agent:
             async with anyio.create_task_group() as tasks:
-                for address in _preferred(target, agent):
+                for address in self._preferred(target, agent):
                     answered = anyio.Event()
                     tasks.start_soon(ask, address, answered)
                     with anyio.move_on_after(NEXT_ADDRESS_SECONDS):
                         await answered.wait()
             for agent.address, identity in found.items():
                 return identity
-        in_order = [failures[each] for each in target.addresses if each in failures]
+        in_order = [failures[each] for each in self._hosts(target) if each in failures]
         raise none_worked(in_order).failure.error(target, self.name)
 
     @asynccontextmanager
@@ -192,11 +214,26 @@ class HttpTransport(OwnsTasks):
         if failure is not None:
             raise failure
 
+    def _hosts(self, target: Target) -> Sequence[str]:
+        """The hosts to call, best first: each a URL's, whose certificate has to name it."""
+        return target.addresses
+
+    def _network(self, target: Target) -> httpcore2.AsyncNetworkBackend | None:
+        """What opens connections to the agent; None for TCP.
+
+        A `TransportError` that is the reason of one of its exceptions is what callers get: any
+        but `Broken` says that the request was not carried out.
+        """
+        return None
+
+    def _preferred(self, target: Target, agent: _Agent) -> list[str]:
+        return sorted(self._hosts(target), key=lambda each: each != agent.address)
+
     async def _send(
         self, agent: _Agent, target: Target, request: httpx2.Request
     ) -> httpx2.Response:
         tried: list[Failure] = []
-        for address in _preferred(target, agent):
+        for address in self._preferred(target, agent):
             try:
                 response = await self._send_to(agent, address, target.port, request)
             except NotConnected as error:
@@ -246,12 +283,8 @@ class HttpTransport(OwnsTasks):
         _ = self._tasks  # raises outside of the block, where nobody would close the pool
         agent = self._agents.get(target.key)
         if agent is None:
-            limits = httpx2.Limits(
-                max_connections=self.settings.max_connections,
-                max_keepalive_connections=self.settings.max_connections,
-                keepalive_expiry=KEEPALIVE_SECONDS,
-            )
-            pool = httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
+            network = self._network(target)
+            pool = _Pool(self._tls, self.settings.max_connections, network)
             agent = self._agents[target.key] = _Agent(pool)
         agent.users += 1
         try:
@@ -284,7 +317,7 @@ class HttpTransport(OwnsTasks):
                     tasks.start_soon(_close_pool, agent.pool)
 
 
-async def _close_pool(pool: httpx2.AsyncHTTPTransport) -> None:
+async def _close_pool(pool: _Pool) -> None:
     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
         await pool.aclose()
 
@@ -326,10 +359,6 @@ def _tls(ca_file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
         raise ValueError(f"ca_file {os.fspath(ca_file)!r}: {error}") from error
-
-
-def _preferred(target: Target, agent: _Agent) -> list[str]:
-    return sorted(target.addresses, key=lambda each: each != agent.address)
 
 
 def _to(request: httpx2.Request, address: str, port: int) -> httpx2.Request:

@@ -145,12 +145,16 @@ class KubernetesApi:
             KubernetesError: refused, not reached, no JSON, or not within `seconds`.
         """
         async with self._response(path, params, total_seconds=seconds) as response:
-            with _mapped(path):
-                body = await response.read()
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise KubernetesError(f"{path}: the answer is not JSON: {error}") from error
+            return await _document(response, path)
+
+    async def post(self, path: str, document: Any, *, seconds: float = GET_SECONDS) -> Any:
+        """The JSON document that answers one of ours.
+
+        Raises:
+            KubernetesError: as of `get`.
+        """
+        async with self._response(path, document=document, total_seconds=seconds) as response:
+            return await _document(response, path)
 
     @asynccontextmanager
     async def lines(
@@ -199,11 +203,8 @@ class KubernetesApi:
                 access.host + path,
                 params=params,
                 protocols=protocols,
-                headers=_headers(access),
-                proxy=access.proxy,
-                ssl=access.tls,
-                server_hostname=access.server_name,
                 max_msg_size=MESSAGE_BYTES,
+                **_shown(access),
             )
         socket = WebSocket(opened)
         if socket.protocol not in protocols:
@@ -216,25 +217,25 @@ class KubernetesApi:
     async def _response(
         self,
         path: str,
-        params: Mapping[str, str] | None,
+        params: Mapping[str, str] | None = None,
         *,
+        document: Any = None,
         total_seconds: float | None = None,
         silence_seconds: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        async def get(
+        async def send(
             access: Credentials, session: aiohttp.ClientSession
         ) -> aiohttp.ClientResponse:
             from aiohttp import ClientTimeout
 
             with _mapped(path):
-                return await session.get(
+                return await session.request(
+                    "GET" if document is None else "POST",
                     access.host + path,
                     allow_redirects=False,
                     params=params,
-                    headers=_headers(access),
-                    proxy=access.proxy,
-                    ssl=access.tls,
-                    server_hostname=access.server_name,
+                    json=document,
+                    **_shown(access),
                     timeout=ClientTimeout(
                         total=total_seconds,
                         connect=CONNECT_SECONDS,
@@ -242,7 +243,7 @@ class KubernetesApi:
                     ),
                 )
 
-        response = await self._authorized(get)
+        response = await self._authorized(send)
         try:
             yield response
         finally:
@@ -363,8 +364,23 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> AsyncGenerator[
                 yield line
 
 
-def _headers(access: Credentials) -> dict[str, str]:
-    return {"Authorization": access.authorization} if access.authorization else {}
+async def _document(response: aiohttp.ClientResponse, path: str) -> Any:
+    with _mapped(path):
+        body = await response.read()
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise KubernetesError(f"{path}: the answer is not JSON: {error}") from error
+
+
+def _shown(access: Credentials) -> dict[str, Any]:
+    """What every request takes of the credentials, as aiohttp's arguments."""
+    return {
+        "headers": {"Authorization": access.authorization} if access.authorization else {},
+        "proxy": access.proxy,
+        "ssl": access.tls,
+        "server_hostname": access.server_name,
+    }
 
 
 @contextmanager

@@ -12,8 +12,9 @@ import pytest
 
 from cluster.cluster import Access, Cluster
 from cluster.release import Release, image, installed
-from support import execcases
+from support import execcases, forwardcases
 from support.kubeapi import cases
+from transports import Target
 
 NAMESPACE = "shared-cases"
 
@@ -25,14 +26,34 @@ def release(own_cluster: Cluster) -> Iterator[Release]:
 
 
 @pytest.fixture(scope="module")
-def site(release: Release, tmp_path_factory: pytest.TempPathFactory) -> execcases.ExecSite:
-    stranger = tmp_path_factory.mktemp("stranger") / "kubeconfig"
-    stranger.write_text(_with_token(release, release.kubectl("create", "token", "default")))
+def stranger(release: Release, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A kubeconfig of somebody who may do nothing."""
+    path = tmp_path_factory.mktemp("stranger") / "kubeconfig"
+    path.write_text(_with_token(release, release.kubectl("create", "token", "default")))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def site(release: Release, stranger: str) -> execcases.ExecSite:
     return execcases.ExecSite(
         kubeconfig=str(release.cluster.kubeconfig),
-        stranger=str(stranger),
+        stranger=stranger,
         namespace=NAMESPACE,
         pod=release.agents()[2].name,
+    )
+
+
+@pytest.fixture(scope="module")
+def forward_site(
+    release: Release, stranger: str, tmp_path_factory: pytest.TempPathFactory
+) -> forwardcases.ForwardSite:
+    token_file = tmp_path_factory.mktemp("token") / "token"
+    token_file.write_text(release.token("agent-token"))
+    return forwardcases.ForwardSite(
+        kubeconfig=str(release.cluster.kubeconfig),
+        stranger=stranger,
+        token_file=str(token_file),
+        target=Target(namespace=NAMESPACE, pod=release.agents()[2].name),
     )
 
 
@@ -50,6 +71,14 @@ async def test_exec(
     case: Callable[[execcases.ExecSite], Awaitable[None]], site: execcases.ExecSite
 ) -> None:
     await case(site)
+
+
+@pytest.mark.parametrize("case", forwardcases.CASES, ids=lambda case: case.__name__)
+async def test_portforward(
+    case: Callable[[forwardcases.ForwardSite], Awaitable[None]],
+    forward_site: forwardcases.ForwardSite,
+) -> None:
+    await case(forward_site)
 
 
 class Ground:

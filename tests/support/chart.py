@@ -24,6 +24,9 @@ KUBERNETES = ("1.25", "1.37")
 """Versions whose schemas every object has to fit: the oldest that Chart.yaml admits, and the
 newest there is."""
 
+SINCE = dict.fromkeys(("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"), "1.30")
+"""Kinds that came later, which the chart makes there only where it is told to."""
+
 PREDECESSOR = (
     "transport.mode=http,gateway.enabled=true,gateway.routingMode=http",
     "transport.mode=stdio,gateway.enabled=true,gateway.routingMode=exec",
@@ -95,7 +98,7 @@ def faults_of(rendered: Rendered) -> list[str]:
     """What the API's schemas find wrong."""
     faults = []
     for entry in rendered.objects:
-        for version in KUBERNETES:
+        for version in (SINCE.get(entry["kind"], KUBERNETES[0]), *KUBERNETES[1:]):
             try:
                 kubernetes_validate.validate(entry, version, strict=True)
             except kubernetes_validate.ValidationError as error:

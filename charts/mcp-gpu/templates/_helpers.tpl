@@ -56,9 +56,9 @@ app.kubernetes.io/name={{ .Chart.Name }},app.kubernetes.io/component=agent,app.k
 {{- define "mcp-gpu.transports" -}}
 {{- $routing := .Values.gateway.routingMode -}}
 {{- if eq .Values.transport.mode "http" -}}
-{{- eq $routing "auto" | ternary "http,exec" $routing -}}
-{{- else if eq $routing "http" -}}
-{{- fail "transport.mode=stdio opens no port, so gateway.routingMode=http reaches no agent: set gateway.routingMode to auto or exec" -}}
+{{- eq $routing "auto" | ternary "http,portforward,exec" $routing -}}
+{{- else if has $routing (list "http" "portforward") -}}
+{{- fail (printf "transport.mode=stdio opens no port, so gateway.routingMode=%s reaches no agent: set gateway.routingMode to auto or exec" $routing) -}}
 {{- else -}}
 exec
 {{- end -}}

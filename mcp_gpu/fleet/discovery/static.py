@@ -79,7 +79,7 @@ def _parse_entry(entry: str) -> Target:
     return Target(node=node, addresses=(host,), port=port or DEFAULT_PORT)
 
 
-_SAME_FOR_ALL = ("http", "exec")
+_SAME_FOR_ALL = ("http", "portforward", "exec")
 """Transports of ours that take no options for a single agent."""
 
 _TABLE_FIELDS = {"node", "namespace", "pod", "uid", "container", "cluster"}

@@ -19,7 +19,7 @@ from support.kubeapi.pods import (
     Pods,
     choose,
     find_pod,
-    held,
+    refused,
     status,
     status_document,
 )
@@ -41,10 +41,9 @@ async def exec_handler(
     if container not in found.containers:
         name = request.match_info["name"]
         return status(400, "BadRequest", f"container {container} is not valid for pod {name}")
-    await held(found.faults)
-    if found.faults.refuse is not None:
-        code, reason, message = found.faults.refuse
-        return status(code, reason, message) if reason else web.Response(text=message, status=code)
+    refusal = await refused(found.faults)
+    if refusal is not None:
+        return refusal
     protocol = choose(request, protocols)
     if protocol is None:
         return web.Response(status=403)

@@ -37,7 +37,7 @@ class Faults:
     fail: str = ""
     """After the upgrade: an `InternalError` of these words on the error channel, nothing run."""
     drop_after_bytes: int | None = None
-    """Cut the connection once this much standard output has been sent."""
+    """Cut the connection once this much standard output, or of a port's data, has been sent."""
     deaf: bool = False
     """Read nothing the client sends."""
     frame_bytes: int = CHUNK_BYTES
@@ -59,7 +59,9 @@ class Pod:
     """Ports inside the pod to ports of this machine's loopback."""
     faults: Faults = field(default_factory=Faults)
     asked: list[dict[str, Any]] = field(default_factory=list)
-    """Parameters of each exec, with the `protocol` chosen."""
+    """Parameters of each stream, with the `protocol` chosen."""
+    forwarding: int = 0
+    """Port-forwards that are open now."""
     processes: list[Process] = field(default_factory=list)
     """Every one that exec has started."""
     inputs_ended: int = 0
@@ -102,8 +104,8 @@ def find_pod(request: web.Request, pods: Pods, may: May, resource: str) -> Pod |
     return pod
 
 
-async def held(faults: Faults) -> None:
-    """Wait for as long as the faults say."""
+async def refused(faults: Faults) -> web.Response | None:
+    """Wait for as long as the faults say; the refusal that they bring."""
     if faults.hold is not None:
         faults.held += 1
         faults.most_held = max(faults.most_held, faults.held)
@@ -111,6 +113,10 @@ async def held(faults: Faults) -> None:
             await faults.hold.wait()
         finally:
             faults.held -= 1
+    if faults.refuse is None:
+        return None
+    code, reason, message = faults.refuse
+    return status(code, reason, message) if reason else web.Response(text=message, status=code)
 
 
 def choose(request: web.Request, protocols: Sequence[str]) -> str | None:

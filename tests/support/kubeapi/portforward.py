@@ -9,8 +9,8 @@ import anyio
 from aiohttp import WSMsgType, web
 from anyio.abc import ByteStream
 
-from support.kubeapi.pods import May, Pod, Pods, choose, find_pod, held, status
-from transports.channels import CHUNK_BYTES, V4
+from support.kubeapi.pods import May, Pod, Pods, choose, find_pod, refused, status
+from transports.channels import V4
 
 
 async def portforward_handler(
@@ -20,7 +20,9 @@ async def portforward_handler(
     found = find_pod(request, pods, may, "pods/portforward")
     if isinstance(found, web.Response):
         return found
-    await held(found.faults)
+    refusal = await refused(found.faults)
+    if refusal is not None:
+        return refusal
     asked = ",".join(request.query.getall("ports", []))
     if not asked:
         return web.Response(status=400, text='query parameter "port" is required')
@@ -31,7 +33,14 @@ async def portforward_handler(
         return web.Response(status=403)
     socket = web.WebSocketResponse(protocols=(V4,), max_msg_size=32 << 20)
     await socket.prepare(request)
-    await _forward(request, socket, found, [int(port) for port in asked.split(",")])
+    found.asked.append({"ports": asked, "protocol": V4})
+    found.forwarding += 1
+    try:
+        await _forward(request, socket, found, [int(port) for port in asked.split(",")])
+    except ConnectionError:
+        pass  # the client has left
+    finally:
+        found.forwarding -= 1
     return socket
 
 
@@ -43,9 +52,13 @@ async def _forward(
         for channel in (2 * number, 2 * number + 1):
             await socket.send_bytes(bytes((channel,)) + struct.pack("<H", port))
     streams: dict[int, ByteStream] = {}
+    faults = pod.faults
+    sent_bytes = 0
     async with anyio.create_task_group() as tasks:
 
         async def receive() -> None:
+            if faults.deaf:
+                await anyio.sleep_forever()
             async for message in socket:
                 if message.type is WSMsgType.BINARY and message.data[:1] in map(_byte, streams):
                     try:
@@ -55,18 +68,25 @@ async def _forward(
             tasks.cancel_scope.cancel()
 
         async def copy(channel: int, stream: ByteStream) -> None:
+            nonlocal sent_bytes
             async with stream:
                 try:
                     async for data in stream:
-                        for start in range(0, len(data), CHUNK_BYTES):
-                            await socket.send_bytes(
-                                _byte(channel) + data[start : start + CHUNK_BYTES]
-                            )
+                        for start in range(0, len(data), faults.frame_bytes):
+                            frame = data[start : start + faults.frame_bytes]
+                            sent_bytes += len(frame)
+                            limit = faults.drop_after_bytes
+                            if limit is not None and sent_bytes > limit and request.transport:
+                                request.transport.abort()
+                            await socket.send_bytes(_byte(channel) + frame)
                 except (anyio.BrokenResourceError, ConnectionError):
                     pass
 
         async with anyio.create_task_group() as copies:
             for number, port in enumerate(ports):
+                if faults.fail:
+                    await socket.send_bytes(_byte(2 * number + 1) + faults.fail.encode())
+                    continue
                 try:
                     # Inside the pod's network: what the agent sees is a caller on loopback.
                     stream = await anyio.connect_tcp("127.0.0.1", pod.ports[port])

@@ -1,4 +1,4 @@
-"""The streams of the fake API server: exec and port-forward of its pods.
+"""The streams of the fake API server: exec and port-forward of its pods, and who may open them.
 
 `stream_routes` are for whatever server has more to offer; `StreamsServer` has nothing else.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,8 @@ from support.kubeapi.pods import Faults, May, Pod, Pods, status
 from support.kubeapi.portforward import portforward_handler
 from support.peer import listen
 from transports.channels import PROTOCOLS
+
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 __all__ = [
     "Faults",
@@ -38,7 +40,7 @@ def stream_routes(
     may: May = lambda verb, resource: True,
     protocols: Sequence[str] = PROTOCOLS,
 ) -> list[web.RouteDef]:
-    """Both subresources of pods, for an application's router."""
+    """Both subresources of pods and access reviews, for an application's router."""
 
     async def exec_(request: web.Request) -> web.StreamResponse:
         return await exec_handler(request, pods, may=may, protocols=protocols)
@@ -46,8 +48,19 @@ def stream_routes(
     async def portforward(request: web.Request) -> web.StreamResponse:
         return await portforward_handler(request, pods, may=may)
 
+    async def review(request: web.Request) -> web.StreamResponse:
+        document = await request.json()
+        asked = document["spec"]["resourceAttributes"]
+        resource = f"{asked['resource']}/{asked['subresource']}"
+        document["status"] = {"allowed": may(asked["verb"], resource)}
+        return web.json_response(document, status=201)
+
     pod = "/api/v1/namespaces/{namespace}/pods/{name}"
-    return [web.get(f"{pod}/exec", exec_), web.get(f"{pod}/portforward", portforward)]
+    return [
+        web.get(f"{pod}/exec", exec_),
+        web.get(f"{pod}/portforward", portforward),
+        web.post(REVIEWS, review),
+    ]
 
 
 class StreamsServer:
@@ -72,6 +85,8 @@ class StreamsServer:
         """Verbs on resources that the caller's role lacks."""
         self.requests: list[str] = []
         """Method and path of each, the refused ones too."""
+        self.review: Callable[[], web.Response] | None = None
+        """What is said to an access review, instead of the truth."""
         self._protocols = protocols
         self._tls = tls
         self.port = 0
@@ -84,8 +99,24 @@ class StreamsServer:
         """Write one that leads here, with the token that is valid now."""
         return write_kubeconfig(path, self.url, **{"token": self.token, **more})
 
+    @property
+    def reviews(self) -> int:
+        """How often somebody has asked what they may do."""
+        return self.requests.count(f"POST {REVIEWS}")
+
+    @property
+    def streams(self) -> int:
+        """How many streams have been asked for."""
+        return len(self.requests) - self.reviews
+
     def may(self, verb: str, resource: str) -> bool:
         return (verb, resource) not in self.denied
+
+    def drop(self) -> None:
+        """Cut every connection."""
+        for protocol in self._runner.server.connections if self._runner.server else ():
+            if protocol.transport is not None:
+                protocol.transport.abort()
 
     async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._authenticate])
@@ -106,6 +137,8 @@ class StreamsServer:
         self.requests.append(f"{request.method} {request.path}")
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return status(401, "Unauthorized", "Unauthorized")
+        if self.review is not None and request.path == REVIEWS:
+            return self.review()
         return await handler(request)
 
 

@@ -1,0 +1,266 @@
+"""Streams into pods, by the API server's leave: what exec and port-forward share.
+
+Which API server it is, whether it lets us, and what its refusals mean. What is not granted is
+asked for once and then left alone: a fleet of forbidden streams must not hammer an API server.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from anyio.lowlevel import RunVar
+
+from transports.base import Target
+from transports.errors import BadPeer, Denied, Failure, Gone, Unreachable
+from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
+
+if TYPE_CHECKING:
+    from transports.websocket import WebSocket
+
+__all__ = ["Grant", "PodApi", "broken_off", "check_names"]
+
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+"""Where everybody may ask what they may do."""
+
+REVIEW_SECONDS = 5.0
+"""For the answer to that."""
+
+DENIED_SECONDS = 60.0
+"""How long a "no" is taken for one without asking again."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
+"""Names of Kubernetes objects. Nothing else may stand in a path to the API server."""
+
+# How API server, kubelet, containerd, CRI-O and runc say it; there is no code for it.
+_NOT_RUNNING = re.compile(
+    r"container not found|no such container|pod does not exist|container \S+ is not running"
+    r"|not created or running|no running task|(stopped|paused) container"
+    r"|CONTAINER_(EXITED|CREATED|UNKNOWN)|not valid for pod|not have a host assigned"
+    r"|failed to find sandbox|could not find sandbox|sandbox \S+ is (closed|not running)",
+    re.IGNORECASE,
+)
+_NO_RIGHT = re.compile(r"pods \S+ is forbidden:")
+_ADMISSION = re.compile(r"denied (the )?request")
+_NO_KUBELET = re.compile(r"error dialing backend|no agent available|no preferred addresses found")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A right of RBAC's: to open streams of one kind into the pods of a namespace."""
+
+    subresource: str
+    """Of `pods`."""
+    verbs: tuple[str, ...] = ("get", "create")
+    """A WebSocket is a GET; from Kubernetes 1.35 on it takes `create` as well."""
+
+    def __str__(self) -> str:
+        return f"{' and '.join(self.verbs)} on pods/{self.subresource}"
+
+
+@dataclass(slots=True)
+class _Knowledge:
+    """Whether a grant is ours in one namespace of one API server."""
+
+    denial: Failure | None = None
+    expires: float = -math.inf
+    asking: anyio.Lock = field(default_factory=anyio.Lock)
+
+
+@dataclass(slots=True)
+class _Server:
+    """An API server, and how many of us use it."""
+
+    api: KubernetesApi
+    users: int = 0
+
+
+_SERVERS: RunVar[dict[tuple[str, str], _Server]] = RunVar("servers")
+"""Of this event loop, by kubeconfig and context: whoever comes second finds the credentials loaded,
+for which a program may have asked a cloud."""
+
+
+class PodApi:
+    """Where the streams of one kind are opened. Constructing is free; `aclose` ends it.
+
+    Args:
+        grant: what this takes.
+        kubeconfig: as of `KubernetesApi`.
+        contexts: contexts of the kubeconfig, each an API server that targets name as their
+            `cluster`; none for the current one alone.
+    """
+
+    def __init__(self, grant: Grant, kubeconfig: str = "", contexts: Sequence[str] = ()) -> None:
+        self.grant = grant
+        self._kubeconfig = kubeconfig
+        self._contexts = tuple(contexts)
+        self._used: dict[str, _Server] = {}
+        self._known: dict[tuple[str, str], _Knowledge] = {}
+
+    def applies(self, target: Target) -> bool:
+        """Whether the target names a pod, its namespace and no cluster that is not ours. No I/O."""
+        named = bool(target.namespace and target.pod)
+        return named and self._context(target.cluster) is not None
+
+    async def open(
+        self,
+        target: Target,
+        params: Sequence[tuple[str, str]],
+        protocols: Sequence[str],
+        *,
+        transport: str,
+    ) -> WebSocket:
+        """Open a stream into the target's pod, which the caller closes, and whose opening the
+        caller bounds.
+
+        Raises:
+            Denied: there are no credentials, or they do not suffice, or admission refuses. What
+                RBAC denies is not asked for again for `DENIED_SECONDS`.
+            Gone: the pod is not there or not running.
+            BadPeer: what answers is no API server, or a name is none of Kubernetes'.
+            Unreachable: the API server or the kubelet cannot be reached.
+        """
+        check_names(target, transport, target.namespace, target.pod)
+        context = self._context(target.cluster)
+        if context is None:
+            message = f"cluster {target.cluster!r} is none of the contexts given"
+            raise Unreachable(message, target=target, transport=transport)
+        api = self._api(context)
+        known = self._known.setdefault((context, target.namespace), _Knowledge())
+        path = f"/api/v1/namespaces/{target.namespace}/pods/{target.pod}/{self.grant.subresource}"
+        try:
+            denial = await self._denial(api, known, target.namespace)
+            if denial is None:
+                return await api.websocket(path, params, protocols)
+        except KubernetesError as error:
+            denial = self._refusal(error)
+            if denial.symptom == "rbac":
+                _note(known, denial)
+            raise denial.error(target, transport) from error
+        raise denial.error(target, transport)
+
+    async def aclose(self) -> None:
+        """Forget everything. The last one who uses an API server closes its connections."""
+        self._known.clear()
+        while self._used:
+            context, server = self._used.popitem()
+            server.users -= 1
+            if not server.users:
+                del _SERVERS.get()[self._kubeconfig, context]
+                await server.api.__aexit__(None, None, None)
+
+    def _context(self, cluster: str) -> str | None:
+        if cluster in self._contexts:
+            return cluster
+        if not self._contexts:
+            return ""
+        if cluster:
+            return None
+        return self._contexts[0] if len(self._contexts) == 1 else ""
+
+    def _api(self, context: str) -> KubernetesApi:
+        if context not in self._used:
+            servers = _SERVERS.get({})
+            _SERVERS.set(servers)
+            key = self._kubeconfig, context
+            server = servers.setdefault(key, _Server(KubernetesApi(*key)))
+            server.users += 1
+            self._used[context] = server
+        return self._used[context].api
+
+    async def _denial(
+        self, api: KubernetesApi, known: _Knowledge, namespace: str
+    ) -> Failure | None:
+        """Why the grant is not ours, asked for by one caller for all.
+
+        Raises:
+            KubernetesError: the server is not to be spoken to at all.
+        """
+        async with known.asking:
+            if anyio.current_time() >= known.expires:
+                missing = await self._missing(api, namespace)
+                words = f"an access review denies {' and '.join(missing)} in namespace {namespace}"
+                _note(known, self._ungranted(words) if missing else None)
+        return known.denial
+
+    async def _missing(self, api: KubernetesApi, namespace: str) -> list[str]:
+        """The verbs that the server says we may not use. Where it does not say, trying will."""
+        said: dict[str, bool] = {}
+        failures: list[KubernetesError] = []
+
+        async def ask(verb: str) -> None:
+            review = _review(namespace, verb, self.grant.subresource)
+            try:
+                said[verb] = _allows(await api.post(REVIEWS, review, seconds=REVIEW_SECONDS))
+            except KubernetesError as error:
+                failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for verb in self.grant.verbs:
+                tasks.start_soon(ask, verb)
+        for error in failures:
+            if error.status in (0, 401):
+                raise error  # as the stream would meet it
+        return [verb for verb in self.grant.verbs if not said.get(verb, True)]
+
+    def _ungranted(self, words: str) -> Failure:
+        # The grant first, as answers cut long words.
+        return Failure(Denied, f"grant {self.grant}: {words}", "rbac")
+
+    def _refusal(self, error: KubernetesError) -> Failure:
+        """What the server's answer means, in its words."""
+        words = error.message
+        if error.status == 401 or error.reason == NO_CREDENTIALS:
+            return Failure(Denied, words, "credentials")
+        if _ADMISSION.search(words):  # with whatever status the policy or webhook chose
+            return Failure(Denied, words, "admission")
+        if error.status == 403:
+            # Servers from 1.35 on say no more than this to those who may `get` and not `create`.
+            return self._ungranted(words) if _NO_RIGHT.search(words) else Failure(Denied, words)
+        if error.reason == "NotFound":
+            return Failure(Gone, words)
+        # A 404 that is no Status of Kubernetes' comes from some other server.
+        if (0 < error.status < 400 or error.status == 404) and not _NOT_RUNNING.search(words):
+            return Failure(BadPeer, words)
+        return broken_off(words) if error.status else Failure(Unreachable, words, "api_unreachable")
+
+
+def check_names(target: Target, transport: str, *names: str) -> None:
+    """Raise `BadPeer` for what cannot be the name of a Kubernetes object."""
+    for name in names:
+        if not _NAME.fullmatch(name):
+            message = f"{name!r} is no name of a namespace, pod or container"
+            raise BadPeer(message, target=target, transport=transport)
+
+
+def broken_off(words: str) -> Failure:
+    """Why there is no stream, where API server, kubelet or container runtime give no code."""
+    if _NOT_RUNNING.search(words):
+        return Failure(Gone, words)
+    return Failure(Unreachable, words, "kubelet_unreachable" if _NO_KUBELET.search(words) else None)
+
+
+def _note(known: _Knowledge, denial: Failure | None) -> None:
+    known.denial = denial
+    known.expires = math.inf if denial is None else anyio.current_time() + DENIED_SECONDS
+
+
+def _review(namespace: str, verb: str, subresource: str) -> dict[str, Any]:
+    asked = {"namespace": namespace, "verb": verb, "resource": "pods", "subresource": subresource}
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": asked},
+    }
+
+
+def _allows(answer: Any) -> bool:
+    """What a review says. An authorizer that failed, and whatever is no review, says nothing."""
+    status = answer.get("status") if isinstance(answer, dict) else None
+    if not isinstance(status, dict) or status.get("evaluationError"):
+        return True
+    return status.get("allowed") is not False

@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
+from mcp_gpu.fleet.discovery.clusters import ClustersDiscovery
 from mcp_gpu.fleet.discovery.dns import DnsDiscovery
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
@@ -25,7 +26,8 @@ from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
-from transports.kubernetes import KubernetesApi, in_cluster
+from transports.credentials import CredentialsError, contexts, in_cluster, renewal
+from transports.kubernetes import KubernetesApi
 from transports.registry import load
 
 __all__ = ["open_router", "run", "serve_gateway"]
@@ -172,7 +174,7 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         SettingError: they name several, or one that cannot be read, or there is no cluster.
     """
     if settings.kubeconfig and not settings.has_kubeconfig():
-        raise SettingError(f"--kubeconfig: no file {settings.kubeconfig}")
+        raise SettingError(f"--kubeconfig: no file {' or '.join(settings.kubeconfig_paths())}")
     named = [
         flag
         for flag, value in (
@@ -196,18 +198,46 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         raise SettingError(str(error)) from error
 
 
-def _in_kubernetes(settings: FleetSettings) -> KubernetesDiscovery:
+def _in_kubernetes(settings: FleetSettings) -> Discovery:
     if not in_cluster() and not settings.has_kubeconfig():
         raise SettingError(
             "no agents named, and no Kubernetes to find them in: give one of --agents, "
             "--agents-file and --agents-dns, or a kubeconfig (--kubeconfig, KUBECONFIG, "
             "~/.kube/config)"
         )
+    if settings.context:
+        _check_contexts(settings)
+    if len(settings.context) > 1:
+        return ClustersDiscovery({name: _cluster(settings, name) for name in settings.context})
+    return _cluster(settings, next(iter(settings.context), ""))
+
+
+def _check_contexts(settings: FleetSettings) -> None:
+    asked = settings.context
+    doubled = [name for name in asked if asked.count(name) > 1]
+    if doubled:
+        raise SettingError(f"--context: {doubled[0]} is given twice")
+    try:
+        known = contexts(settings.kubeconfig)
+    except CredentialsError:
+        return  # which a client is told by every answer, until somebody mends the file
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise SettingError(
+            f"--context: the kubeconfig has no context {unknown[0]}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+
+
+def _cluster(settings: FleetSettings, context: str) -> KubernetesDiscovery:
+    as_a_pod = in_cluster() and not settings.kubeconfig and not context
     return KubernetesDiscovery(
-        KubernetesApi(settings.kubeconfig, settings.context),
+        KubernetesApi(settings.kubeconfig, context),
         namespace=settings.namespace,
+        everywhere=not as_a_pod,
         selector=settings.agent_selector,
         domain=settings.cluster_domain if settings.agent_address == "dns" else None,
+        login="" if as_a_pod else renewal(settings.kubeconfig, context),
     )
 
 
@@ -232,8 +262,8 @@ def make_transports(settings: FleetSettings) -> list[Transport]:
 def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
     own = settings.transport_options.get(name, {})
     if name == "exec":
-        credentials = {"kubeconfig": settings.kubeconfig, "context": settings.context}
-        return credentials | own
+        context = next(iter(settings.context), "")
+        return {"kubeconfig": settings.kubeconfig, "context": context} | own
     if name != "http":
         return own
     options: dict[str, Any] = {"scheme": settings.agent_scheme}

@@ -168,12 +168,14 @@ class FleetSettings(LogSettings):
     """DNS name, with an optional port, of a headless Service: every address is an agent."""
     namespace: str = ""
     """Kubernetes namespace whose agents are watched where no agents are named. Default: the
-    pod's own in a cluster, else the kubeconfig context's."""
+    pod's own in a cluster; with a kubeconfig all that may be listed together, else the
+    context's."""
     kubeconfig: str = ""
     """Credentials for Kubernetes. Default: the pod's own in a cluster, else what KUBECONFIG names,
     else ~/.kube/config."""
-    context: str = ""
-    """Context of the kubeconfig. Default: its current one."""
+    context: Names = ()
+    """Contexts of the kubeconfig. Default: its current one. Several are several clusters, whose
+    nodes are named context/node."""
     agent_selector: str = "app.kubernetes.io/name=mcp-gpu,app.kubernetes.io/component=agent"
     """Labels of the agents' headless Service, which its EndpointSlices inherit, and of their
     pods."""
@@ -206,10 +208,16 @@ class FleetSettings(LogSettings):
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most calls in flight per kind of path."""
 
-    def has_kubeconfig(self) -> bool:
-        """Whether the kubeconfig given, or else the usual one, is a file."""
+    def kubeconfig_paths(self) -> list[str]:
+        """Where a kubeconfig is looked for: as given, or else in the usual places."""
         given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        return any(os.path.isfile(os.path.expanduser(path)) for path in given.split(os.pathsep))
+        paths = [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
+        # In full: clients start their servers in a folder of their own choice.
+        return [os.path.abspath(path) for path in paths]
+
+    def has_kubeconfig(self) -> bool:
+        """Whether one of them is a file."""
+        return any(map(os.path.isfile, self.kubeconfig_paths()))
 
 
 class GatewaySettings(ServeSettings, FleetSettings):

@@ -179,11 +179,12 @@ async def test_a_program_that_fails_is_named_with_the_way_to_log_in_and_not_its_
     user = program(tmp_path, "import sys; sys.exit(9)")
     user["exec"]["args"].append("--client-secret=s3cret")
     config = write_kubeconfig(tmp_path / "config", "https://x", user=user, context="prod")
-    assert str(await failure(config, context="prod")) == (
-        "no usable Kubernetes credentials: context prod: the program for credentials "
-        f"{sys.executable!r} failed with exit status 9; run `kubectl --kubeconfig {config} "
-        "--context prod version` in a terminal, which shows what it says and lets you log in"
-    )
+    for context in ("prod", ""):
+        assert str(await failure(config, context=context)) == (
+            f"no usable Kubernetes credentials: the program for credentials {sys.executable!r} "
+            f"failed with exit status 9 (context prod); run `kubectl --kubeconfig {config} "
+            "--context prod version` in a terminal, which shows what it says and lets you log in"
+        )
 
 
 async def test_a_program_that_has_just_failed_is_not_started_again(

@@ -103,7 +103,7 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         coverage = found["coverage"]
         assert (coverage["nodes_known"], coverage["nodes_answered"]) == (2, 2)
         assert (coverage["discovery"], coverage["discovery_problem"]) == (
-            "Kubernetes, namespace gpu",
+            "Kubernetes, all namespaces",
             None,
         )
 
@@ -259,7 +259,7 @@ async def test_a_gateway_that_may_not_watch_starts_and_is_not_ready(tmp_path: Pa
             await start_all(stack, [gateway])
         code, _, said = await status(api)
         assert code == 2
-        assert "no agents are known: Kubernetes, namespace gpu: no agent there matches" in said
+        assert "no agents are known: Kubernetes, all namespaces: no agent there matches" in said
 
 
 async def test_only_a_gateway_on_a_cluster_loads_a_kubernetes_client(tmp_path: Path) -> None:

@@ -27,7 +27,15 @@ from transports.program import ProgramFailed, ask
 if TYPE_CHECKING:
     from kubernetes.aio.config.kube_config import KubeConfigMerger
 
-__all__ = ["LOAD_SECONDS", "Credentials", "CredentialsError", "contexts", "in_cluster", "load"]
+__all__ = [
+    "LOAD_SECONDS",
+    "Credentials",
+    "CredentialsError",
+    "contexts",
+    "in_cluster",
+    "load",
+    "renewal",
+]
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where Kubernetes mounts a pod's credentials."""
@@ -100,21 +108,23 @@ def load(kubeconfig: str = "", context: str = "") -> Credentials:
     own = not kubeconfig and not context and in_cluster()
     where = _place(kubeconfig)
     try:
-        return _of_pod() if own else _of_kubeconfig(where, context)
+        return _of_pod() if own else _of_kubeconfig(kubeconfig, context)
     except ProgramFailed as error:
-        flags = ["--kubeconfig", kubeconfig] if kubeconfig else []
-        flags += ["--context", context] if context else []
-        renewal = shlex.join(["kubectl", *flags, "version"])
-        raise CredentialsError(
-            f"{f'context {context}: ' if context else ''}{error}; run `{renewal}` in a terminal, "
-            "which shows what it says and lets you log in"
-        ) from None
+        raise CredentialsError(str(error)) from None
     except TimeoutError:
         raise CredentialsError(f"{where}: no credentials within {LOAD_SECONDS:g} s") from None
     # The boundary to the library, which raises what its parsers, ssl and the file system
     # raise on a kubeconfig that is not one.
     except Exception as error:
         raise CredentialsError(_words(error) if own else f"{where}: {_words(error)}") from None
+
+
+def renewal(kubeconfig: str = "", context: str = "") -> str:
+    """The command that shows a person at a terminal what is wrong with credentials of a kubeconfig,
+    and lets them log in."""
+    flags = ["--kubeconfig", kubeconfig] if kubeconfig else []
+    flags += ["--context", context] if context else []
+    return shlex.join(["kubectl", *flags, "version"])
 
 
 def _words(error: Exception) -> str:
@@ -165,7 +175,7 @@ def _chosen(merger: KubeConfigMerger, context: str) -> str:
     raise ValueError(f"{what}; there are: {', '.join(names) or 'none'}")
 
 
-def _of_kubeconfig(where: str, context: str) -> Credentials:
+def _of_kubeconfig(kubeconfig: str, context: str) -> Credentials:
     from kubernetes.aio.client import Configuration
     from kubernetes.aio.config import kube_config
 
@@ -186,11 +196,12 @@ def _of_kubeconfig(where: str, context: str) -> Credentials:
                     setattr(self, name, data.as_file())
             return True
 
-    merger = _merged(where)
+    merger = _merged(_place(kubeconfig))
+    chosen = _chosen(merger, context)
     make: Any = Loader  # which the library leaves without types
     loader = make(
         merger.config,
-        active_context=_chosen(merger, context),
+        active_context=chosen,
         config_base_path=None,  # of each file its own folder
     )
     user = getattr(loader._user, "value", None) or {}
@@ -199,7 +210,13 @@ def _of_kubeconfig(where: str, context: str) -> Credentials:
     if "exec" in user:
         # Before it is this load's turn: one that waits for a login holds up its own context alone.
         folder = os.path.dirname(os.path.abspath(loader._user.path))
-        loader.status = ask(user["exec"], folder, loader._cluster.value)
+        try:
+            loader.status = ask(user["exec"], folder, loader._cluster.value)
+        except ProgramFailed as error:
+            raise ProgramFailed(
+                f"{error} (context {chosen}); run `{renewal(kubeconfig, chosen)}` in a terminal, "
+                "which shows what it says and lets you log in"
+            ) from None
     found = Configuration()
     with _loading:
         try:

@@ -64,6 +64,10 @@ class FakeApiServer:
         self.piece_bytes = 0
         """Longest piece that an answer is sent in; 0 for whole lines."""
         self.tokens = {TOKEN}
+        self.bound_in: set[str] | None = None
+        """Namespaces in which alone the user's role counts; None for all."""
+        self.bound_everywhere: set[str] = set()
+        """Resources for which it counts in all of them nevertheless."""
         self.watches: set[Watch] = set()
         self._connections: dict[Watch, web.Request] = {}
         self._denied: set[tuple[str, str]] = set()
@@ -124,7 +128,7 @@ class FakeApiServer:
 
     async def apply(self, document: Mapping[str, Any]) -> None:
         """Create the object or replace it, status and all."""
-        metadata = {"namespace": self.namespace} | document["metadata"]
+        metadata = {"namespace": self.namespace} | document["metadata"]  # or in one it names
         if document["kind"] == "Node":
             del metadata["namespace"]
         self.store.apply({**document, "metadata": metadata})
@@ -244,7 +248,7 @@ class _Handler:
         kind, _, token = request.headers.get("Authorization", "").partition(" ")
         if kind != "Bearer" or token not in self._server.tokens:
             raise Refused(401, "Unauthorized", "Unauthorized")
-        if self._server.may(verb, self._resource.plural):
+        if self._bound(namespace) and self._server.may(verb, self._resource.plural):
             return
         plural, group = self._resource.plural, self._resource.group.split("/")[2]
         group = "" if group == "v1" else group
@@ -255,6 +259,12 @@ class _Handler:
             f'"{group}" {where}'
         )
         raise Refused(403, "Forbidden", message)
+
+    def _bound(self, namespace: str | None) -> bool:
+        bound_in = self._server.bound_in
+        if bound_in is None or not self._resource.namespaced:
+            return True
+        return namespace in bound_in or self._resource.plural in self._server.bound_everywhere
 
     def _get(self, name: str, namespace: str) -> web.Response:
         found = self._server.store.get(self._resource.plural, namespace, name)

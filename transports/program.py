@@ -17,7 +17,7 @@ __all__ = ["PROGRAM_SECONDS", "ProgramFailed", "ask"]
 PROGRAM_SECONDS = 30.0
 """For one run: it may ask a cloud, or wait for somebody to log in."""
 
-PAUSE_SECONDS = 10.0
+PAUSE_SECONDS = 5.0
 """How long a failure is believed. Everything that wants the API server asks; the program may open
 a browser each time it runs."""
 

@@ -55,6 +55,9 @@ def _flat(value: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_flat)]
 """Several names, separated by commas or blanks."""
 
+File = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A file's path. Where a client starts this program there is no shell that knows what `~` is."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -97,7 +100,7 @@ class ServeSettings(LogSettings):
     allowed_origins: Names = ()
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer tokens of which HTTP callers must show one, one per line; read again
     when it changes. Health, version and metrics stay open. Without it everybody may call who
     reaches the port."""
@@ -162,7 +165,7 @@ class FleetSettings(LogSettings):
 
     agents: str = ""
     """Agents, separated by commas: [node=]host[:port]. IPv6 in brackets."""
-    agents_file: Path | None = None
+    agents_file: File | None = None
     """TOML file of [[agents]], where each may have its own command."""
     agents_dns: str = ""
     """DNS name, with an optional port, of a headless Service: every address is an agent."""
@@ -191,9 +194,9 @@ class FleetSettings(LogSettings):
     "attach", "--relay-only"]}}."""
     agent_scheme: Literal["http", "https"] = "http"
     """How agents serve HTTP."""
-    agent_token_file: Path | None = None
+    agent_token_file: File | None = None
     """File with the bearer token to show to agents; read again when it changes."""
-    agent_ca_file: Path | None = None
+    agent_ca_file: File | None = None
     """PEM file of the authorities that agents' certificates are checked against."""
     node_deadline_seconds: Seconds = 8.0
     """Longest wait for one node, all its paths together."""
@@ -234,7 +237,7 @@ class StatusSettings(FleetSettings):
     url: str = ""
     """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
     asked directly."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer token to show to the gateway at --url."""
     nodes: Names = ()
     """Only these nodes."""

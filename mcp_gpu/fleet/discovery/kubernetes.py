@@ -147,6 +147,8 @@ class KubernetesDiscovery:
         source = str(self._slices_scope)
         if self._slices.as_of is None:
             silence = "the API server has not answered yet"
+            if self._login:
+                silence += f", or a program for credentials has not: `{self._login}` shows which"
             raise DiscoveryError(f"{source}: {self._problem() or silence}")
         roster, problem = self._current(), self._problem()
         existing = None if self._nodes.as_of is None else self._nodes.items

@@ -15,12 +15,11 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.fleet.connectivity.checkup import Checkup
-from mcp_gpu.fleet.connectivity.model import Place, Survey
+from mcp_gpu.fleet.connectivity.clusters import Diagnoses
+from mcp_gpu.fleet.connectivity.model import Place
 from mcp_gpu.fleet.connectivity.survey import Surveyor
-from mcp_gpu.fleet.diagnosis.diagnosis import diagnose
-from mcp_gpu.fleet.diagnosis.evidence import Evidence, read_evidence
-from mcp_gpu.fleet.diagnosis.model import Diagnosis
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
+from mcp_gpu.fleet.discovery.clusters import ClustersDiscovery
 from mcp_gpu.fleet.discovery.dns import DnsDiscovery
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
@@ -33,7 +32,8 @@ from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
 from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
-from transports.kubernetes import KubernetesApi, KubernetesError, in_cluster
+from transports.credentials import CredentialsError, contexts, in_cluster, renewal
+from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.registry import load
 
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
@@ -107,26 +107,23 @@ async def _checkup(
     reachability: Reachability,
     stack: AsyncExitStack,
 ) -> Checkup:
-    api, namespace = None, ""
-    if isinstance(discovery, KubernetesDiscovery):
-        api = await stack.enter_async_context(KubernetesApi(settings.kubeconfig, settings.context))
+    apis: dict[str, KubernetesApi] = {}
+    namespace = ""
+    if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
+        for name in settings.context or ("",):
+            api = KubernetesApi(settings.kubeconfig, name)
+            apis[name] = await stack.enter_async_context(api)
         if settings.pod_name:
             with suppress(KubernetesError):  # which discovery meets too, and tells
-                namespace = await api.namespace()
+                namespace = await next(iter(apis.values())).namespace()
     surveyor = Surveyor(
         reachability,
         place=Place(node=settings.node_name, pod=settings.pod_name, namespace=namespace),
         probe_timeout_seconds={"http": max(settings.probe_timeout_seconds, LOOK_SECONDS)},
         default_probe_timeout_seconds=settings.stream_timeout_seconds,
     )
-
-    async def explain(survey: Survey) -> Diagnosis:
-        if api is None:
-            return diagnose(survey, Evidence())
-        evidence = await read_evidence(api, survey, selector=settings.agent_selector)
-        return diagnose(survey, evidence)
-
-    return Checkup(discovery, surveyor, explain)
+    diagnoses = Diagnoses(apis, selector=settings.agent_selector)
+    return Checkup(discovery, surveyor, diagnoses.of)
 
 
 def run(settings: GatewaySettings) -> int:
@@ -226,7 +223,7 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         SettingError: they name several, or one that cannot be read, or there is no cluster.
     """
     if settings.kubeconfig and not settings.has_kubeconfig():
-        raise SettingError(f"--kubeconfig: no file {settings.kubeconfig}")
+        raise SettingError(f"--kubeconfig: no file {' or '.join(settings.kubeconfig_paths())}")
     named = [
         flag
         for flag, value in (
@@ -250,18 +247,46 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         raise SettingError(str(error)) from error
 
 
-def _in_kubernetes(settings: FleetSettings) -> KubernetesDiscovery:
+def _in_kubernetes(settings: FleetSettings) -> Discovery:
     if not in_cluster() and not settings.has_kubeconfig():
         raise SettingError(
             "no agents named, and no Kubernetes to find them in: give one of --agents, "
             "--agents-file and --agents-dns, or a kubeconfig (--kubeconfig, KUBECONFIG, "
             "~/.kube/config)"
         )
+    if settings.context:
+        _check_contexts(settings)
+    if len(settings.context) > 1:
+        return ClustersDiscovery({name: _cluster(settings, name) for name in settings.context})
+    return _cluster(settings, next(iter(settings.context), ""))
+
+
+def _check_contexts(settings: FleetSettings) -> None:
+    asked = settings.context
+    doubled = [name for name in asked if asked.count(name) > 1]
+    if doubled:
+        raise SettingError(f"--context: {doubled[0]} is given twice")
+    try:
+        known = contexts(settings.kubeconfig)
+    except CredentialsError:
+        return  # which a client is told by every answer, until somebody mends the file
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise SettingError(
+            f"--context: the kubeconfig has no context {unknown[0]}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+
+
+def _cluster(settings: FleetSettings, context: str) -> KubernetesDiscovery:
+    as_a_pod = in_cluster() and not settings.kubeconfig and not context
     return KubernetesDiscovery(
-        KubernetesApi(settings.kubeconfig, settings.context),
+        KubernetesApi(settings.kubeconfig, context),
         namespace=settings.namespace,
+        everywhere=not as_a_pod,
         selector=settings.agent_selector,
         domain=settings.cluster_domain if settings.agent_address == "dns" else None,
+        login="" if as_a_pod else renewal(settings.kubeconfig, context),
     )
 
 
@@ -287,7 +312,7 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
     options: dict[str, Any] = {}
     if name in ("portforward", "exec"):
         options["kubeconfig"] = settings.kubeconfig
-        options["contexts"] = [settings.context] if settings.context else []
+        options["contexts"] = list(settings.context)
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
         if settings.agent_token_file is not None:

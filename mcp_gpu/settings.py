@@ -57,6 +57,9 @@ def _flat(value: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_flat)]
 """Several names, separated by commas or blanks."""
 
+File = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A file's path. Where a client starts this program there is no shell that knows what `~` is."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -99,7 +102,7 @@ class ServeSettings(LogSettings):
     allowed_origins: Names = ()
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer tokens of which HTTP callers must show one, one per line; read again
     when it changes. Health, version and metrics stay open. Without it everybody may call who
     reaches the port."""
@@ -164,18 +167,20 @@ class FleetSettings(LogSettings):
 
     agents: str = ""
     """Agents, separated by commas: [node=]host[:port]. IPv6 in brackets."""
-    agents_file: Path | None = None
+    agents_file: File | None = None
     """TOML file of [[agents]], where each may have its own command."""
     agents_dns: str = ""
     """DNS name, with an optional port, of a headless Service: every address is an agent."""
     namespace: str = ""
     """Kubernetes namespace whose agents are watched where no agents are named. Default: the
-    pod's own in a cluster, else the kubeconfig context's."""
+    pod's own in a cluster; with a kubeconfig all that may be listed together, else the
+    context's."""
     kubeconfig: str = ""
     """Credentials for Kubernetes. Default: the pod's own in a cluster, else what KUBECONFIG names,
     else ~/.kube/config."""
-    context: str = ""
-    """Context of the kubeconfig. Default: its current one."""
+    context: Names = ()
+    """Contexts of the kubeconfig. Default: its current one. Several are several clusters, whose
+    nodes are named context/node."""
     agent_selector: str = "app.kubernetes.io/name=mcp-gpu,app.kubernetes.io/component=agent"
     """Labels of the agents' headless Service, which its EndpointSlices inherit, and of their
     pods."""
@@ -192,9 +197,9 @@ class FleetSettings(LogSettings):
     "attach", "--relay-only"]}}."""
     agent_scheme: Literal["http", "https"] = "http"
     """How agents serve HTTP."""
-    agent_token_file: Path | None = None
+    agent_token_file: File | None = None
     """File with the bearer token to show to agents; read again when it changes."""
-    agent_ca_file: Path | None = None
+    agent_ca_file: File | None = None
     """PEM file of the authorities that agents' certificates are checked against."""
     node_deadline_seconds: Seconds = 8.0
     """Longest wait for one node, all its paths together."""
@@ -217,10 +222,16 @@ class FleetSettings(LogSettings):
     """This pod's name (downward API), where it runs in one: by it a diagnosis knows which network
     policies hold for it."""
 
-    def has_kubeconfig(self) -> bool:
-        """Whether the kubeconfig given, or else the usual one, is a file."""
+    def kubeconfig_paths(self) -> list[str]:
+        """Where a kubeconfig is looked for: as given, or else in the usual places."""
         given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        return any(os.path.isfile(os.path.expanduser(path)) for path in given.split(os.pathsep))
+        paths = [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
+        # In full: clients start their servers in a folder of their own choice.
+        return [os.path.abspath(path) for path in paths]
+
+    def has_kubeconfig(self) -> bool:
+        """Whether one of them is a file."""
+        return any(map(os.path.isfile, self.kubeconfig_paths()))
 
 
 class GatewaySettings(ServeSettings, FleetSettings):
@@ -237,7 +248,7 @@ class TerminalSettings(FleetSettings):
     url: str = ""
     """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
     asked directly."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer token to show to the gateway at --url."""
     nodes: Names = ()
     """Only these nodes."""

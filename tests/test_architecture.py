@@ -50,6 +50,7 @@ READS_ENVIRONMENT = {
     "mcp_gpu.settings",
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
+    "transports.program",  # hands its own on to programs that make credentials
     "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
 }
 

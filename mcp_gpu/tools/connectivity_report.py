@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mcp_gpu.fleet.connectivity.checkup import Findings
 from mcp_gpu.fleet.connectivity.model import NodeSurvey, Outcome, PathResult, Place, Survey
 from mcp_gpu.fleet.connectivity.survey import works
+from mcp_gpu.fleet.diagnosis.case import Case
+from mcp_gpu.fleet.diagnosis.evidence import Evidence
 from mcp_gpu.fleet.diagnosis.model import Diagnosis
 from mcp_gpu.fleet.model import Coverage
 
@@ -90,7 +92,9 @@ def whole(found: Findings) -> FleetConnectivity:
     table, survey = found.table, found.survey
     known = {target.node or target.key for target in table.targets}
     known |= {absent.node for absent in table.absent}
-    healthy = [node for node in survey.nodes if _healthy(node)]
+    # By the diagnosis's own measure: HTTP does not count where it cannot be expected.
+    well = {each.survey.node for each in Case(survey, Evidence()).agents if each.preferred}
+    healthy = [node for node in survey.nodes if node.node in well]
     return FleetConnectivity(
         **dict(found.diagnosis),
         gateway_node=survey.place.node or None,
@@ -106,7 +110,7 @@ def whole(found: Findings) -> FleetConnectivity:
         nodes_healthy=len(healthy),
         healthy_by_path=dict(Counter(_way(node) for node in healthy).most_common()),
         paths=_totals(survey),
-        nodes=tuple(_row(node) for node in survey.nodes if not _healthy(node)),
+        nodes=tuple(_row(node) for node in survey.nodes if node.node not in well),
         next_cursor=None,
         nodes_omitted=0,
         absent=tuple(AbsentNode(node=node, why=_clipped(why)) for node, why in survey.absent),
@@ -135,10 +139,6 @@ def page(whole: FleetConnectivity, limit: int, cursor: str | None) -> FleetConne
             "absent_omitted": max(len(whole.absent) - ABSENT_LISTED, 0),
         }
     )
-
-
-def _healthy(node: NodeSurvey) -> bool:
-    return bool(node.paths) and node.paths[0].outcome == "ok"
 
 
 def _way(node: NodeSurvey) -> str:

@@ -51,8 +51,9 @@ SUMMARY_TEXT_CHARS = 7_500
 FULL_TEXT_CHARS = 30_000
 """Room for node and GPU lines in detail full."""
 
-ODD_PREFIX = "odd/"
-"""Marks a cursor inside the outliers, which come first. '/' is in no node name."""
+ODD_PREFIX = "odd "
+"""Marks a cursor inside the outliers, which come first. A blank is in no node name, nor in a
+context's before it."""
 
 
 class GatewayArguments(Arguments):

@@ -70,13 +70,13 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
             well = await doctor(*way)
             assert (well.status, well.said) == (0, "")
             assert well.lines[0].startswith("HEALTHY  ")
-            assert well.lines[1] == "2 of 2 nodes healthy: 2 over http"
+            assert "2 of 2 nodes healthy: 2 over http" in well.lines
         await here.agents["b"].end(signal.SIGKILL)
         for way in ways(here):
             ill = await doctor(*way)
             assert (ill.status, ill.said) == (1, "")
             assert ill.lines[0].startswith("BROKEN  ")
-            assert ill.lines[1] == "1 of 2 nodes healthy: 1 over http"
+            assert "1 of 2 nodes healthy: 1 over http" in ill.lines
             assert "   b: http refused, command not_running; no path works" in ill.lines
             port = here.agents["b"].port
             assert f"     b http: 127.0.0.1:{port}: connection refused" in ill.lines
@@ -216,11 +216,39 @@ async def test_a_pre_flight_without_agents(flags: Sequence[str], status: int) ->
         where = ["--kubeconfig", str(api.kubeconfig), "--wait-seconds", "0.1", *PATHS]
         found = await doctor("--in-cluster", *where, *flags)
         assert found.status == status
-        assert "no agents are known: Kubernetes, namespace gpu: no agent there" in found.lines[-1]
+        assert "no agents are known: Kubernetes, all namespaces: no agent" in found.lines[-1]
         assert len(found.lines) == 1
         usual = await doctor("--kubeconfig", str(api.kubeconfig), *PATHS)
         assert usual.status == 2
         assert usual.said.startswith("mcp-gpu doctor: no agents are known: Kubernetes")
+
+
+async def test_several_clusters_are_diagnosed_one_by_one(tmp_path: Path) -> None:
+    (dead,) = free_ports(1)
+    async with FakeApiServer() as one, FakeApiServer() as two:
+        for api in (one, two):
+            await api.apply(endpoint_slice("slice-a", [endpoint("127.0.0.1", "a")], port=dead))
+            await api.apply(pod("a", state=running(), ready=True))
+            await api.apply(node("a"))
+        two.deny("list", "nodes")
+        config = json.loads(one.kubeconfig.read_text())
+        for name, api in (("one", one), ("two", two)):
+            config["clusters"].append({"name": name, "cluster": {"server": api.url}})
+            own = {"cluster": name, "user": "gateway", "namespace": "gpu"}
+            config["contexts"].append({"name": name, "context": own})
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(json.dumps(config))
+        where = ["--kubeconfig", str(kubeconfig), "--context", "one,two"]
+        found = await doctor(*where, "--transports", "http,portforward", "--json")
+    assert found.status == 1
+    assert found.report["verdict"] == "broken"
+    assert found.report["headline"].startswith("broken: one broken: ")
+    assert [each["node"] for each in found.report["nodes"]] == ["one/a", "two/a"]
+    named = {node for cause in found.report["causes"] for node in cause["nodes"]}
+    assert named == {"one/a", "two/a"}
+    unread = [each["what"] for each in found.report["unread"]]
+    assert "two: nodes" in unread
+    assert "one: nodes" not in unread
 
 
 @pytest.mark.parametrize(

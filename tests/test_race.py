@@ -300,6 +300,9 @@ async def test_a_tool_that_is_usually_slow_is_hedged_later() -> None:
         fleet.reachability.took(http, "x", 60)
         assert fleet.reachability.hedge_seconds(http, "x") == pytest.approx(0.4)
         assert fleet.reachability.hedge_seconds(http, "y") == 0.25
+        for _ in range(10):
+            fleet.reachability.took(http, "x", 60)
+        assert fleet.reachability.hedge_seconds(http, "x") == 2
         fleet.now = 61
         assert fleet.reachability.hedge_seconds(http, "x") == 0.25
 

@@ -61,7 +61,7 @@ def render(inventory: FleetInventory, console: Console) -> None:
     answered = f"{coverage.nodes_answered} of {coverage.nodes_asked} nodes answered"
     console.print(f"\n{answered}: {totals.gpus} GPUs{lost}: {escape(models)}", soft_wrap=True)
     if inventory.passed_over:
-        console.print(escape(ways_line(inventory)), soft_wrap=True)
+        console.print(escape(ways_line(inventory, see="mcp-gpu doctor")), soft_wrap=True)
     if len(totals.drivers) > 1:
         versions = ", ".join(f"{d.driver_version} ({d.nodes})" for d in totals.drivers)
         console.print(f"Driver versions: {versions}", soft_wrap=True)

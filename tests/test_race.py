@@ -300,6 +300,9 @@ async def test_a_tool_that_is_usually_slow_is_hedged_later() -> None:
         fleet.reachability.took(http, "x", 60)
         assert fleet.reachability.hedge_seconds(http, "x") == pytest.approx(0.4)
         assert fleet.reachability.hedge_seconds(http, "y") == 0.25
+        for _ in range(10):
+            fleet.reachability.took(http, "x", 60)
+        assert fleet.reachability.hedge_seconds(http, "x") == 2
         fleet.now = 61
         assert fleet.reachability.hedge_seconds(http, "x") == 0.25
 
@@ -417,7 +420,7 @@ async def test_a_dead_agent_is_not_hammered_and_found_soon_after_it_is_back() ->
             assert ways(found) == {"a": "http"}
             assert reasons(found) == {"b": "unreachable"}
         assert [fleet.http.probes.count("b"), fleet.stream.probes.count("b")] == [1, 1]
-        said = "scripted Unreachable (0 s ago; tried again in 1 s)"
+        said = "scripted Unreachable (0 s ago; tried again in 2 s)"
         assert [attempt.message for attempt in found.failures[0].attempts] == [said, said]
         tried = []
         for second in range(1, 20):
@@ -426,7 +429,7 @@ async def test_a_dead_agent_is_not_hammered_and_found_soon_after_it_is_back() ->
             await fleet.ask()
             if fleet.stream.probes.count("b") > before:
                 tried.append(second)
-        assert tried == [1, 3, 7, 11, 15, 19]
+        assert tried == [2, 4, 8, 12, 16]
         for path in (fleet.http, fleet.stream):
             path.probe_errors.clear()
         fleet.now += 4
@@ -443,11 +446,11 @@ async def test_a_call_waits_little_for_an_agent_that_was_dead(
         await fleet.ask()
         for path in (fleet.http, fleet.stream):
             path.probe_errors.clear()
-        fleet.now = 1
+        fleet.now = 2
         gate = fleet.http.gates["a"] = fleet.stream.gates["a"] = anyio.Event()
         found = await fleet.ask(node_deadline_seconds=NEVER_SECONDS)
         assert reasons(found) == {"a": "not_running"}
-        assert found.failures[0].message == "scripted Gone (1 s ago; being tried again)"
+        assert found.failures[0].message == "scripted Gone (2 s ago; being tried again)"
         # The race goes on without the call, and others do not begin one beside it.
         await fleet.ask(node_deadline_seconds=NEVER_SECONDS)
         assert fleet.http.probes == ["a", "a"]

@@ -353,7 +353,7 @@ async def test_an_agent_known_by_address_alone_is_named_by_its_probe_and_keeps_t
         fleet.http.probe_errors[first] = fleet.stream.probe_errors[first] = Unreachable
         assert reasons(await fleet.ask()) == {"10.0.0.1:8080": "unreachable"}
         fleet.http.probe_errors.clear()
-        fleet.now += 1
+        fleet.now += 2
         assert set(ways(await fleet.ask())) == {"a", "b"}
         fleet.http.call_errors[first] = Broken
         found = await fleet.ask()

@@ -31,10 +31,12 @@ PROBES_WITHIN_SECONDS = 10.0
 agents that are slow because many are asked at once are not overtaken by a stream each."""
 
 HEDGE_LEAST_SECONDS = 0.25
+HEDGE_MOST_SECONDS = 2.0
 HEDGE_TIMES = 4.0
 CALLS_WITHIN_SECONDS = 60.0
-"""A call is hedged after so many times the 99th percentile of those within this time, and never
-sooner than that."""
+"""A call is hedged after so many times the 99th percentile of those within this time. The most is
+for a fleet in which one agent takes seconds by itself: that must not keep the others from being
+hedged."""
 
 
 class Knowledge:
@@ -154,7 +156,7 @@ class Knowledge:
         usual = self._latencies.p99_seconds(
             (transport.name, tool), within_seconds=CALLS_WITHIN_SECONDS
         )
-        return max(HEDGE_LEAST_SECONDS, HEDGE_TIMES * usual)
+        return min(max(HEDGE_LEAST_SECONDS, HEDGE_TIMES * usual), HEDGE_MOST_SECONDS)
 
     def is_preferred(self, target: Target, transport: Transport) -> bool:
         """Whether no better path applies to the agent."""
@@ -222,7 +224,9 @@ class Knowledge:
     def _overdue(self, target: Target) -> tuple[float, Transport] | None:
         now = self._clock()
         in_use = self.known(target)
-        for transport in self.fitting(target):
+        for transport in self.transports:
+            if not transport.applies(target):
+                continue
             failure = self.failure(target, transport)
             if in_use is not None and transport is in_use.transport:
                 doubted = self._paths.is_doubted(target.key, transport.name)

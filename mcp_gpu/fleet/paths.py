@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from mcp_gpu.fleet.breaker import last_resort_seconds, retry_seconds
+from mcp_gpu.fleet.breaker import last_resort_at, retry_at
 from transports.base import Identity
 from transports.errors import Reason, TransportError
 
@@ -123,8 +123,8 @@ class Paths:
             error.reason,
             error.message,
             now,
-            now + retry_seconds(error.reason, path.failures, self._jitter),
-            now + last_resort_seconds(error.reason, path.failures),
+            retry_at(error.reason, path.failures, now, self._jitter),
+            last_resort_at(error.reason, path.failures, now),
         )
         return path.failure
 

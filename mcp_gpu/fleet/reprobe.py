@@ -92,7 +92,7 @@ class Reprobe:
             with anyio.CancelScope() as self._looks[target.key]:
                 await self._prove(target, transport)
                 if had_failed:
-                    logger.info("%s is reached over %s again", target, transport.name)
+                    logger.debug("%s is reached over %s again", target, transport.name)
                     knowledge.hasten(target.cluster, transport)
         except TransportError as error:
             knowledge.failed(target, transport, error)

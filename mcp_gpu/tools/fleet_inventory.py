@@ -311,7 +311,7 @@ def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
         lines.append(f"Driver versions differ: {versions}")
     lines.extend(_failure_lines(inventory))
     if inventory.passed_over:
-        lines.append(ways_line(inventory))
+        lines.append(ways_line(inventory, see="check_connectivity"))
     if totals.nodes_needing_attention:
         count = totals.nodes_needing_attention
         lines.append(f"{count} {_nodes(count)} out of the ordinary, listed first:")

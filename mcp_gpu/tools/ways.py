@@ -20,7 +20,7 @@ _SAID: dict[PassedOver, str] = {
     "timeout": "times out to",
     "bad_response": "meets somebody else on",
     "slow": "is slow to",
-    "untried": "is yet to be tried to",
+    "untried": "is not yet tried for",
 }
 """Why answers did not come over a path, such as "http times out to 3 nodes"."""
 
@@ -39,8 +39,8 @@ def passed_over(answers: Sequence[NodeAnswer[Any]]) -> dict[str, dict[str, int]]
     return {via: dict(counted.most_common()) for via, counted in whys.items()}
 
 
-def ways_line(inventory: FleetInventory) -> str:
-    """How the answers came, and why some did not come by a better path."""
+def ways_line(inventory: FleetInventory, *, see: str) -> str:
+    """How the answers came, why some did not come by a better path, and what knows more."""
     ways = ", ".join(f"{count} over {via}" for via, count in inventory.ways.items())
     whys = ", ".join(
         f"{via} {said} {counted[why]} {'node' if counted[why] == 1 else 'nodes'}"
@@ -48,4 +48,4 @@ def ways_line(inventory: FleetInventory) -> str:
         for why, said in _SAID.items()
         if why in counted
     )
-    return f"{ways} ({whys}: see check_connectivity)"
+    return f"{ways} ({whys}: see {see})"

@@ -76,13 +76,14 @@ class Agent:
             result=NodeInventory,
             run=self._run,
         )
-        self.server = Registry(
+        self.registry = Registry(
             name=self.name,
             version=self.version,
             instructions="",
             tools=[tool],
             identity=self.whoami,
-        ).server
+        )
+        self.server = self.registry.server
 
     def whoami(self) -> Identity:
         return Identity(

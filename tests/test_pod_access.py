@@ -18,7 +18,7 @@ from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status
 from support.kubeapi.streams import Pod, StreamsServer, one_pod
 from support.peer import Peer, relayed, serve_http
-from transports import Denied, Target, Transport, TransportError, Unreachable, pods
+from transports import BadPeer, Denied, Gone, Target, Transport, TransportError, Unreachable, pods
 from transports.exec import ExecSettings, ExecTransport
 from transports.portforward import PortForwardSettings, PortForwardTransport
 
@@ -158,6 +158,73 @@ async def test_admission_refuses_in_its_own_words_and_for_one_pod(
         path.pod.faults.refuse = None
         await transport.probe(AGENT)
     assert (server.reviews, server.streams) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "words"),
+    [
+        ((401, "Unauthorized", "Unauthorized"), Denied, "HTTP 401 Unauthorized: Unauthorized"),
+        ((403, "", ""), Denied, "HTTP 403 Forbidden"),
+        ((404, "NotFound", 'pods "a" not found'), Gone, 'HTTP 404 Not Found: pods "a" not found'),
+        (
+            (400, "BadRequest", "pod a does not have a host assigned"),
+            Gone,
+            "HTTP 400 Bad Request: pod a does not have a host assigned",
+        ),
+        ((404, "", "<html>nginx</html>"), BadPeer, "HTTP 404 Not Found"),
+        ((404, "", "pod does not exist"), Gone, "HTTP 404 Not Found: pod does not exist"),
+        (
+            (400, "BadRequest", "container x is not valid for pod a"),
+            Gone,
+            "HTTP 400 Bad Request: container x is not valid for pod a",
+        ),
+        (  # something on the way does not carry WebSockets
+            (400, "BadRequest", "Upgrade request required"),
+            Unreachable,
+            "HTTP 400 Bad Request: Upgrade request required",
+        ),
+        (
+            (500, "", 'container not found ("agent")'),
+            Gone,
+            'HTTP 500 Internal Server Error: container not found ("agent")',
+        ),
+        (
+            (500, "InternalError", "error dialing backend: dial tcp 10.0.0.1:10250: refused"),
+            Unreachable,
+            "HTTP 500 Internal Server Error: error dialing backend: dial tcp 10.0.0.1:10250: "
+            "refused",
+        ),
+        ((502, "", "<html>nginx</html>"), Unreachable, "HTTP 502 Bad Gateway"),
+        ((503, "", ""), Unreachable, "HTTP 503 Service Unavailable"),
+        ((504, "Timeout", "too slow"), Unreachable, "HTTP 504 Gateway Timeout: too slow"),
+        ((429, "TooManyRequests", "later"), Unreachable, "HTTP 429 Too Many Requests: later"),
+        ((302, "", ""), BadPeer, "HTTP 302 Found"),
+        ((200, "", "hello"), BadPeer, "HTTP 200 without the WebSocket that was asked for"),
+    ],
+)
+async def test_a_refusal_is_told_in_the_servers_words(
+    refusal: tuple[int, str, str],
+    kind: type[TransportError],
+    words: str,
+    path: Way,
+    server: StreamsServer,
+) -> None:
+    path.pod.faults.refuse = refusal
+    async with path.make() as transport:
+        error = await refused(transport)
+    assert type(error) is kind
+    assert error.message.endswith(words)
+
+
+@pytest.mark.parametrize("field", ["namespace", "pod"])
+@pytest.mark.parametrize("name", ["..", "a/b", "a?x=1", "A", "-a", "a%2e", "ä", "a\n"])
+async def test_a_name_that_is_none_reaches_no_server(
+    field: str, name: str, path: Way, server: StreamsServer
+) -> None:
+    async with path.make() as transport:
+        error = await refused(transport, replace(AGENT, **{field: name}))
+    assert type(error) is BadPeer
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(

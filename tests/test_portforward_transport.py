@@ -207,24 +207,6 @@ async def test_what_the_error_channel_says_is_told(
     assert caught.value.message == error.message
 
 
-@pytest.mark.parametrize(
-    ("refusal", "kind", "symptom"),
-    [
-        ((500, "InternalError", "error dialing backend: EOF"), Unreachable, "kubelet_unreachable"),
-        ((502, "", "<html>nginx</html>"), Unreachable, "other"),
-        ((404, "", "<html>nginx</html>"), BadPeer, "foreign"),
-        ((400, "BadRequest", "pod a does not have a host assigned"), Gone, "not_running"),
-    ],
-)
-async def test_a_refusal_to_open_is_told(
-    refusal: tuple[int, str, str], kind: type[TransportError], symptom: str, reached: Reached
-) -> None:
-    reached.pod.faults.refuse = refusal
-    error = await refused(reached.transport())
-    assert (type(error), error.symptom) == (kind, symptom)
-    assert error.message.startswith(f"HTTP {refusal[0]}")
-
-
 async def test_a_server_that_says_nothing_is_unreachable(reached: Reached) -> None:
     reached.pod.faults.hold = anyio.Event()
     error = await refused(reached.transport(connect_timeout_seconds=0.3))

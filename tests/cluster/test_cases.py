@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anyio
 import anyio.to_thread
 import pytest
 
@@ -14,14 +16,15 @@ from cluster.cluster import Access, Cluster
 from cluster.release import Release, image, installed
 from support import execcases, forwardcases
 from support.kubeapi import cases
-from transports import Target
+from transports import Denied, Target, TransportError
 
 NAMESPACE = "shared-cases"
 
 
 @pytest.fixture(scope="module")
 def release(own_cluster: Cluster) -> Iterator[Release]:
-    with installed(own_cluster, image(own_cluster), "cases", NAMESPACE) as found:
+    pinned = "admissionPolicy.enabled=true"
+    with installed(own_cluster, image(own_cluster), "cases", NAMESPACE, pinned) as found:
         yield found
 
 
@@ -79,6 +82,34 @@ async def test_portforward(
     forward_site: forwardcases.ForwardSite,
 ) -> None:
     await case(forward_site)
+
+
+async def test_the_gateway_may_start_its_relay_and_nothing_else(
+    release: Release, site: execcases.ExecSite, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    account = f"{release.fullname}-gateway"
+    kubeconfig.write_text(_with_token(release, release.kubectl("create", "token", account)))
+    own = dataclasses.replace(site, kubeconfig=str(kubeconfig))
+
+    async def refused(*argv: str) -> Denied | None:
+        async with own.transport(*argv) as transport:
+            try:
+                await transport.probe(own.target)
+            except Denied as error:
+                return error
+            except TransportError:
+                return None  # it has been run
+        raise AssertionError
+
+    with anyio.fail_after(execcases.SECONDS):
+        while (error := await refused("sh", "-c", "true")) is None:
+            await anyio.sleep(0.5)  # a policy counts some moments after it has been made
+    assert error.symptom == "admission"
+    assert "may start mcp-gpu attach --relay-only in the container agent" in error.message
+    assert await refused("mcp-gpu", "attach") is not None
+    async with own.transport() as transport:
+        await own.call(transport)
 
 
 class Ground:

@@ -467,6 +467,18 @@ async def test_where_not_all_may_be_listed_it_is_the_contexts_namespace(
     assert caplog.text == ""
 
 
+async def test_a_right_that_is_taken_away_takes_no_agents_with_it(api: FakeApiServer) -> None:
+    await released_twice(api)
+    async with discovering(api, SELECTOR, namespace="", everywhere=True) as discovery:
+        before = discovery.table()
+        api.bound_in = {"gpu"}
+        api.end_watches()
+        await eventually(lambda: discovery.table().problem)
+        table = discovery.table()
+        assert (table.targets, table.source) == (before.targets, "Kubernetes, all namespaces")
+        assert 'resource "endpointslices"' in (table.problem or "")
+
+
 async def test_a_namespace_without_agents_says_that_others_may_not_be_listed(
     api: FakeApiServer,
 ) -> None:

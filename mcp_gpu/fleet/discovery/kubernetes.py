@@ -46,8 +46,8 @@ NAME_IT = "other namespaces may not be listed: name the agents' with --namespace
 
 
 class _Scope:
-    """Where a collection is looked for: in one namespace, or in all of them until that is refused,
-    and from then on in that of the credentials."""
+    """Where a collection is looked for: in one namespace, or in all of them, or, where that is
+    refused from the start, in that of the credentials."""
 
     def __init__(self, api: KubernetesApi, namespace: str, everywhere: bool) -> None:
         self.namespace = namespace

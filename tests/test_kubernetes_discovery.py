@@ -12,6 +12,7 @@ import pytest
 from mcp_gpu.fleet.discovery import DiscoveryError, Table
 from mcp_gpu.fleet.discovery import kubernetes as module
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
+from support.kubeapi import server
 from support.kubeapi.cases import CASES, Ground, discovering, eventually, run
 from support.kubeapi.documents import (
     SELECTOR,
@@ -242,7 +243,7 @@ async def test_an_agent_that_no_slice_lists_can_still_be_reached_by_a_stream(
     assert target == Target(
         node="n1", namespace="gpu", pod="agent-n1", uid="uid-n1", container="agent"
     )
-    assert "no EndpointSlice lists it" in table.explanations["uid-n1"].text
+    assert "no readable EndpointSlice lists it" in table.explanations["uid-n1"].text
 
 
 async def test_the_newest_pod_speaks_for_a_node(api: FakeApiServer) -> None:
@@ -467,6 +468,18 @@ async def test_where_not_all_may_be_listed_it_is_the_contexts_namespace(
     assert caplog.text == ""
 
 
+async def test_a_right_that_is_taken_away_takes_no_agents_with_it(api: FakeApiServer) -> None:
+    await released_twice(api)
+    async with discovering(api, SELECTOR, namespace="", everywhere=True) as discovery:
+        before = discovery.table()
+        api.bound_in = {"gpu"}
+        api.end_watches()
+        await eventually(lambda: discovery.table().problem)
+        table = discovery.table()
+        assert (table.targets, table.source) == (before.targets, "Kubernetes, all namespaces")
+        assert 'resource "endpointslices"' in (table.problem or "")
+
+
 async def test_a_namespace_without_agents_says_that_others_may_not_be_listed(
     api: FakeApiServer,
 ) -> None:
@@ -524,8 +537,12 @@ async def test_all_that_is_forbidden_is_named_at_once(api: FakeApiServer) -> Non
     assert said.endswith("; grant list and watch")
 
 
-async def test_who_may_look_nowhere_is_told_what_to_name(api: FakeApiServer) -> None:
+async def test_who_may_look_nowhere_is_told_what_to_name_however_long_their_name(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.bound_in = set()
+    api.deny("watch", "nodes")
+    monkeypatch.setattr(server, "USER", "arn:aws:sts::123456789012:assumed-role/Dev/" + "x" * 200)
     said = await refused(over(api.kubeconfig, everywhere=True))
     assert said.startswith("Kubernetes, namespace gpu: cannot watch EndpointSlices: forbidden: ")
     assert said.endswith("name the agents' with --namespace")

@@ -225,6 +225,16 @@ async def test_a_login_that_has_expired_is_told_and_once_renewed_all_goes_on(
                     await anyio.sleep(0.1)  # as above
             assert [each["node"] for each in found["failures"]] == ["n2"]
             assert found["coverage"]["discovery_problem"] is None
+
+            # The login expires while it runs: what is known stays, and says what to run.
+            session.unlink()
+            east.tokens = set()
+            agent.processes[-1].kill()
+            found = await inventory(client)
+            failed = {each["node"]: each for each in found["failures"]}
+            assert set(failed) == {"n1", "n2"}
+            assert failed["n1"]["reason"] == "denied"
+            assert "(context east)" in failed["n1"]["message"]
         assert "Traceback" not in here.log()
         assert TOKEN not in here.log()
 

@@ -46,8 +46,8 @@ NAME_IT = "other namespaces may not be listed: name the agents' with --namespace
 
 
 class _Scope:
-    """Where a collection is looked for: in one namespace, or in all of them until that is refused,
-    and from then on in that of the credentials."""
+    """Where a collection is looked for: in one namespace, or in all of them, or, where that is
+    refused from the start, in that of the credentials."""
 
     def __init__(self, api: KubernetesApi, namespace: str, everywhere: bool) -> None:
         self.namespace = namespace
@@ -218,8 +218,11 @@ class KubernetesDiscovery:
                 f"pods may be watched in namespace {pods.namespace} alone: silent agents of "
                 "others are not explained"
             )
-        text = "; ".join(dict.fromkeys(each for each in (*said, *more) if each))
-        return one_line(text, MESSAGE_CHARS) or None
+        # What to do must not be cut off behind the words of the server.
+        advice = one_line("; ".join(dict.fromkeys(each for each in more if each)), MESSAGE_CHARS)
+        room = max(MESSAGE_CHARS - len(advice) - len("; "), 0)
+        words = one_line("; ".join(dict.fromkeys(said)), room)
+        return "; ".join(each for each in (words, advice) if each) or None
 
     def _hint(self, problem: KubernetesError) -> str:
         hint = HINTS.get(problem.status, "")

@@ -73,8 +73,8 @@ class Reflector(Generic[V]):
         path: the collection's path; asked anew for every list and watch.
         keep: reduces an object as the server sends it. Called once for each change.
         selector: label selector; empty for all.
-        elsewhere: asked once about a refusal (403): whether `path` now names a collection that
-            may be allowed, which is then tried at once.
+        elsewhere: asked when the first list is refused (403): whether `path` now names another
+            collection, which is then tried at once.
         told: messages of problems that are in the log, shared by those whom one problem would
             make say the same.
         longest_pause_seconds: between two attempts while none succeeds.
@@ -131,8 +131,7 @@ class Reflector(Generic[V]):
             try:
                 await self._attempt(await self._path())
             except KubernetesError as error:
-                if error.status == FORBIDDEN and self._elsewhere():
-                    self._version = ""
+                if error.status == FORBIDDEN and self.as_of is None and self._elsewhere():
                     continue
                 self._fail(error)
             if self._clock() - began >= STEADY_SECONDS:

@@ -16,7 +16,7 @@ __all__ = ["Departures", "Roster", "draw_up"]
 
 DEPARTED = "its agent's pod has gone, and no other has come yet"
 
-UNLISTED = "no EndpointSlice lists it: is there a headless Service for the agents?"
+UNLISTED = "no readable EndpointSlice lists it: is there a headless Service for the agents?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from mcp_gpu.sockets import SOCKET_ENV, default_socket_path
+from mcp_gpu.sockets import SOCKET_ENV, UNIX, default_socket_path
 
 __all__ = ["main"]
 
@@ -53,8 +53,8 @@ itself goes on (`mcp_gpu.serving.stream.DRAIN_SECONDS`), so that it is the agent
 
 CHUNK_BYTES = 65_536
 
-PIPE_BYTES = select.PIPE_BUF
-"""A pipe that polls writable takes this much without blocking (POSIX)."""
+PIPE_BYTES: int = getattr(select, "PIPE_BUF", 512)
+"""A pipe that polls writable takes this much without blocking (POSIX, whose least is 512)."""
 
 
 class _Usage(Exception):
@@ -101,6 +101,9 @@ def _seconds(text: str) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     """Run `mcp-gpu attach` with what follows the word; returns the exit status."""
+    if not UNIX:
+        _say("works where agents run, on Linux: this system has no Unix sockets to relay to")
+        return 2
     if "-h" in arguments or "--help" in arguments:
         sys.stdout.write(
             USAGE.format(

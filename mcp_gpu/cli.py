@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from mcp_gpu import __version__, logs, settings
+from mcp_gpu.sockets import UNIX
 from transports.errors import leaves
 
 __all__ = ["main"]
@@ -26,12 +27,15 @@ class _Command:
     settings: type[settings.LogSettings]
     run: str
     """`module:function`; imported only when the command runs, since start-up time counts."""
+    anywhere: bool = False
+    """Runs on Windows too. The others are an agent, or start some."""
 
 
 COMMANDS = {
     "agent": _Command(settings.AgentSettings, "mcp_gpu.agent:run"),
-    "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run"),
-    "status": _Command(settings.StatusSettings, "mcp_gpu.status:run"),
+    "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run", anywhere=True),
+    "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
+    "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
 }
@@ -50,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS.get(name)
     if command is None:
         return _complain(f"unknown command {name!r}; one of: {', '.join([*COMMANDS, 'attach'])}")
+    if not (UNIX or command.anywhere):
+        fitting = ", ".join(each for each, found in COMMANDS.items() if found.anywhere)
+        print(
+            f"mcp-gpu {name}: runs on Linux and macOS; here there are: {fitting}", file=sys.stderr
+        )
+        return 2
     try:
         chosen = command.settings(_cli_parse_args=flags, _cli_prog_name=f"mcp-gpu {name}")
     except ValidationError as error:

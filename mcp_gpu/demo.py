@@ -25,7 +25,7 @@ from anyio.abc import Process, TaskStatus
 from rich.console import Console
 
 from mcp_gpu.fleet.router import Router
-from mcp_gpu.gateway import open_router, serve_gateway
+from mcp_gpu.gateway import open_fleet, serve_gateway
 from mcp_gpu.gpu.simulator import default_fleet
 from mcp_gpu.registry import Call
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
@@ -79,15 +79,15 @@ async def _demo(settings: DemoSettings) -> int:
         async with _agents(list(fleet.nodes), folder, fleet_file) as agents:
             agents_file = _write_agents(folder, agents, cut_port)
             gateway = _gateway_settings(settings, agents_file)
-            async with open_router(gateway) as router:
-                inventory = await _whole(router, agents, folder)
+            async with open_fleet(gateway) as opened:
+                inventory = await _whole(opened.router, agents, folder)
                 render(inventory, console)
                 if settings.once:
                     return 1 if inventory.failures_by_reason else 0
                 async with anyio.create_task_group() as tasks:
 
                     async def serve(*, task_status: TaskStatus[Listening]) -> None:
-                        await serve_gateway(router, gateway.endpoint(), task_status=task_status)
+                        await serve_gateway(opened, gateway.endpoint(), task_status=task_status)
                         tasks.cancel_scope.cancel()
 
                     listening = await tasks.start(serve)

@@ -6,14 +6,20 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
+from mcp_gpu.fleet.connectivity.checkup import Checkup
+from mcp_gpu.fleet.connectivity.clusters import Diagnoses
+from mcp_gpu.fleet.connectivity.model import Place
+from mcp_gpu.fleet.connectivity.survey import Surveyor
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
+from mcp_gpu.fleet.discovery.clusters import ClustersDiscovery
 from mcp_gpu.fleet.discovery.dns import DnsDiscovery
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
@@ -23,27 +29,42 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
-from transports.kubernetes import KubernetesApi, in_cluster
+from transports.credentials import CredentialsError, contexts, in_cluster, renewal
+from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.registry import load
 
-__all__ = ["open_router", "run", "serve_gateway"]
+__all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of a whole fleet. Start with get_gpu_inventory (detail summary): "
     "it lists nodes needing attention first and names every node that did not answer, with the "
     "reason. GPUs of a node that did not answer are unknown, not healthy. Then ask for single "
-    "nodes with detail full."
+    "nodes with detail full. check_connectivity says why nodes do not answer, and what mends it."
 )
 
 OPEN_FILES = 65_536
 """Descriptors for some thousands of agents on every path at once."""
 
 
+LOOK_SECONDS = 2.0
+"""A survey waits for HTTP at least so long: until the transport's own connect timeout, which tells
+packets that are dropped from a server that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The agents, asked and looked after."""
+
+    router: Router
+    checkup: Checkup
+
+
 @asynccontextmanager
-async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
-    """A running router for these settings, with discovery kept current.
+async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
+    """The agents that these settings name, with discovery kept current.
 
     Raises:
         SettingError: the settings name no agents, two sources of them, or unusable ones.
@@ -58,21 +79,51 @@ async def open_router(settings: FleetSettings) -> AsyncIterator[Router]:
                 raise SettingError(f"transport {transport.name!r}: {error}") from error
         reachability = Reachability(
             transports,
+            head_start_seconds=settings.head_start_seconds,
             probe_timeout_seconds={"http": settings.probe_timeout_seconds},
             default_probe_timeout_seconds=settings.stream_timeout_seconds,
             ttl_seconds=settings.path_ttl_seconds,
+            concurrency=settings.concurrency,
+            own_node=settings.node_name,
         )
+        await stack.enter_async_context(reachability)
         group = await stack.enter_async_context(anyio.create_task_group())
         # Bounded by discovery itself. What it could not find out, the table says.
         await group.start(discovery.run)
-        yield Router(
+        router = Router(
             discovery,
             reachability,
             node_deadline_seconds=settings.node_deadline_seconds,
             call_deadline_seconds=settings.call_deadline_seconds,
             concurrency=settings.concurrency,
         )
+        yield Fleet(router, await _checkup(settings, discovery, reachability, stack))
         group.cancel_scope.cancel()
+
+
+async def _checkup(
+    settings: FleetSettings,
+    discovery: Discovery,
+    reachability: Reachability,
+    stack: AsyncExitStack,
+) -> Checkup:
+    apis: dict[str, KubernetesApi] = {}
+    namespace = ""
+    if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
+        for name in settings.context or ("",):
+            api = KubernetesApi(settings.kubeconfig, name)
+            apis[name] = await stack.enter_async_context(api)
+        if settings.pod_name:
+            with suppress(KubernetesError):  # which discovery meets too, and tells
+                namespace = await next(iter(apis.values())).namespace()
+    surveyor = Surveyor(
+        reachability,
+        place=Place(node=settings.node_name, pod=settings.pod_name, namespace=namespace),
+        probe_timeout_seconds={"http": max(settings.probe_timeout_seconds, LOOK_SECONDS)},
+        default_probe_timeout_seconds=settings.stream_timeout_seconds,
+    )
+    diagnoses = Diagnoses(apis, selector=settings.agent_selector)
+    return Checkup(discovery, surveyor, diagnoses.of)
 
 
 def run(settings: GatewaySettings) -> int:
@@ -100,18 +151,18 @@ async def _run(settings: GatewaySettings) -> None:
         from mcp_gpu.serving.stdio import claim
 
         claim()  # a kubeconfig may name a program for credentials, which must read no request
-    async with open_router(settings) as router:
-        await serve_gateway(router, settings.endpoint(), stdio=settings.stdio)
+    async with open_fleet(settings) as fleet:
+        await serve_gateway(fleet, settings.endpoint(), stdio=settings.stdio)
 
 
 async def serve_gateway(
-    router: Router,
+    fleet: Fleet,
     http: HttpEndpoint | None,
     *,
     stdio: bool = False,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the gateway's tools over a router.
+    """Serve the gateway's tools.
 
     Raises:
         SettingError: the port cannot be listened on.
@@ -132,7 +183,7 @@ async def serve_gateway(
         name="mcp-gpu-gateway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[gateway_tool(router)],
+        tools=[gateway_tool(fleet.router), connectivity_tool(fleet.checkup)],
         identity=identity,
     )
     try:
@@ -140,7 +191,7 @@ async def serve_gateway(
             registry,
             http=http,
             stdio=stdio,
-            readiness=lambda: _readiness(router.discovery),
+            readiness=lambda: _readiness(fleet.router.discovery),
             task_status=task_status,
         )
     except ListenError as error:
@@ -172,7 +223,7 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         SettingError: they name several, or one that cannot be read, or there is no cluster.
     """
     if settings.kubeconfig and not settings.has_kubeconfig():
-        raise SettingError(f"--kubeconfig: no file {settings.kubeconfig}")
+        raise SettingError(f"--kubeconfig: no file {' or '.join(settings.kubeconfig_paths())}")
     named = [
         flag
         for flag, value in (
@@ -196,18 +247,46 @@ def make_discovery(settings: FleetSettings) -> Discovery:
         raise SettingError(str(error)) from error
 
 
-def _in_kubernetes(settings: FleetSettings) -> KubernetesDiscovery:
+def _in_kubernetes(settings: FleetSettings) -> Discovery:
     if not in_cluster() and not settings.has_kubeconfig():
         raise SettingError(
             "no agents named, and no Kubernetes to find them in: give one of --agents, "
             "--agents-file and --agents-dns, or a kubeconfig (--kubeconfig, KUBECONFIG, "
             "~/.kube/config)"
         )
+    if settings.context:
+        _check_contexts(settings)
+    if len(settings.context) > 1:
+        return ClustersDiscovery({name: _cluster(settings, name) for name in settings.context})
+    return _cluster(settings, next(iter(settings.context), ""))
+
+
+def _check_contexts(settings: FleetSettings) -> None:
+    asked = settings.context
+    doubled = [name for name in asked if asked.count(name) > 1]
+    if doubled:
+        raise SettingError(f"--context: {doubled[0]} is given twice")
+    try:
+        known = contexts(settings.kubeconfig)
+    except CredentialsError:
+        return  # which a client is told by every answer, until somebody mends the file
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        raise SettingError(
+            f"--context: the kubeconfig has no context {unknown[0]}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+
+
+def _cluster(settings: FleetSettings, context: str) -> KubernetesDiscovery:
+    as_a_pod = in_cluster() and not settings.kubeconfig and not context
     return KubernetesDiscovery(
-        KubernetesApi(settings.kubeconfig, settings.context),
+        KubernetesApi(settings.kubeconfig, context),
         namespace=settings.namespace,
+        everywhere=not as_a_pod,
         selector=settings.agent_selector,
         domain=settings.cluster_domain if settings.agent_address == "dns" else None,
+        login="" if as_a_pod else renewal(settings.kubeconfig, context),
     )
 
 
@@ -233,7 +312,7 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
     options: dict[str, Any] = {}
     if name in ("portforward", "exec"):
         options["kubeconfig"] = settings.kubeconfig
-        options["contexts"] = [settings.context] if settings.context else []
+        options["contexts"] = list(settings.context)
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
         if settings.agent_token_file is not None:

@@ -25,6 +25,7 @@ from mcp_gpu.sockets import default_socket_path
 __all__ = [
     "AgentSettings",
     "DemoSettings",
+    "DoctorSettings",
     "FleetSettings",
     "GatewaySettings",
     "LogSettings",
@@ -32,6 +33,7 @@ __all__ = [
     "ServeSettings",
     "SettingError",
     "StatusSettings",
+    "TerminalSettings",
     "unknown_variables",
 ]
 
@@ -54,6 +56,9 @@ def _flat(value: tuple[str, ...]) -> tuple[str, ...]:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_flat)]
 """Several names, separated by commas or blanks."""
+
+File = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)))]
+"""A file's path. Where a client starts this program there is no shell that knows what `~` is."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -97,7 +102,7 @@ class ServeSettings(LogSettings):
     allowed_origins: Names = ()
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer tokens of which HTTP callers must show one, one per line; read again
     when it changes. Health, version and metrics stay open. Without it everybody may call who
     reaches the port."""
@@ -162,18 +167,20 @@ class FleetSettings(LogSettings):
 
     agents: str = ""
     """Agents, separated by commas: [node=]host[:port]. IPv6 in brackets."""
-    agents_file: Path | None = None
+    agents_file: File | None = None
     """TOML file of [[agents]], where each may have its own command."""
     agents_dns: str = ""
     """DNS name, with an optional port, of a headless Service: every address is an agent."""
     namespace: str = ""
     """Kubernetes namespace whose agents are watched where no agents are named. Default: the
-    pod's own in a cluster, else the kubeconfig context's."""
+    pod's own in a cluster; with a kubeconfig all that may be listed together, else the
+    context's."""
     kubeconfig: str = ""
     """Credentials for Kubernetes. Default: the pod's own in a cluster, else what KUBECONFIG names,
     else ~/.kube/config."""
-    context: str = ""
-    """Context of the kubeconfig. Default: its current one."""
+    context: Names = ()
+    """Contexts of the kubeconfig. Default: its current one. Several are several clusters, whose
+    nodes are named context/node."""
     agent_selector: str = "app.kubernetes.io/name=mcp-gpu,app.kubernetes.io/component=agent"
     """Labels of the agents' headless Service, which its EndpointSlices inherit, and of their
     pods."""
@@ -190,35 +197,49 @@ class FleetSettings(LogSettings):
     "attach", "--relay-only"]}}."""
     agent_scheme: Literal["http", "https"] = "http"
     """How agents serve HTTP."""
-    agent_token_file: Path | None = None
+    agent_token_file: File | None = None
     """File with the bearer token to show to agents; read again when it changes."""
-    agent_ca_file: Path | None = None
+    agent_ca_file: File | None = None
     """PEM file of the authorities that agents' certificates are checked against."""
     node_deadline_seconds: Seconds = 8.0
     """Longest wait for one node, all its paths together."""
     call_deadline_seconds: Seconds = 20.0
     """Longest wait for all nodes together."""
+    head_start_seconds: Seconds = 0.15
+    """How long the best path to an agent may be silent before the next one is tried beside it."""
     probe_timeout_seconds: Seconds = 2.0
-    """Longest wait for a probe over HTTP. A dead path costs this once."""
+    """Longest wait for a probe over HTTP."""
     stream_timeout_seconds: Seconds = 5.0
     """Longest wait for a stream (ssh, exec, port-forward) to open and prove itself."""
     path_ttl_seconds: Seconds = 300.0
-    """How long a path that worked is used without a new probe."""
+    """How long a path that worked is used without a new probe. Each call over it counts anew."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Most calls in flight per kind of path."""
+    """Most calls in flight per kind of path, and as many probes."""
+    node_name: str = ""
+    """Kubernetes node that the gateway runs on (downward API): the path to an agent there tells
+    nothing of the network between nodes."""
+    pod_name: str = ""
+    """This pod's name (downward API), where it runs in one: by it a diagnosis knows which network
+    policies hold for it."""
+
+    def kubeconfig_paths(self) -> list[str]:
+        """Where a kubeconfig is looked for: as given, or else in the usual places."""
+        given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        paths = [os.path.expanduser(path) for path in given.split(os.pathsep) if path]
+        # In full: clients start their servers in a folder of their own choice.
+        return [os.path.abspath(path) for path in paths]
 
     def has_kubeconfig(self) -> bool:
-        """Whether the kubeconfig given, or else the usual one, is a file."""
-        given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        return any(os.path.isfile(os.path.expanduser(path)) for path in given.split(os.pathsep))
+        """Whether one of them is a file."""
+        return any(map(os.path.isfile, self.kubeconfig_paths()))
 
 
 class GatewaySettings(ServeSettings, FleetSettings):
     """Reach all agents and serve their merged answers over MCP."""
 
 
-class StatusSettings(FleetSettings):
-    """Show the fleet's GPUs in the terminal."""
+class TerminalSettings(FleetSettings):
+    """What every command takes that asks a fleet for a person at a terminal."""
 
     model_config = SettingsConfigDict(cli_shortcuts={"json-output": "json"})
 
@@ -227,7 +248,7 @@ class StatusSettings(FleetSettings):
     url: str = ""
     """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
     asked directly."""
-    token_file: Path | None = None
+    token_file: File | None = None
     """File with the bearer token to show to the gateway at --url."""
     nodes: Names = ()
     """Only these nodes."""
@@ -235,6 +256,26 @@ class StatusSettings(FleetSettings):
     """Print the structured answer as JSON. For short: --json."""
     timeout_seconds: Seconds = 30.0
     """Longest wait for a gateway's answer."""
+
+
+class StatusSettings(TerminalSettings):
+    """Show the fleet's GPUs in the terminal."""
+
+
+class DoctorSettings(TerminalSettings):
+    """Try every path to every agent, and say what is broken, why, and how to mend it."""
+
+    timeout_seconds: Seconds = 90.0
+    """Longest wait for a gateway's answer."""
+    every_path: bool = False
+    """Try all paths of all agents even in a fleet of more than 64: opens a stream to each."""
+    in_cluster: bool = False
+    """Pre-flight from the gateway's own pod, as a Helm test runs it: waits for the agents first,
+    and exits 1 only with --strict."""
+    wait_seconds: Annotated[float, Field(ge=0, le=600)] = 60.0
+    """Longest wait for the agents to be there and ready. Only with --in-cluster."""
+    strict: bool = False
+    """Exit 1 where no path leads to some node. Only with --in-cluster."""
 
 
 class RecordSettings(LogSettings):
@@ -266,7 +307,14 @@ _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP)(_.
 def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Names of `MCP_GPU_*` variables that no setting has: misspelt ones would do nothing."""
     known = {"SOCKET"}
-    for settings in (AgentSettings, GatewaySettings, StatusSettings, RecordSettings, DemoSettings):
+    for settings in (
+        AgentSettings,
+        GatewaySettings,
+        StatusSettings,
+        DoctorSettings,
+        RecordSettings,
+        DemoSettings,
+    ):
         known |= {name.upper() for name in settings.model_fields}
     for variable in os.environ if environment is None else environment:
         if variable.startswith(PREFIX) and not _SERVICE_LINK.search(variable):

@@ -1,12 +1,16 @@
-"""Where the agent's Unix socket lies. Standard library only: `mcp-gpu attach` imports this."""
+"""Where the agent's Unix socket lies, and whether there can be one. Standard library only:
+`mcp-gpu attach` imports this."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["SOCKET_ENV", "default_socket_path"]
+__all__ = ["SOCKET_ENV", "UNIX", "default_socket_path"]
 
 SOCKET_ENV = "MCP_GPU_SOCKET"
+
+UNIX = hasattr(os, "geteuid")
+"""Whether an agent can run here, with its socket and the uids that guard it. Not on Windows."""
 
 
 def default_socket_path() -> str:

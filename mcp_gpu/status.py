@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, nullcontext
-from urllib.parse import urlsplit
 
 import anyio
 from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import CallToolResult, TextContent
-from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from mcp_gpu.fleet.discovery import DiscoveryError
-from mcp_gpu.fleet.router import UnknownNodes
-from mcp_gpu.gateway import open_router
-from mcp_gpu.settings import SettingError, StatusSettings
+from mcp_gpu.gateway import open_fleet
+from mcp_gpu.settings import StatusSettings
+from mcp_gpu.terminal import explained, gateway, progress_bar
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
-from transports.base import Target
-from transports.errors import TransportError
-from transports.http import HttpTransport
-from transports.session import call_tool
+from mcp_gpu.tools.ways import ways_line
 
 __all__ = ["render", "run"]
 
@@ -70,6 +60,8 @@ def render(inventory: FleetInventory, console: Console) -> None:
     lost = f", [red]{totals.gpus_lost} lost[/]" if totals.gpus_lost else ""
     answered = f"{coverage.nodes_answered} of {coverage.nodes_asked} nodes answered"
     console.print(f"\n{answered}: {totals.gpus} GPUs{lost}: {escape(models)}", soft_wrap=True)
+    if inventory.passed_over:
+        console.print(escape(ways_line(inventory, see="mcp-gpu doctor")), soft_wrap=True)
     if len(totals.drivers) > 1:
         versions = ", ".join(f"{d.driver_version} ({d.nodes})" for d in totals.drivers)
         console.print(f"Driver versions: {versions}", soft_wrap=True)
@@ -101,85 +93,27 @@ def _cells(node: FleetNode) -> tuple[str, ...]:
 
 
 async def _fetch(settings: StatusSettings) -> FleetInventory:
-    with _progress() as bar:
-        task = None if bar is None else bar.add_task("asking the nodes", total=None)
-
-        async def report(
-            progress: float, total: float | None = None, message: str | None = None
-        ) -> None:
-            if bar is not None and task is not None:
-                bar.update(task, completed=progress, total=total)
-
+    with progress_bar("asking the nodes") as report:
         if settings.url:
-            return await _from_gateway(settings, report)
+            async with gateway(settings, NAME, FleetInventory, report) as ask:
+                return await _all_pages(ask, settings.nodes or None)
         return await _from_agents(settings, report)
-
-
-def _progress() -> AbstractContextManager[Progress | None]:
-    """A bar on standard error while a person watches, nothing otherwise."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 async def _from_agents(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
     async def progress(done: int, total: int, message: str) -> None:
         await report(done, total, message)
 
-    async with open_router(settings) as router:
-        try:
-            found = await router.fan_out(
+    async with open_fleet(settings) as fleet:
+        with explained():
+            found = await fleet.router.fan_out(
                 NAME,
                 {"detail": "summary"},
                 NodeInventory,
                 nodes=settings.nodes or None,
                 progress=progress,
             )
-        except DiscoveryError as error:
-            raise SettingError(f"no agents are known: {error}") from error
-        except UnknownNodes as error:
-            known = ", ".join(error.known) or "none"
-            raise SettingError(f"{error}; known: {known}") from error
         return whole(found)
-
-
-async def _from_gateway(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
-    transport, gateway = _way_to(settings)
-    async with transport:
-
-        async def ask(arguments: GatewayArguments) -> FleetInventory:
-            outcome = await call_tool(
-                transport,
-                gateway,
-                NAME,
-                arguments.model_dump(mode="json", exclude_none=True),
-                timeout_seconds=settings.timeout_seconds,
-                progress=report,
-            )
-            return _read(settings.url, outcome)
-
-        try:
-            return await _all_pages(ask, settings.nodes or None)
-        except TransportError as error:
-            raise SettingError(f"no answer from {settings.url}: {error}") from error
-
-
-def _way_to(settings: StatusSettings) -> tuple[HttpTransport, Target]:
-    try:
-        url = urlsplit(settings.url)
-        options = {"scheme": url.scheme, "path": url.path or "/mcp"}
-        if settings.token_file is not None:
-            options["token_file"] = str(settings.token_file)
-        port = url.port or (443 if url.scheme == "https" else 80)
-        if not url.hostname:
-            raise ValueError("no host in it")
-        target = Target(addresses=(url.hostname,), port=port)
-        return HttpTransport.from_options(options), target
-    except ValueError as error:
-        raise SettingError(
-            f"--url {settings.url!r}: {error}; it looks like http://127.0.0.1:8080/mcp"
-        ) from error
 
 
 async def _all_pages(
@@ -196,13 +130,3 @@ async def _all_pages(
         listed |= {node.node: node for node in page.nodes}
     update = {"nodes": tuple(listed.values()), "nodes_omitted": page.nodes_omitted}
     return first.model_copy(update=update | {"next_cursor": page.next_cursor})
-
-
-def _read(url: str, outcome: CallToolResult) -> FleetInventory:
-    if outcome.is_error:
-        texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-        raise SettingError(f"{url}: {' '.join(texts)}")
-    try:
-        return FleetInventory.model_validate(outcome.structured_content)
-    except ValidationError as error:
-        raise SettingError(f"{url} is no gateway of this version") from error

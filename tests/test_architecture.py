@@ -30,14 +30,15 @@ MAY_IMPORT = {
     "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.fleet"},
     "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
 }
-ROLES = {"agent", "gateway", "status", "demo", "recording", "cli", "attach", "__main__"}
+ROLES = {"agent", "gateway", "status", "doctor", "demo", "recording", "cli", "attach", "__main__"}
+ROLES |= {"terminal"}  # what status and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
     "httpx2": ("transports.http", "transports.exchange"),
     "httpcore2": ("transports.http", "transports.portforward"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
-    "rich": ("mcp_gpu.status", "mcp_gpu.demo"),
+    "rich": ("mcp_gpu.status", "mcp_gpu.doctor", "mcp_gpu.terminal", "mcp_gpu.demo"),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
     "kubernetes": ("transports.credentials",),
@@ -49,6 +50,7 @@ READS_ENVIRONMENT = {
     "mcp_gpu.settings",
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
+    "transports.program",  # hands its own on to programs that make credentials
     "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from support.kubeapi.answering import PRINT, SECRET, answering, asked, failure, 
 from support.kubeapi.credentials import Authority, embedded, write_kubeconfig
 from support.peer import speaking
 from transports import credentials
+from transports import program as module
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi
 
 
@@ -171,15 +173,106 @@ async def test_a_program_that_gives_none_is_told(
     assert "s3cret" not in str(error) + caplog.text
 
 
+async def test_a_program_that_fails_is_named_with_the_way_to_log_in_and_not_its_arguments(
+    tmp_path: Path,
+) -> None:
+    user = program(tmp_path, "import sys; sys.exit(9)")
+    user["exec"]["args"].append("--client-secret=s3cret")
+    config = write_kubeconfig(tmp_path / "config", "https://x", user=user, context="prod")
+    for context in ("prod", ""):
+        assert str(await failure(config, context=context)) == (
+            f"no usable Kubernetes credentials: the program for credentials {sys.executable!r} "
+            f"failed with exit status 9 (context prod); run `kubectl --kubeconfig {config} "
+            "--context prod version` in a terminal, which shows what it says and lets you log in"
+        )
+
+
+async def test_a_program_that_has_just_failed_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may open a browser each time."""
+    runs = tmp_path / "runs"
+    body = f"open({str(runs)!r}, 'a').write('x'); raise SystemExit(1)"
+    config = write_kubeconfig(tmp_path / "config", "https://x", user=program(tmp_path, body))
+    said = {str(await failure(config)) for _ in range(3)}
+    assert (len(said), runs.read_text()) == (1, "x")
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+    await failure(config)
+    assert runs.read_text() == "xx"
+
+
+async def test_a_program_that_is_not_found_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    for command, words in (
+        ("no-such-login", "'no-such-login' is in no folder of PATH"),
+        ("./no-such-login", "'./no-such-login' is not there"),
+    ):
+        user = program(tmp_path, "")
+        user["exec"]["command"] = command
+        config = write_kubeconfig(tmp_path / "config", "https://x", user=user)
+        assert words in str(await failure(config))
+
+
+async def test_a_program_may_lie_beside_the_kubeconfig_and_is_told_of_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    authority, told = Authority(folder), folder / "told"
+    script = folder / "login"
+    script.write_text(
+        f"#!{sys.executable}\nimport json, os\n"
+        f"open({str(told)!r}, 'w').write(os.environ['KUBERNETES_EXEC_INFO'])\n"
+        f"print(json.dumps({{'status': {{'token': {SECRET!r}}}}}))\n"
+    )
+    script.chmod(0o700)
+    user = program(folder, "")
+    user["exec"] |= {"command": "./login", "args": None, "provideClusterInfo": True}
+    extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "a"}}
+    monkeypatch.chdir(tmp_path)
+    async with answering(who, ssl_context=authority.server("127.0.0.1")) as port:
+        server = f"https://127.0.0.1:{port}"
+        cluster = {"certificate-authority": authority.certificate.name, "extensions": [extension]}
+        config = write_kubeconfig(folder / "config", server, cluster=cluster, user=user)
+        assert (await asked(config))["authorization"] == f"Bearer {SECRET}"
+    assert json.loads(told.read_text())["spec"] == {
+        "interactive": False,
+        "cluster": {
+            "server": server,
+            "certificate-authority-data": embedded(authority.certificate),
+            "config": {"audience": "a"},
+        },
+    }
+
+
+async def test_a_program_that_waits_holds_up_nobody_else(tmp_path: Path) -> None:
+    go, runs = tmp_path / "go", tmp_path / "runs"
+    body = (
+        "import os, time\n"
+        f"open({str(runs)!r}, 'w').close()\n"
+        f"while not os.path.exists({str(go)!r}): time.sleep(0.01)\n" + PRINT
+    )
+    (tmp_path / "status").write_text(json.dumps({"token": SECRET}))
+    async with answering(who) as port, anyio.create_task_group() as tasks:
+        url = f"http://127.0.0.1:{port}"
+        slow = write_kubeconfig(tmp_path / "slow", url, user=program(tmp_path, body))
+        tasks.start_soon(asked, slow)
+        with anyio.fail_after(20):
+            while not runs.exists():
+                await anyio.sleep(0.01)
+        quick = write_kubeconfig(tmp_path / "quick", url, token=SECRET)
+        assert (await asked(quick))["authorization"] == f"Bearer {SECRET}"
+        go.touch()
+
+
 async def test_a_program_that_never_ends_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "LOAD_SECONDS", 2.0)
+    monkeypatch.setattr(module, "PROGRAM_SECONDS", 2.0)
     pid = tmp_path / "pid"
     body = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     user = program(tmp_path, body)
     error = await failure(write_kubeconfig(tmp_path / "config", "https://x", user=user))
-    assert str(error).endswith("config: no credentials within 2 s")
+    assert "took longer than 2 s" in str(error)
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 
@@ -190,10 +283,10 @@ async def test_a_program_that_never_ends_is_given_up(
         ("", "this is no kubeconfig"),
         ("- a\n", "this is no kubeconfig"),
         ('{"clusters": 7}', "this is no kubeconfig"),
-        ("{}", "Expected key current-context"),
+        ("{}", "it has no current context; there are: none"),
         ("a: [", "line 1"),
         ("a\tb: {", "line 1"),
-        ('{"current-context": "x", "contexts": [], "clusters": [], "users": []}', "name x in"),
+        ('{"current-context": "x", "contexts": [], "clusters": [], "users": []}', "no context 'x'"),
         (
             '{"current-context": "x", "clusters": [{"name": "c", "cluster": {"server": "https://c"}}],'
             '"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],'
@@ -230,7 +323,8 @@ async def test_a_missing_kubeconfig_and_a_missing_context_are_told(tmp_path: Pat
     error = await failure(tmp_path / "nowhere")
     assert str(error).endswith("nowhere: no such kubeconfig")
     config = write_kubeconfig(tmp_path / "config", "https://x")
-    assert "name prod in" in str(await failure(config, context="prod"))
+    error = await failure(config, context="prod")
+    assert str(error).endswith("there is no context 'prod'; there are: fake")
 
 
 async def test_several_kubeconfigs_are_one(tmp_path: Path) -> None:
@@ -243,6 +337,9 @@ async def test_several_kubeconfigs_are_one(tmp_path: Path) -> None:
         both = f"{tmp_path / 'none'}:{one}:{two}"
         async with KubernetesApi(both, "two") as api:
             assert (await api.get("/api"))["path"] == "/api"
+        # The first that names a current context counts, as for kubectl.
+        assert (await asked(Path(f"{two}:{one}")))["path"] == "/api"
+    assert credentials.contexts(both) == ("one", "two")
 
 
 async def test_the_environment_names_the_kubeconfig(

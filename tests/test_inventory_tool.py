@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -21,7 +21,7 @@ from mcp_gpu.tools.fleet_inventory import gateway_tool
 from mcp_gpu.tools.inventory import GpuModel
 from support.fleet import GIB, H100, Agent, Path, full_gpus, inventory
 from transports.base import Identity, Target
-from transports.errors import Gone, Unreachable
+from transports.errors import Denied, Gone, Unreachable
 
 
 def gateway_registry(router: Router) -> Registry:
@@ -35,14 +35,18 @@ def gateway_registry(router: Router) -> Registry:
 
 
 @asynccontextmanager
-async def gateway(agents: dict[str, Agent], http: Path | None = None) -> AsyncIterator[Client]:
+async def gateway(
+    agents: dict[str, Agent], http: Path | None = None, *others: Path
+) -> AsyncIterator[Client]:
     """A client of a gateway over these agents."""
-    path = http or Path("http", agents)
-    async with path:
+    paths = [http or Path("http", agents), *others]
+    async with AsyncExitStack() as stack:
+        for path in paths:
+            await stack.enter_async_context(path)
+        reachability = Reachability(paths, probe_timeout_seconds={"http": 5.0})
+        await stack.enter_async_context(reachability)
         router = Router(
-            StaticDiscovery([Target(node=node) for node in agents]),
-            Reachability([path], probe_timeout_seconds={"http": 5.0}),
-            concurrency=256,
+            StaticDiscovery([Target(node=node) for node in agents]), reachability, concurrency=256
         )
         with anyio.fail_after(60):
             async with Client(gateway_registry(router).server, mode="2026-07-28") as client:
@@ -121,6 +125,27 @@ async def test_a_node_that_fails_is_named_with_reason_and_attempts() -> None:
     assert found["failures_by_reason"] == {"unreachable": 1}
     assert "node-0001: unreachable: scripted Unreachable" in text(answer)
     assert "their GPUs are unknown" in text(answer)
+
+
+async def test_the_ways_are_told_where_some_nodes_did_not_come_by_the_best() -> None:
+    agents = fleet(6)
+    http, stream = Path("http", agents), Path("exec", agents)
+    http.probe_errors = {"node-0001": Unreachable, "node-0002": Unreachable, "node-0003": Denied}
+    async with gateway(agents, http, stream) as client:
+        told = await ask(client, limit=1)
+        page = await ask(client, limit=1, cursor=data(told)["next_cursor"])
+        some = await ask(client, nodes=["node-0000", "node-0001"])
+        well = await ask(client, nodes=["node-0000"])
+    whys = "http does not reach 2 nodes, http is denied to 1 node: see check_connectivity"
+    for answer in (told, page):
+        assert data(answer)["ways"] == {"http": 3, "exec": 3}
+        assert data(answer)["passed_over"] == {"http": {"unreachable": 2, "denied": 1}}
+        assert f"3 over http, 3 over exec ({whys})" in text(answer).splitlines()
+    assert data(some)["ways"] == {"http": 1, "exec": 1}
+    assert data(some)["passed_over"] == {"http": {"unreachable": 1}}
+    assert data(well)["ways"] == {"http": 1}
+    assert data(well)["passed_over"] == {}
+    assert " over http" not in text(well)
 
 
 async def test_when_every_node_fails_the_answer_is_still_an_answer() -> None:

@@ -12,6 +12,7 @@ import pytest
 from mcp_gpu.fleet.discovery import DiscoveryError, Table
 from mcp_gpu.fleet.discovery import kubernetes as module
 from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
+from support.kubeapi import server
 from support.kubeapi.cases import CASES, Ground, discovering, eventually, run
 from support.kubeapi.documents import (
     SELECTOR,
@@ -242,7 +243,7 @@ async def test_an_agent_that_no_slice_lists_can_still_be_reached_by_a_stream(
     assert target == Target(
         node="n1", namespace="gpu", pod="agent-n1", uid="uid-n1", container="agent"
     )
-    assert "no EndpointSlice lists it" in table.explanations["uid-n1"].text
+    assert "no readable EndpointSlice lists it" in table.explanations["uid-n1"].text
 
 
 async def test_the_newest_pod_speaks_for_a_node(api: FakeApiServer) -> None:
@@ -418,6 +419,91 @@ async def test_pods_that_may_not_be_listed_leave_agents_unexplained(api: FakeApi
     assert table.problem.endswith("silent agents are not explained")
 
 
+def inside(namespace: str, document: Document) -> Document:
+    """The object in another namespace than the server's own."""
+    return document | {"metadata": document["metadata"] | {"namespace": namespace}}
+
+
+async def released_twice(api: FakeApiServer) -> None:
+    """Agents of one name in two namespaces, and in the second a pod that does not start."""
+    for namespace in ("gpu", "other"):
+        here = endpoint("10.0.0.1", f"n-{namespace}", uid=f"uid-{namespace}", pod="agent-x")
+        await api.apply(inside(namespace, endpoint_slice("s", [here])))
+        agent = pod(f"n-{namespace}", name="agent-x", uid=f"uid-{namespace}", state=running())
+        await api.apply(inside(namespace, agent))
+    await api.apply(inside("other", pod("n3", phase="Pending")))
+
+
+async def test_all_namespaces_that_may_be_listed_are_looked_in(api: FakeApiServer) -> None:
+    await released_twice(api)
+    table = await look(api, namespace="", everywhere=True)
+    assert [(t.node, t.namespace, t.pod) for t in table.targets] == [
+        ("n-gpu", "gpu", "agent-x"),
+        ("n-other", "other", "agent-x"),
+    ]
+    assert {key: each.text for key, each in table.explanations.items()} == {
+        f"uid-{namespace}": "agent pod agent-x runs and is not ready"
+        for namespace in ("gpu", "other")
+    }
+    assert set(missing(table)) == {"n3"}
+    assert (table.source, table.problem) == ("Kubernetes, all namespaces", None)
+
+
+async def test_a_namespace_that_is_named_is_the_only_one(api: FakeApiServer) -> None:
+    await released_twice(api)
+    table = await look(api, namespace="other", everywhere=True)
+    assert [target.node for target in table.targets] == ["n-other"]
+    assert table.source == "Kubernetes, namespace other"
+
+
+async def test_where_not_all_may_be_listed_it_is_the_contexts_namespace(
+    api: FakeApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await released_twice(api)
+    api.bound_in = {"gpu"}
+    table = await look(api, namespace="", everywhere=True)
+    assert [target.node for target in table.targets] == ["n-gpu"]
+    # Nothing is wrong, and the source says how far it looked.
+    assert (table.source, table.problem) == ("Kubernetes, namespace gpu", None)
+    assert caplog.text == ""
+
+
+async def test_a_right_that_is_taken_away_takes_no_agents_with_it(api: FakeApiServer) -> None:
+    await released_twice(api)
+    async with discovering(api, SELECTOR, namespace="", everywhere=True) as discovery:
+        before = discovery.table()
+        api.bound_in = {"gpu"}
+        api.end_watches()
+        await eventually(lambda: discovery.table().problem)
+        table = discovery.table()
+        assert (table.targets, table.source) == (before.targets, "Kubernetes, all namespaces")
+        assert 'resource "endpointslices"' in (table.problem or "")
+
+
+async def test_a_namespace_without_agents_says_that_others_may_not_be_listed(
+    api: FakeApiServer,
+) -> None:
+    api.bound_in = {"gpu"}
+    table = await look(api, namespace="", everywhere=True)
+    assert table.problem == (
+        f"no agent there matches {SELECTOR}; other namespaces may not be listed: "
+        "name the agents' with --namespace"
+    )
+
+
+async def test_pods_of_other_namespaces_that_may_not_be_watched_are_told(
+    api: FakeApiServer,
+) -> None:
+    await released_twice(api)
+    api.bound_in, api.bound_everywhere = {"gpu"}, {"endpointslices"}
+    table = await look(api, namespace="", everywhere=True)
+    assert [target.node for target in table.targets] == ["n-gpu", "n-other"]
+    assert set(table.explanations) == {"uid-gpu"}
+    assert table.problem == (
+        "pods may be watched in namespace gpu alone: silent agents of others are not explained"
+    )
+
+
 async def refused(discovery: KubernetesDiscovery) -> str:
     """What a first look that finds nothing out says."""
     async with anyio.create_task_group() as group:
@@ -449,6 +535,26 @@ async def test_all_that_is_forbidden_is_named_at_once(api: FakeApiServer) -> Non
     for resource in ("endpointslices", "pods", "nodes"):
         assert f'cannot watch resource "{resource}"' in said
     assert said.endswith("; grant list and watch")
+
+
+async def test_who_may_look_nowhere_is_told_what_to_name_however_long_their_name(
+    api: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.bound_in = set()
+    api.deny("watch", "nodes")
+    monkeypatch.setattr(server, "USER", "arn:aws:sts::123456789012:assumed-role/Dev/" + "x" * 200)
+    said = await refused(over(api.kubeconfig, everywhere=True))
+    assert said.startswith("Kubernetes, namespace gpu: cannot watch EndpointSlices: forbidden: ")
+    assert said.endswith("name the agents' with --namespace")
+
+
+async def test_a_person_is_told_how_to_renew_credentials(
+    api: FakeApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.tokens.clear()
+    said = await refused(over(api.kubeconfig, login="kubectl --context x version"))
+    assert said.endswith("not accepted: run `kubectl --context x version` in a terminal")
+    assert caplog.text.count("cannot watch") == 1
 
 
 async def test_credentials_that_have_expired_are_named_as_that(api: FakeApiServer) -> None:

@@ -17,9 +17,11 @@ import httpx2
 import pytest
 
 from mcp_gpu.cli import main
+from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.gateway import make_discovery, make_transports
 from mcp_gpu.settings import GatewaySettings, SettingError
 from support.cluster import PROGRAM, Running, cluster, start_all
+from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting
 from support.kubeapi.pods import Pod
 from support.kubeapi.server import TOKEN, FakeApiServer
@@ -103,7 +105,7 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         coverage = found["coverage"]
         assert (coverage["nodes_known"], coverage["nodes_answered"]) == (2, 2)
         assert (coverage["discovery"], coverage["discovery_problem"]) == (
-            "Kubernetes, namespace gpu",
+            "Kubernetes, all namespaces",
             None,
         )
 
@@ -266,7 +268,7 @@ async def test_a_gateway_that_may_not_watch_starts_and_is_not_ready(tmp_path: Pa
             await start_all(stack, [gateway])
         code, _, said = await status(api)
         assert code == 2
-        assert "no agents are known: Kubernetes, namespace gpu: no agent there matches" in said
+        assert "no agents are known: Kubernetes, all namespaces: no agent there matches" in said
 
 
 async def test_only_a_gateway_on_a_cluster_loads_a_kubernetes_client(tmp_path: Path) -> None:
@@ -329,9 +331,53 @@ def test_agents_that_are_named_are_not_looked_for(
 def test_a_kubeconfig_that_is_not_there_is_refused_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    chosen = settings(monkeypatch, tmp_path, kubeconfig=str(tmp_path / "none"))
-    with pytest.raises(SettingError, match="--kubeconfig: no file"):
-        make_discovery(chosen)
+    monkeypatch.chdir(tmp_path)
+    for given in ("none", "~/none"):
+        chosen = settings(monkeypatch, tmp_path, kubeconfig=given)
+        with pytest.raises(SettingError, match=f"--kubeconfig: no file {tmp_path}/none"):
+            make_discovery(chosen)
+
+
+def test_files_may_be_named_from_the_home_where_no_shell_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = settings(monkeypatch, tmp_path, agent_token_file="~/token", agents_file="~/agents")
+    assert chosen.agent_token_file == tmp_path / "token"
+    assert chosen.agents_file == tmp_path / "agents"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("east,prod,west", "the kubeconfig has no context prod; it has east, west"),
+        ("prod", "the kubeconfig has no context prod; it has east, west"),
+        ("east west east", "east is given twice"),
+    ],
+)
+def test_contexts_that_make_no_sense_are_refused_at_once(
+    given: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings(monkeypatch, tmp_path)
+    config = write_kubeconfig(tmp_path / "config", "https://x", context="east")
+    document = json.loads(config.read_text())
+    document["contexts"].append(document["contexts"][0] | {"name": "west"})
+    config.write_text(json.dumps(document))
+    assert main(["status", "--kubeconfig", str(config), "--context", given]) == 2
+    assert capfd.readouterr().err == f"mcp-gpu status: --context: {words}\n"
+
+
+def test_a_kubeconfig_that_cannot_be_read_is_told_by_answers_not_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("hello")
+    kubeconfig = str(tmp_path / "config")
+    chosen = settings(monkeypatch, tmp_path, kubeconfig=kubeconfig, context=("a", "b"))
+    with pytest.raises(DiscoveryError, match=r"a: Kubernetes, all .*; b: Kubernetes, all "):
+        make_discovery(chosen).table()
 
 
 def test_by_default_http_comes_first_then_the_api_server_then_commands() -> None:

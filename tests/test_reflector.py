@@ -37,7 +37,7 @@ async def fill(api: FakeApiServer, count: int) -> None:
 
 
 def names(count: int) -> set[str]:
-    return {f"s{number:04}" for number in range(count)}
+    return {f"gpu/s{number:04}" for number in range(count)}
 
 
 def versions(api: FakeApiServer) -> list[str]:
@@ -134,7 +134,9 @@ async def test_a_watch_that_ends_goes_on_from_where_it_was(api: FakeApiServer, h
         stop[how]()
         await api.apply(made(1, version=9))
         await api.delete("EndpointSlice", "s0000")
-        await eventually(lambda: copy.items == {"s0001": ["10.9.0.1"], "s0002": ["10.0.0.2"]})
+        await eventually(
+            lambda: copy.items == {"gpu/s0001": ["10.9.0.1"], "gpu/s0002": ["10.0.0.2"]}
+        )
         assert copy.lists == 1
         assert copy.problem is None
     assert api.lists(SLICES) == 1
@@ -163,11 +165,11 @@ async def test_a_version_that_is_forgotten_is_listed_anew_once(
             group.start_soon(watch_for_a_false_confirmation)
             await eventually(lambda: copy.problem)
             await api.start()
-            await eventually(lambda: set(copy.items) == {"s0001", "s0002"})
+            await eventually(lambda: set(copy.items) == {"gpu/s0001", "gpu/s0002"})
         assert not any(confirmed)
         assert copy.problem is None
         await api.apply(made(5))
-        await eventually(lambda: "s0005" in copy.items)
+        await eventually(lambda: "gpu/s0005" in copy.items)
         assert copy.lists == 2
     assert api.lists(SLICES) == 2
 
@@ -330,7 +332,7 @@ async def test_lines_arrive_whole_whatever_the_pieces(api: FakeApiServer) -> Non
     async with reflecting(api, keep=addresses) as copy:
         await api.apply(made(5, version=3))
         await eventually(lambda: set(copy.items) == names(6))
-        assert copy.items["s0005"] == ["10.3.0.5"]
+        assert copy.items["gpu/s0005"] == ["10.3.0.5"]
 
 
 async def test_each_object_is_reduced_at_once(api: FakeApiServer) -> None:
@@ -362,7 +364,7 @@ async def test_five_thousand_endpoints_and_their_churn_are_listed_once(api: Fake
             if change % 100 == 50:
                 api.drop_watches()
             await anyio.lowlevel.checkpoint()
-        last = {f"s{n:04}": f"10.{(450 + n) % 250}.{n}.0" for n in range(50)}
+        last = {f"gpu/s{n:04}": f"10.{(450 + n) % 250}.{n}.0" for n in range(50)}
         await eventually(lambda: {name: ips[0] for name, ips in copy.items.items()} == last)
         assert copy.lists == 1
     assert api.lists(SLICES) == 1

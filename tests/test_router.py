@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -16,64 +13,19 @@ from anyio.abc import TaskStatus
 from pydantic import BaseModel, ConfigDict
 
 from mcp_gpu.fleet.discovery import AbsentAgent, DiscoveryError, Explanation, Table
-from mcp_gpu.fleet.discovery.static import StaticDiscovery
-from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import FanOut, Router, UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError
 from mcp_gpu.tools.inventory import NAME, NodeInventory
-from support.fleet import Agent, Path, inventory
+from support.fleet import Agent, inventory
+from support.routed import Fleet, reasons, running, ways
 from transports.base import Target
 from transports.errors import BadPeer, Broken, Denied, Gone, TransportError, Unreachable
-
-
-class Fleet:
-    """Three agents, two paths to each, and a router over them."""
-
-    def __init__(self, agents: dict[str, Agent], known: list[Target] | None = None) -> None:
-        self.agents = agents
-        self.http = Path("http", agents)
-        self.stream = Path("command", agents)
-        self.now = 0.0
-        self.targets = known or [Target(node=key) for key in agents]
-        self.reachability = Reachability(
-            [self.http, self.stream],
-            probe_timeout_seconds={"http": 0.3},  # a healthy probe on a busy machine takes 50 ms
-            default_probe_timeout_seconds=2.0,
-            ttl_seconds=60,
-            clock=lambda: self.now,
-        )
-        self.discovery = StaticDiscovery(self.targets)
-
-    def router(self, **settings: Any) -> Router:
-        settings = {"node_deadline_seconds": 5.0, "call_deadline_seconds": 10.0} | settings
-        return Router(self.discovery, self.reachability, **settings)
-
-    async def ask(self, **settings: Any) -> FanOut[NodeInventory]:
-        with anyio.fail_after(20):
-            return await self.router(**settings).fan_out(NAME, {"detail": "summary"}, NodeInventory)
-
-
-@asynccontextmanager
-async def running(*nodes: str, **known: Any) -> AsyncIterator[Fleet]:
-    fleet = Fleet(
-        {node: Agent(node, inventory(node)) for node in nodes or ("a", "b", "c")}, **known
-    )
-    async with fleet.http, fleet.stream:
-        yield fleet
 
 
 class Foreign(BaseModel):
     """What another program's tool of the same name might answer."""
 
     model_config = ConfigDict(extra="allow")
-
-
-def ways(found: FanOut[NodeInventory]) -> dict[str, str]:
-    return {answer.node: answer.via for answer in found.answers}
-
-
-def reasons(found: FanOut[NodeInventory]) -> dict[str, str]:
-    return {failure.node: failure.reason for failure in found.failures}
 
 
 async def test_every_node_answers_over_the_preferred_path() -> None:
@@ -209,7 +161,7 @@ async def test_no_more_calls_run_at_once_than_the_limit() -> None:
 async def test_an_answer_from_another_node_is_refused() -> None:
     """Addresses are reused: what answers there may be another node's agent by now."""
     fleet = Fleet({"a": Agent("z", inventory("z"))})
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert reasons(found) == {"a": "bad_response"}
     assert "says it is on node 'z', not 'a'" in found.failures[0].message
@@ -218,7 +170,7 @@ async def test_an_answer_from_another_node_is_refused() -> None:
 async def test_an_answer_from_another_pod_of_the_node_is_refused() -> None:
     agent = Agent("a", inventory("a"), uid="new")
     fleet = Fleet({"old": agent}, [Target(node="a", uid="old")])
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert "pod new answers where pod old was expected" in found.failures[0].message
 
@@ -228,7 +180,7 @@ async def test_an_address_that_leads_elsewhere_by_now_is_noticed_by_the_answer()
     known = [Target(addresses=("10.0.0.1",))]
     first = known[0].key
     fleet = Fleet({first: Agent("a", inventory("a"))}, known)
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         assert set(ways(await fleet.ask())) == {"a"}
         fleet.http.lead_to(first, Agent("b", inventory("b")))
         found = await fleet.ask()
@@ -257,11 +209,26 @@ async def test_an_agent_replaced_in_its_place_is_asked_as_what_it_is_now() -> No
         assert ways(await fleet.ask()) == {"a": "http"}
 
 
-async def test_a_defect_met_on_one_node_costs_that_node_alone(
+async def test_a_defect_met_on_one_path_costs_that_path_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with running() as fleet:
         fleet.http.probe_errors["b"] = ZeroDivisionError
+        assert ways(await fleet.ask()) == {"a": "http", "b": "command", "c": "http"}
+        assert "trying http for b failed" in caplog.text
+        fleet.stream.probe_errors["c"] = fleet.http.probe_errors["c"] = ZeroDivisionError
+        fleet.http.call_errors["c"] = Unreachable
+        found = await fleet.ask()
+    assert reasons(found) == {"c": "broken"}
+    assert "ZeroDivisionError" in found.failures[0].message
+
+
+async def test_a_defect_met_in_a_call_costs_that_node_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running() as fleet:
+        await fleet.ask()
+        fleet.http.call_errors["b"] = ZeroDivisionError
         found = await fleet.ask()
     assert set(ways(found)) == {"a", "c"}
     assert reasons(found) == {"b": "broken"}
@@ -287,18 +254,6 @@ async def test_live_nodes_do_not_queue_behind_the_probes_of_dead_ones() -> None:
                 group.cancel_scope.cancel()
 
 
-async def test_a_better_path_that_healed_is_found_again_while_the_other_is_in_use() -> None:
-    async with running("a") as fleet:
-        fleet.http.silent.add("a")
-        assert ways(await fleet.ask()) == {"a": "command"}
-        fleet.http.silent.clear()
-        seen = []
-        for _ in range(4):
-            fleet.now += 20
-            seen.append(ways(await fleet.ask())["a"])
-        assert seen == ["command", "command", "http", "http"]
-
-
 async def test_a_caller_who_leaves_says_nothing_of_the_path() -> None:
     async with running("a") as fleet:
         await fleet.ask()
@@ -318,7 +273,7 @@ async def test_an_outgoing_agent_is_not_waited_for_once_its_node_has_answered() 
     known = [Target(node="a", uid="new"), Target(node="a", uid="gone", ready=False)]
     agents = {uid: Agent("a", inventory("a"), uid=uid) for uid in ("new", "gone")}
     fleet = Fleet(agents, known)
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         fleet.http.silent.add("gone")
         fleet.stream.silent.add("gone")
         found = await fleet.ask(node_deadline_seconds=1000, call_deadline_seconds=1000)
@@ -328,14 +283,14 @@ async def test_an_outgoing_agent_is_not_waited_for_once_its_node_has_answered() 
 
 async def test_another_kind_of_server_is_not_an_agent() -> None:
     fleet = Fleet({"a": Agent("a", inventory("a"), name="mcp-gpu-gateway")})
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert reasons(found) == {"a": "bad_response"}
 
 
 async def test_an_agent_without_the_tool_is_too_old() -> None:
     fleet = Fleet({"a": Agent("a", inventory("a"), tool="get_other", version="0.0.9")})
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert reasons(found) == {"a": "agent_too_old"}
     assert "agent 0.0.9 has no tool get_gpu_inventory" in found.failures[0].message
@@ -343,7 +298,7 @@ async def test_an_agent_without_the_tool_is_too_old() -> None:
 
 async def test_an_agent_is_sent_only_arguments_it_lists() -> None:
     fleet = Fleet({"a": Agent("a", inventory("a"), arguments=Arguments)})
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert ways(found) == {"a": "http"}
     assert fleet.agents["a"].calls == [Arguments()]
@@ -378,7 +333,7 @@ async def test_two_agents_of_one_node_give_the_answer_of_the_newest_ready_one() 
         Target(node="a", uid="unready", ready=False),
     ]
     fleet = Fleet(agents, known)
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
         assert [answer.data.driver_version for answer in found.answers] == ["2"]
         assert found.coverage.nodes_known == 1
@@ -393,11 +348,12 @@ async def test_an_agent_known_by_address_alone_is_named_by_its_probe_and_keeps_t
     known = [Target(addresses=("10.0.0.1",)), Target(addresses=("10.0.0.2",))]
     agents = {t.key: Agent(node, inventory(node)) for t, node in zip(known, "ab", strict=True)}
     fleet = Fleet(agents, known)
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         first = known[0].key
         fleet.http.probe_errors[first] = fleet.stream.probe_errors[first] = Unreachable
         assert reasons(await fleet.ask()) == {"10.0.0.1:8080": "unreachable"}
         fleet.http.probe_errors.clear()
+        fleet.now += 2
         assert set(ways(await fleet.ask())) == {"a", "b"}
         fleet.http.call_errors[first] = Broken
         found = await fleet.ask()
@@ -424,7 +380,7 @@ async def test_a_node_is_looked_for_among_agents_that_have_not_said_theirs() -> 
     known = [Target(addresses=("10.0.0.1",)), Target(addresses=("10.0.0.2",))]
     agents = {t.key: Agent(node, inventory(node)) for t, node in zip(known, "ab", strict=True)}
     fleet = Fleet(agents, known)
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.router().fan_out(NAME, {}, NodeInventory, nodes=["b"])
         assert set(ways(found)) == {"b"}
         assert agents[known[0].key].calls == []
@@ -436,7 +392,7 @@ async def test_a_node_is_looked_for_among_agents_that_have_not_said_theirs() -> 
 
 async def test_an_agent_that_no_path_applies_to_is_unreachable() -> None:
     fleet = Fleet({"a": Agent("a", inventory("a"))}, [Target(node="a"), Target(node="lonely")])
-    async with fleet.http, fleet.stream:
+    async with fleet.open():
         found = await fleet.ask()
     assert reasons(found) == {"lonely": "unreachable"}
     assert "paths configured: http, command" in found.failures[0].message

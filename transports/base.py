@@ -60,9 +60,10 @@ class Target:
 
     @property
     def key(self) -> str:
-        """A name that is this agent's alone, for caches: uid where known, else what there is."""
+        """A name that is this agent's alone, for caches: uid where known, else what there is. A
+        cluster restored from another's backup has pods of the same uids."""
         if self.uid:
-            return self.uid
+            return f"{self.cluster}/{self.uid}" if self.cluster else self.uid
         if self.pod:
             return f"{self.cluster}/{self.namespace}/{self.pod}"
         if self.node:

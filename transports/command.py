@@ -161,10 +161,10 @@ class _ProcessPipe:
         if await self._exits():
             self._exit_status = self._process.returncode
         else:
-            self._signal(signal.SIGTERM)
+            self._end(hard=False)
             await self._exits()
         # Whatever it has started and left behind, too.
-        self._signal(signal.SIGKILL)
+        self._end(hard=True)
         with anyio.move_on_after(CLOSE_SECONDS):
             await self._process.aclose()
 
@@ -174,9 +174,14 @@ class _ProcessPipe:
             return True
         return False
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _end(self, *, hard: bool) -> None:
         try:
-            os.killpg(self._process.pid, number)
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, signal.SIGKILL if hard else signal.SIGTERM)
+            elif hard:  # Windows knows no groups: what it has started and left behind stays
+                self._process.kill()
+            else:
+                self._process.terminate()
         except (ProcessLookupError, PermissionError):
             pass  # all gone; or on some systems only zombies left
 

@@ -8,26 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import os
-import signal
+import shlex
 import ssl
-import subprocess
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import (  # type: ignore[attr-defined]
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 
-__all__ = ["LOAD_SECONDS", "Credentials", "CredentialsError", "in_cluster", "load"]
+from transports.program import ProgramFailed, ask
+
+if TYPE_CHECKING:
+    from kubernetes.aio.config.kube_config import KubeConfigMerger
+
+__all__ = [
+    "LOAD_SECONDS",
+    "Credentials",
+    "CredentialsError",
+    "contexts",
+    "in_cluster",
+    "load",
+    "renewal",
+]
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 """Where Kubernetes mounts a pod's credentials."""
 
 LOAD_SECONDS = 30.0
-"""For credentials: a kubeconfig may start a program that asks a cloud for them."""
+"""For what the library does: old kubeconfigs have it ask a cloud."""
 
 _loading = threading.Lock()
 """The library keeps embedded certificates in files that it shares between loads, and names a file
@@ -62,8 +76,26 @@ def in_cluster() -> bool:
     return bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and os.path.isfile(token)
 
 
+def contexts(kubeconfig: str = "") -> tuple[str, ...]:
+    """The names of a kubeconfig's contexts. Blocks.
+
+    Args:
+        kubeconfig: as for `load`.
+
+    Raises:
+        CredentialsError: it cannot be read.
+    """
+    where = _place(kubeconfig)
+    try:
+        return _names(_merged(where))
+    # The boundary to the library, as in `load`.
+    except Exception as error:
+        raise CredentialsError(f"{where}: {_words(error)}") from None
+
+
 def load(kubeconfig: str = "", context: str = "") -> Credentials:
-    """Read the credentials. Blocks, for `LOAD_SECONDS` at most, once it is its turn.
+    """Read the credentials. Blocks, for as long as a program for credentials may take and
+    `LOAD_SECONDS`, once it is its turn.
 
     Args:
         kubeconfig: a path, or several as in `KUBECONFIG`. Empty for the pod's own credentials
@@ -74,20 +106,36 @@ def load(kubeconfig: str = "", context: str = "") -> Credentials:
         CredentialsError: there are none, or none that make sense.
     """
     own = not kubeconfig and not context and in_cluster()
-    where = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    where = _place(kubeconfig)
     try:
-        with _loading:
-            return _of_pod() if own else _of_kubeconfig(where, context)
+        return _of_pod() if own else _of_kubeconfig(kubeconfig, context)
+    except ProgramFailed as error:
+        raise CredentialsError(str(error)) from None
     except TimeoutError:
         raise CredentialsError(f"{where}: no credentials within {LOAD_SECONDS:g} s") from None
     # The boundary to the library, which raises what its parsers, ssl and the file system
     # raise on a kubeconfig that is not one.
     except Exception as error:
-        # It names an entry by its whole content, tokens and keys included.
-        words = str(error).partition("{")[0].rstrip("/ ") or type(error).__name__
-        if isinstance(error, TypeError | AttributeError | LookupError):
-            words = "this is no kubeconfig"  # of a shape that the library did not think of
-        raise CredentialsError(words if own else f"{where}: {words}") from None
+        raise CredentialsError(_words(error) if own else f"{where}: {_words(error)}") from None
+
+
+def renewal(kubeconfig: str = "", context: str = "") -> str:
+    """The command that shows a person at a terminal what is wrong with credentials of a kubeconfig,
+    and lets them log in."""
+    flags = ["--kubeconfig", kubeconfig] if kubeconfig else []
+    flags += ["--context", context] if context else []
+    return shlex.join(["kubectl", *flags, "version"])
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, TypeError | AttributeError | LookupError):
+        return "this is no kubeconfig"  # of a shape that the library did not think of
+    # It names an entry by its whole content, tokens and keys included.
+    return str(error).partition("{")[0].rstrip("/ ") or type(error).__name__
+
+
+def _place(kubeconfig: str) -> str:
+    return kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
 
 
 def _of_pod() -> Credentials:
@@ -100,97 +148,84 @@ def _of_pod() -> Credentials:
     return _credentials(found, namespace)
 
 
-def _of_kubeconfig(where: str, context: str) -> Credentials:
-    from kubernetes.aio.client import Configuration
-    from kubernetes.aio.config import kube_config
-    from kubernetes.aio.config.kube_config import FileOrData, KubeConfigLoader, KubeConfigMerger
-
-    class Loader(KubeConfigLoader):
-        """Starts programs itself: the library's way logs a user's whole entry when one fails,
-        goes on as nobody, lets it read our standard input, and never ends one that hangs."""
-
-        async def load_from_exec_plugin(self) -> bool:
-            user: Any = self._user
-            status = _ask_program(user["exec"].value)
-            if "token" in status:
-                self.token = f"Bearer {status['token']}"
-            else:
-                for name, key in (("cert_file", "Certificate"), ("key_file", "Key")):
-                    part = f"client{key}Data"
-                    file = FileOrData(status, None, part, base64_file_content=False).as_file()
-                    setattr(self, name, file)
-            return True
+def _merged(where: str) -> KubeConfigMerger:
+    from kubernetes.aio.config.kube_config import KubeConfigMerger
 
     if not any(os.path.isfile(os.path.expanduser(p)) for p in where.split(os.pathsep) if p):
         raise FileNotFoundError("no such kubeconfig")
-    found = Configuration()
+    return KubeConfigMerger(where)
+
+
+def _names(merger: KubeConfigMerger) -> tuple[str, ...]:
+    return tuple(sorted(str(entry["name"]) for entry in merger.config["contexts"].value))
+
+
+def _chosen(merger: KubeConfigMerger, context: str) -> str:
+    """The context's name. Of several files, the first that names a current one counts.
+
+    Raises:
+        ValueError: there is no such context, or none is the current one.
+    """
+    currents = (file.get("current-context") for file in merger.config_files.values() if file)
+    chosen = context or next((str(each) for each in currents if each), "")
+    names = _names(merger)
+    if chosen in names:
+        return chosen
+    what = f"there is no context {chosen!r}" if chosen else "it has no current context"
+    raise ValueError(f"{what}; there are: {', '.join(names) or 'none'}")
+
+
+def _of_kubeconfig(kubeconfig: str, context: str) -> Credentials:
+    from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config import kube_config
+
+    class Loader(kube_config.KubeConfigLoader):
+        """Takes what a program has given from us instead of starting it."""
+
+        status: Mapping[str, Any]
+
+        async def load_from_exec_plugin(self) -> bool:
+            if "token" in self.status:
+                self.token = f"Bearer {self.status['token']}"
+            else:
+                for name, key in (("cert_file", "Certificate"), ("key_file", "Key")):
+                    part = f"client{key}Data"
+                    data = kube_config.FileOrData(
+                        self.status, None, part, base64_file_content=False
+                    )
+                    setattr(self, name, data.as_file())
+            return True
+
+    merger = _merged(_place(kubeconfig))
+    chosen = _chosen(merger, context)
     make: Any = Loader  # which the library leaves without types
     loader = make(
-        KubeConfigMerger(where).config,
-        active_context=context or None,
+        merger.config,
+        active_context=chosen,
         config_base_path=None,  # of each file its own folder
     )
     user = getattr(loader._user, "value", None) or {}
     if any(key in user for key in ("as", "as-uid", "as-groups", "as-user-extra")):
         raise ValueError("it impersonates another user, which is not supported here")
-    try:
-        asyncio.run(asyncio.wait_for(loader.load_and_set(found), LOAD_SECONDS))
-        return _credentials(found, loader.current_context["context"].get("namespace"))
-    finally:
-        # Embedded keys, which the library keeps in files until the process exits, and would miss
-        # at the next load if somebody tidied them away.
-        kube_config._cleanup_temp_files()
-
-
-def _ask_program(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the program of a kubeconfig's `exec` section gives: `status` of an ExecCredential.
-
-    Raises:
-        ValueError: it gives none. The text holds nothing that the program has said.
-        TimeoutError: it takes longer than `LOAD_SECONDS`; it is ended.
-    """
-    info = {
-        "apiVersion": section["apiVersion"],
-        "kind": "ExecCredential",
-        "spec": {"interactive": False},
-    }
-    own = {entry["name"]: entry["value"] for entry in section.get("env") or ()}
-    started = subprocess.Popen(
-        [section["command"], *(section.get("args") or ())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # it may say there what must not be logged
-        env={**os.environ, **own, "KUBERNETES_EXEC_INFO": json.dumps(info)},
-        start_new_session=True,
-    )
-    with started:
+    if "exec" in user:
+        # Before it is this load's turn: one that waits for a login holds up its own context alone.
+        folder = os.path.dirname(os.path.abspath(loader._user.path))
         try:
-            said, _ = started.communicate(timeout=LOAD_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise TimeoutError from None
+            loader.status = ask(user["exec"], folder, loader._cluster.value)
+        except ProgramFailed as error:
+            raise ProgramFailed(
+                f"{error} (context {chosen}); run `{renewal(kubeconfig, chosen)}` in a terminal, "
+                "which shows what it says and lets you log in"
+            ) from None
+    found = Configuration()
+    with _loading:
+        try:
+            asyncio.run(asyncio.wait_for(loader.load_and_set(found), LOAD_SECONDS))
+            return _credentials(found, loader.current_context["context"].get("namespace"))
         finally:
-            _end(started)
-    if started.returncode != 0:
-        raise ValueError(
-            f"the program for credentials failed with exit status {started.returncode}"
-        )
-    try:
-        status = json.loads(said)["status"]
-        if "token" in status or {"clientCertificateData", "clientKeyData"} <= status.keys():
-            return dict(status)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        pass
-    raise ValueError("the program for credentials gave none")
-
-
-def _end(program: subprocess.Popen[bytes]) -> None:
-    """Kill the program with all it started, if it is still there."""
-    if program.poll() is not None:
-        return
-    if hasattr(os, "killpg"):
-        os.killpg(program.pid, signal.SIGKILL)
-    else:
-        program.kill()
+            # Embedded keys, which the library keeps in files until the process exits, and would
+            # miss at the next load if somebody tidied them away.
+            kube_config._cleanup_temp_files()
 
 
 def _credentials(found: Any, namespace: str | None) -> Credentials:
@@ -220,15 +255,16 @@ def _environment_proxy(url: str) -> str | None:
     """The proxy that `HTTPS_PROXY` and its like name for a URL, as kubectl heeds them: never for
     a loopback address, nor for a network that `NO_PROXY` names.
 
-    aiohttp would look itself, but with them takes passwords from `~/.netrc`.
+    aiohttp would look itself, but with them takes passwords from `~/.netrc`. What macOS and Windows
+    have set for everybody does not count for kubectl either.
 
     Raises:
         ValueError: the proxy is of a kind that is not spoken here. The text holds no password.
     """
     parts = urlsplit(url)
-    host, proxies = parts.hostname or "", getproxies()
+    host, proxies = parts.hostname or "", getproxies_environment()
     proxy = proxies.get(parts.scheme)
-    if not proxy or host == "localhost" or proxy_bypass(host):
+    if not proxy or host == "localhost" or proxy_bypass_environment(host):
         return None
     try:
         address = ipaddress.ip_address(host)

@@ -7,7 +7,8 @@ and raises nothing but the cancellation of its caller.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -16,13 +17,14 @@ from mcp_types import CallToolResult, Implementation, TextContent
 from pydantic import BaseModel, ValidationError
 
 from mcp_gpu import __version__
-from mcp_gpu.fleet.model import Attempt, FailureReason
-from mcp_gpu.fleet.reachability import Reachability
+from mcp_gpu.fleet.lanes import Lanes, Place
+from mcp_gpu.fleet.model import Attempt, FailureReason, PassedOver
+from mcp_gpu.fleet.reachability import PathFailure, Reachability, Way
 from transports.base import INSTANCE_META_KEY, Identity, Target, Transport
-from transports.errors import BadPeer, Broken, TransportError
+from transports.errors import BadPeer, Broken, TimedOut, TransportError, leaves
 from transports.session import call_tool
 
-__all__ = ["Errand", "Lanes", "NodeAnswer", "Question"]
+__all__ = ["Errand", "NodeAnswer", "Question"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,24 +63,14 @@ class NodeAnswer(Generic[M]):
     """One node's data and how it was had."""
 
     node: str
+    """As shown: with its cluster where there are several."""
     via: str
     data: M
     identity: Identity
     ready: bool
     elapsed_seconds: float
-
-
-class Lanes:
-    """How much may be under way at once, per kind of path.
-
-    Streams cost the API server and a process each, so they must not starve HTTP or be starved
-    by it. Probes have a lane beside the calls: a dead path holds its place for a whole time-out,
-    and live agents must not queue behind it.
-    """
-
-    def __init__(self, paths: tuple[str, ...], concurrency: int) -> None:
-        self.probes = {path: anyio.CapacityLimiter(concurrency) for path in paths}
-        self.calls = {path: anyio.CapacityLimiter(concurrency) for path in paths}
+    passed_over: tuple[tuple[str, PassedOver], ...]
+    """Paths better than `via`, and why each was not taken."""
 
 
 class Errand(Generic[M]):
@@ -88,7 +80,7 @@ class Errand(Generic[M]):
         self, target: Target, question: Question[M], reachability: Reachability, lanes: Lanes
     ) -> None:
         self.target = target
-        self.attempts: list[Attempt] = []
+        self.attempts: tuple[Attempt, ...] = ()
         self.answer: NodeAnswer[M] | None = None
         self.skipped = False
         """Nobody needs this agent's answer: it is of a node that was not asked for, or another
@@ -97,6 +89,12 @@ class Errand(Generic[M]):
         self._reachability = reachability
         self._lanes = lanes
         self._scope = anyio.CancelScope()
+        self._settled = False
+        """There is an answer, or none is to be had or needed."""
+        self._taken: set[str] = set()
+        """Paths that are in use for this errand or have failed it."""
+        self._others = anyio.Lock(fast_acquire=True)
+        self._begun_at = reachability.now()
         self._started = 0.0
 
     def skip(self) -> None:
@@ -108,116 +106,200 @@ class Errand(Generic[M]):
         """Ask, and keep the outcome."""
         with self._scope:
             try:
-                await self._over_any_path()
+                way = self._reachability.known(self.target)
+                if way is None:
+                    await self._over_others()
+                else:
+                    await self._hedged(way)
             except Exception as error:  # boundary: a defect met on one node costs that node
                 logger.exception("asking %s failed", self.target)
-                self._note("none", "broken", f"internal error: {type(error).__name__}; see the log")
-        if self.answer is None and not self.skipped:
-            self._reachability.exhausted(self.target)
+                kind = type(next(leaves(error))).__name__
+                self._settle("none", "broken", f"internal error: {kind}; see the log")
+        if not self._settled and not self.skipped:
+            self.attempts = tuple(self._failures())
 
-    async def _over_any_path(self) -> None:
-        paths = self._reachability.paths(self.target)
-        if not paths:
-            known = ", ".join(t.name for t in self._reachability.transports)
-            text = f"no path applies to this agent (paths configured: {known})"
-            self._note("none", "unreachable", text)
-        for position, transport in enumerate(paths):
-            if await self._over(transport, others_left=position < len(paths) - 1):
-                return
+    async def _hedged(self, way: Way) -> None:
+        """Ask over a proven path. If that is silent for longer than is usual, ask over the others
+        as well: the first answer counts.
 
-    async def _over(self, transport: Transport, *, others_left: bool) -> bool:
-        """Ask over one path. True when no other path needs to be tried."""
+        Every tool is read-only, so a call may be sent twice. A path that is only slow has not
+        failed; but it may be dead, which the background finds out.
+        """
+        async with anyio.create_task_group() as group:
+
+            async def ask_over_others() -> None:
+                await self._over_others()
+                if self._settled:
+                    self._reachability.doubt(self.target, way.transport)
+                    group.cancel_scope.cancel()
+
+            def hedge() -> None:
+                group.start_soon(ask_over_others)
+
+            await self._over(way, hedge)
+            if not self._settled:
+                await self._over_others()
+            if self._settled:
+                group.cancel_scope.cancel()
+
+    async def _over_others(self) -> None:
+        """Ask over one path after another that nobody has taken, until one has led to the end."""
+        async with self._others:
+            while not self._settled:
+                way = await self._reachability.find(self.target, self._taken, self._start_clock)
+                if way is None:
+                    return
+                if way.transport.name not in self._taken:
+                    await self._over(way, None)
+
+    async def _over(self, way: Way, hedge: Callable[[], None] | None) -> None:
+        """Ask over one path.
+
+        Args:
+            hedge: called when it has been silent for long. None for a path that has proved
+                itself just now; any other proof may be out of date by now, or the connection
+                kept since then have died, which says little of a new one.
+        """
+        transport = way.transport
+        self._taken.add(transport.name)
         try:
-            known = self._reachability.proven(self.target, transport)
-            if known is not None:
-                try:
-                    if await self._call(transport, known, others_left, fresh=False):
-                        return True
-                except (BadPeer, Broken) as error:
-                    self._reachability.failed(self.target, transport)
-                    if isinstance(error, Broken):
-                        self._note(transport.name, error.reason, error.message)
-            # Nobody has looked yet; or who is there is not who was there when we looked, or a
-            # connection kept since then has died, which says little of a new one.
-            async with self._lanes.probes[transport.name]:
-                self._start_clock()
-                identity = await self._reachability.probe(self.target, transport)
-            return await self._call(transport, identity, others_left, fresh=True)
+            await self._call(way, hedge)
         except TransportError as error:
-            self._reachability.failed(self.target, transport)
-            self._note(transport.name, error.reason, error.message)
-            return False
+            if hedge is not None and isinstance(error, (BadPeer, Broken)):
+                self._reachability.outdated(self.target, transport)
+                self._taken.discard(transport.name)
+            else:
+                self._reachability.failed(self.target, transport, error)
         except anyio.get_cancelled_exc_class():
             # By the deadline, or by a caller who left: that says nothing of the path.
-            if self._scope.deadline <= anyio.current_time():
-                self._reachability.failed(self.target, transport)
-                self._note(transport.name, "timeout", "no answer in time")
+            if self._scope.deadline <= anyio.current_time() and not self._settled:
+                late = TimedOut("no answer in time", target=self.target, transport=transport.name)
+                self._reachability.failed(self.target, transport, late)
             raise
 
-    async def _call(
-        self, transport: Transport, identity: Identity, others_left: bool, *, fresh: bool
-    ) -> bool:
-        """Call the tool. False when the proof it relied on turned out to be out of date.
+    async def _call(self, way: Way, hedge: Callable[[], None] | None) -> None:
+        """Call the tool.
 
         Raises:
-            TransportError: the path failed.
+            TransportError: the path failed; `BadPeer` too where the proof is out of date.
         """
-        question = self._question
-        if question.nodes is not None and identity.node not in question.nodes:
-            self.skipped = True
-            return True
+        question, transport, identity = self._question, way.transport, way.identity
+        node = self._reachability.shown(self.target, identity.node)
+        if question.nodes is not None and node not in question.nodes:
+            self.skipped = self._settled = True
+            return
         listed = identity.tools.get(question.tool)
         if listed is None:
-            self._reachability.failed(self.target, transport)  # it may be updated by the next call
-            if fresh:
-                self._note(transport.name, "agent_too_old", _too_old(question.tool, identity))
-            return fresh
-        async with self._lanes.calls[transport.name]:
-            self._start_clock()
+            if hedge is not None:
+                raise self._other_peer(transport)
+            self._reachability.outdated(self.target, transport)  # it may be updated soon
+            self._settle(transport.name, "agent_too_old", _too_old(question.tool, identity))
+            return
+        arguments = {name: value for name, value in question.arguments.items() if name in listed}
+        async with self._lanes.place(transport.name) as place:
             asked_at = anyio.current_time()
-            left = self._scope.deadline - asked_at
-            outcome = await call_tool(
-                transport,
-                self.target,
-                question.tool,
-                {name: value for name, value in question.arguments.items() if name in listed},
-                timeout_seconds=max(
-                    left * FIRST_PATH_SHARE if others_left else left, LEAST_CALL_SECONDS
-                ),
-                client_info=CLIENT_INFO,
-            )
-        instance = (outcome.meta or {}).get(INSTANCE_META_KEY)
-        if instance != identity.instance:
-            self._reachability.failed(self.target, transport)
-            if fresh:
-                raise BadPeer(
-                    "another agent answered the call than the probe",
-                    target=self.target,
-                    transport=transport.name,
+            left = self._start_clock() - asked_at
+            if self._others_left():
+                left *= FIRST_PATH_SHARE
+            with self._hedging(transport, place, hedge):
+                outcome = await call_tool(
+                    transport,
+                    self.target,
+                    question.tool,
+                    arguments,
+                    timeout_seconds=max(left, LEAST_CALL_SECONDS),
+                    client_info=CLIENT_INFO,
                 )
-            return False
-        self._reachability.succeeded(self.target, transport)
+        if (outcome.meta or {}).get(INSTANCE_META_KEY) != identity.instance:
+            raise self._other_peer(transport)
+        answered_at = anyio.current_time()
+        if hedge is not None:
+            self._reachability.took(transport, question.tool, answered_at - asked_at)
         if outcome.is_error:
-            self._note(transport.name, "tool_error", _words(outcome))
-            return True
-        self.answer = NodeAnswer(
-            node=identity.node,
-            via=transport.name,
-            data=_read(outcome, question.result, self.target, transport),
-            identity=identity,
-            ready=self.target.ready,
-            elapsed_seconds=anyio.current_time() - self._started,
-        )
-        return True
+            self._settle(transport.name, "tool_error", _words(outcome))
+        else:
+            self.answer = NodeAnswer(
+                node=node,
+                via=transport.name,
+                data=_read(outcome, question.result, self.target, transport),
+                identity=identity,
+                ready=self.target.ready,
+                elapsed_seconds=answered_at - self._started,
+                passed_over=self._passed_over(transport),
+            )
+            self._settled = True
+        self._reachability.succeeded(self.target, transport)
 
-    def _start_clock(self) -> None:
-        """The agent's time runs from its first attempt, not from its place in a queue."""
+    @contextmanager
+    def _hedging(
+        self, transport: Transport, place: Place, hedge: Callable[[], None] | None
+    ) -> Iterator[None]:
+        """Have the call hedged if it is silent for long. It then holds up no other call."""
+        if hedge is None or not self._others_left():
+            yield
+            return
+
+        def silent() -> None:
+            place.leave()
+            hedge()
+
+        seconds = self._reachability.hedge_seconds(transport, self._question.tool)
+        alarm = self._reachability.patience.after(seconds, silent)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    def _others_left(self) -> bool:
+        fitting = self._reachability.fitting(self.target)
+        return any(each.name not in self._taken for each in fitting)
+
+    def _start_clock(self) -> float:
+        """The agent's time runs from its first attempt, not from its place in a queue. Returns
+        when it ends."""
         if not self._started:
             self._started = anyio.current_time()
             self._scope.deadline = self._started + self._question.node_deadline_seconds
+        return self._scope.deadline
 
-    def _note(self, via: str, reason: FailureReason, message: str) -> None:
-        self.attempts.append(Attempt(via=via, reason=reason, message=message))
+    def _settle(self, via: str, reason: FailureReason, message: str) -> None:
+        self._settled = True
+        self.attempts = (Attempt(via=via, reason=reason, message=message),)
+
+    def _other_peer(self, transport: Transport) -> BadPeer:
+        text = "another agent answered the call than the probe"
+        return BadPeer(text, target=self.target, transport=transport.name)
+
+    def _passed_over(self, taken: Transport) -> tuple[tuple[str, PassedOver], ...]:
+        """Each better path, and why it was not taken."""
+        found: list[tuple[str, PassedOver]] = []
+        for path in self._reachability.state(self.target):
+            if path.via == taken.name:
+                break
+            unproven = path.reason or "untried"
+            found.append((path.via, "slow" if path.status in ("in_use", "proven") else unproven))
+        return tuple(found)
+
+    def _failures(self) -> Iterator[Attempt]:
+        """What is known of each path, where none gave an answer."""
+        fitting = self._reachability.fitting(self.target)
+        if not fitting:
+            known = ", ".join(t.name for t in self._reachability.transports)
+            text = f"no path applies to this agent (paths configured: {known})"
+            yield Attempt(via="none", reason="unreachable", message=text)
+        for transport in fitting:
+            failure = self._reachability.failure(self.target, transport)
+            if failure is not None:
+                message = failure.message
+                if failure.at < self._begun_at:
+                    message += f" ({self._when(failure)})"
+                yield Attempt(via=transport.name, reason=failure.reason, message=message)
+
+    def _when(self, failure: PathFailure) -> str:
+        now = self._reachability.now()
+        left = failure.last_resort_at - now
+        again = f"tried again in {left:.0f} s" if left > 0 else "being tried again"
+        return f"{now - failure.at:.0f} s ago; {again}"
 
 
 def _words(outcome: CallToolResult) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Attempt", "Coverage", "FailureReason", "NodeFailure"]
+__all__ = ["Attempt", "Coverage", "FailureReason", "NodeFailure", "PassedOver"]
 
 FailureReason = Literal[
     "unreachable",
@@ -20,13 +20,17 @@ FailureReason = Literal[
 ]
 """The closed list: the reasons of `transports.errors`, and two that only a whole call can have."""
 
+PassedOver = FailureReason | Literal["slow", "untried"]
+"""Why an answer did not come over a better path: that has failed, another was faster, or it is
+yet to be tried."""
+
 
 class _Wire(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
 class Attempt(_Wire):
-    """One path tried and found wanting."""
+    """One path found wanting, now or when it was last tried."""
 
     via: str = Field(description="Path tried: http, command, ...")
     reason: FailureReason

@@ -1,152 +1,162 @@
-"""What is known of each path to each agent, and how to find out more.
+"""The paths to every agent: what is known of them, and the tasks that find out more.
 
-Knowledge is earned by a probe that proves identity, is kept per agent (its pod uid where
-discovery knows it), expires, and is dropped at the first failure, so that nobody waits
-twice for a dead path.
+Whoever needs a path and knows none has the paths raced. A path that fails is not waited for again
+while another works; the background looks at it again.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import anyio
 
-from transports.base import Identity, Target, Transport
-from transports.errors import BadPeer, TimedOut
+from mcp_gpu.fleet.knowledge import Knowledge
+from mcp_gpu.fleet.lanes import Lanes
+from mcp_gpu.fleet.paths import PathFailure, PathState
+from mcp_gpu.fleet.race import Probing, Race, Way
+from mcp_gpu.fleet.reprobe import Reprobe
+from transports.base import Target, Transport
+from transports.tasks import OwnsTasks
 
-__all__ = ["Reachability"]
+__all__ = ["PathFailure", "PathState", "Reachability", "Way"]
 
-AGENT_NAME = "mcp-gpu"
-"""What an agent calls itself; anything else on its port is somebody else."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Proof:
-    identity: Identity
-    path: str
-    expires: float
+SUSPECT_SECONDS = 1.5
+"""How long calls wait for an agent that failed on every path when it was last tried. One that came
+back answers sooner (an exec stream was measured at 0.6 s); for one that did not the race goes on
+without them."""
 
 
-class Reachability:
-    """The paths to every agent, best first.
+class Reachability(OwnsTasks, Knowledge):
+    """The paths to every agent. Races and background probes run inside of `async with`.
 
     Args:
         transports: in order of preference, already entered by the caller.
+        head_start_seconds: how long the preferred path may be silent in a race before the next
+            one starts.
         probe_timeout_seconds: how long a probe may take on a path, by transport name.
-            A path that is dead costs this once.
         default_probe_timeout_seconds: for transports not named there. Longer than HTTP's,
             because a stream is opened by starting a process (an exec stream was measured at
             0.6 s, ssh takes seconds).
-        ttl_seconds: how long a proof counts. Each call over the preferred path renews it.
+        ttl_seconds: how long a proof counts. Each call over the path renews it.
+        concurrency: probes under way per kind of path.
+        own_node: the node that the gateway runs on, empty where it does not know. The path to
+            an agent there crosses no network, and teaches nothing of those that do.
+        clock: seconds, for tests.
+        jitter: picks a pause of at most so many seconds, for tests.
     """
 
     def __init__(
         self,
         transports: Sequence[Transport],
         *,
+        head_start_seconds: float = 0.15,
         probe_timeout_seconds: Mapping[str, float] | None = None,
         default_probe_timeout_seconds: float = 5.0,
         ttl_seconds: float = 300.0,
+        concurrency: int = 64,
+        own_node: str = "",
         clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[float], float] = lambda most: random.uniform(0, most),
     ) -> None:
-        self.transports = tuple(transports)
-        self._timeouts = dict(probe_timeout_seconds or {})
-        self._default_timeout_seconds = default_probe_timeout_seconds
-        self._ttl_seconds = ttl_seconds
-        self._clock = clock
-        self._proofs: dict[str, _Proof] = {}
-        self._nodes: dict[str, str] = {}
-        self._suspects: set[str] = set()
+        super().__init__(
+            transports,
+            head_start_seconds=head_start_seconds,
+            probe_timeout_seconds=probe_timeout_seconds or {},
+            default_probe_timeout_seconds=default_probe_timeout_seconds,
+            ttl_seconds=ttl_seconds,
+            own_node=own_node,
+            clock=clock,
+            jitter=jitter,
+        )
+        self._lanes = Lanes(tuple(t.name for t in self.transports), concurrency)
+        self._races: dict[str, Race] = {}
+        self._reprobe = Reprobe(self, self._lanes, self._races.keys(), clock)
 
-    def node(self, target: Target) -> str:
-        """The agent's node: as discovery says, else as its last probe said, else empty."""
-        return target.node or self._nodes.get(target.key, "")
+    def asked(self, targets: Collection[Target]) -> None:
+        """A question is put to the fleet, which has these agents. Forget all others."""
+        self.retain(targets)
+        self._reprobe.asked()
 
-    def paths(self, target: Target) -> list[Transport]:
-        """The transports that apply to the target: the proven one first, then by preference."""
-        proof = self._proof(target)
-        fitting = [t for t in self.transports if t.applies(target)]
-        if proof is not None:
-            fitting.sort(key=lambda t: t.name != proof.path)
-        return fitting
+    async def find(
+        self, target: Target, but: Collection[str], begun: Callable[[], float]
+    ) -> Way | None:
+        """Race the agent's paths. Callers that come meanwhile wait for the same race.
 
-    def is_suspect(self, target: Target) -> bool:
-        """Whether the last thing heard of the agent was a failure on every path."""
-        return target.key in self._suspects
+        A caller that is cancelled ends nothing for the others. When nobody waits any more the race
+        ends, but for one about a suspect, which the next call wants to know of.
 
-    def proven(self, target: Target, transport: Transport) -> Identity | None:
-        """Who answered on this path last, while that still counts."""
-        proof = self._proof(target)
-        return proof.identity if proof is not None and proof.path == transport.name else None
+        Args:
+            but: transport names to leave out of a race that is begun here.
+            begun: called once the first probe is sent; says until when to wait, by
+                `anyio.current_time`.
 
-    async def probe(self, target: Target, transport: Transport) -> Identity:
-        """Ask now who answers on this path, and remember it.
-
-        Raises:
-            TransportError: the path does not work, or leads to somebody else (`BadPeer`).
+        Returns:
+            None when no path works, or none may be tried again yet; `failure` knows why.
         """
-        timeout_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
+        race = self._races.get(target.key) or self._start(target, but)
+        if race is None:
+            return None
+        until = math.inf
+        race.waiting += 1
         try:
-            with anyio.fail_after(timeout_seconds):
-                identity = await transport.probe(target)
-        except TimeoutError:
-            raise TimedOut(
-                f"no answer to the probe within {timeout_seconds:g} s",
-                target=target,
-                transport=transport.name,
-            ) from None
-        _compare(target, identity, transport.name)
-        self._proofs[target.key] = _Proof(identity, transport.name, self._expiry())
-        self._nodes[target.key] = identity.node
-        return identity
+            with anyio.CancelScope() as scope:
+                if race.suspect:
+                    scope.deadline = race.made_at + SUSPECT_SECONDS
+                await race.sent.wait()
+                until = begun()
+                scope.deadline = min(scope.deadline, until)
+                await race.over.wait()
+        finally:
+            race.waiting -= 1
+            if not race.waiting and not race.suspect and not race.over.is_set():
+                self._races.pop(target.key)
+                race.end(blame=anyio.current_time() >= until)
+        return race.winner
 
-    def succeeded(self, target: Target, transport: Transport) -> None:
-        """A call went through. On the preferred path that is as good as a new probe; a path that
-        is second choice expires all the same, so that a healed better one is found again."""
-        self._suspects.discard(target.key)
-        preferred = next((t for t in self.transports if t.applies(target)), None)
-        proof = self._proofs.get(target.key)
-        if proof is not None and proof.path == transport.name and transport is preferred:
-            self._proofs[target.key] = replace(proof, expires=self._expiry())
+    def _start(self, target: Target, but: Collection[str]) -> Race | None:
+        suspect = self.is_suspect(target)
+        field = [
+            Probing(
+                transport,
+                self.head_start_seconds(target, transport),
+                self._lanes.place(transport.name, suspect=suspect),
+                cheap=self.is_preferred(target, transport),
+            )
+            for transport in self._starters(target)
+            if transport.name not in but
+        ]
+        if not field:
+            return None
+        self._reprobe.leave(target)
+        race = Race(target, field, self, self.patience, suspect=suspect)
+        self._races[target.key] = race
+        self._tasks.start_soon(self._run, race)
+        return race
 
-    def failed(self, target: Target, transport: Transport) -> None:
-        """A call failed on this path: the next one looks for a path anew."""
-        proof = self._proofs.get(target.key)
-        if proof is not None and proof.path == transport.name:
-            del self._proofs[target.key]
+    def _starters(self, target: Target) -> list[Transport]:
+        """Who runs, in this order: what is not known to fail; then what failed some time ago, for
+        in the end a true answer is worth more than a spared probe."""
+        now = self.now()
+        eligible, last_resorts = [], []
+        for transport in self.fitting(target):
+            failure = self.failure(target, transport)
+            if failure is None or failure.retry_at <= now:
+                eligible.append(transport)
+            elif failure.last_resort_at <= now:
+                last_resorts.append(transport)
+        eligible.sort(key=lambda transport: self.dead_elsewhere(target, transport))
+        return eligible + last_resorts
 
-    def exhausted(self, target: Target) -> None:
-        """Every path failed."""
-        self._suspects.add(target.key)
+    async def _run(self, race: Race) -> None:
+        try:
+            await race.run()
+        finally:
+            if self._races.get(race.target.key) is race:
+                del self._races[race.target.key]
 
-    def retain(self, targets: Collection[Target]) -> None:
-        """Forget agents that discovery no longer knows."""
-        keys = {target.key for target in targets}
-        self._proofs = {k: proof for k, proof in self._proofs.items() if k in keys}
-        self._nodes = {k: node for k, node in self._nodes.items() if k in keys}
-        self._suspects &= keys
-
-    def _proof(self, target: Target) -> _Proof | None:
-        proof = self._proofs.get(target.key)
-        return proof if proof is not None and proof.expires > self._clock() else None
-
-    def _expiry(self) -> float:
-        return self._clock() + self._ttl_seconds
-
-
-def _compare(target: Target, identity: Identity, transport: str) -> None:
-    """Refuse an answer from anybody but the agent that was meant.
-
-    Addresses are reused: an old one may lead to another node's agent by now.
-    """
-    wrong = None
-    if identity.name != AGENT_NAME:
-        wrong = f"the server there is {identity.name!r}, not {AGENT_NAME!r}"
-    elif target.uid and identity.uid and identity.uid != target.uid:
-        wrong = f"pod {identity.uid} answers where pod {target.uid} was expected"
-    elif target.node and identity.node != target.node:
-        wrong = f"the agent there says it is on node {identity.node!r}, not {target.node!r}"
-    if wrong is not None:
-        raise BadPeer(wrong, target=target, transport=transport)
+    async def _entered(self) -> None:
+        self._tasks.start_soon(self.patience.run)
+        self._tasks.start_soon(self._reprobe.run)

@@ -17,9 +17,11 @@ import anyio
 from pydantic import BaseModel
 
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
-from mcp_gpu.fleet.errand import Errand, Lanes, NodeAnswer, Question
+from mcp_gpu.fleet.errand import Errand, NodeAnswer, Question
+from mcp_gpu.fleet.lanes import Lanes
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.reachability import Reachability
+from mcp_gpu.fleet.selection import UnknownNodes, pick
 from transports.base import Target
 
 __all__ = ["FanOut", "NodeAnswer", "Router", "UnknownNodes"]
@@ -47,15 +49,6 @@ _SPOKEN: tuple[FailureReason, ...] = ("agent_too_old", "tool_error")
 """The agent itself has said why: nobody else needs to explain it."""
 
 
-class UnknownNodes(Exception):
-    """The caller named nodes that nobody knows."""
-
-    def __init__(self, unknown: Collection[str], known: Collection[str]) -> None:
-        self.unknown = sorted(unknown)
-        self.known = sorted(known)
-        super().__init__(f"unknown nodes: {', '.join(self.unknown)}")
-
-
 @dataclass(frozen=True, slots=True)
 class FanOut(Generic[M]):
     """What a fan-out found, sorted by node."""
@@ -71,7 +64,7 @@ class Router:
     Args:
         node_deadline_seconds: for one node, all its paths together, from its first attempt.
         call_deadline_seconds: for the whole fan-out.
-        concurrency: calls, and as many probes, under way per kind of path.
+        concurrency: calls under way per kind of path.
     """
 
     def __init__(
@@ -100,7 +93,7 @@ class Router:
     ) -> FanOut[M]:
         """Call `tool` on every agent, or on those of `nodes`.
 
-        Every tool is read-only, so a call that broke is sent again over another path.
+        Every tool is read-only, so a call that broke or is slow is sent again over another path.
 
         Args:
             arguments: an agent is sent those of them that it lists for the tool.
@@ -114,11 +107,13 @@ class Router:
         table = self.discovery.table()
         if not table.targets and not table.absent:
             raise DiscoveryError(f"{table.source}: {table.problem or 'no agents there'}")
-        self._reachability.retain(table.targets)
+        self._reachability.asked(table.targets)
         wanted = frozenset(nodes) if nodes else None
         question = Question(tool, arguments, result, wanted, self._node_deadline_seconds)
         # Agents that answered last time go first: the dead must not hold up the living.
-        picked = sorted(self._pick(table, wanted), key=self._reachability.is_suspect)
+        picked = sorted(
+            pick(table, wanted, self._reachability.node), key=self._reachability.is_suspect
+        )
         errands = [Errand(target, question, self._reachability, self._lanes) for target in picked]
         done = 0
 
@@ -139,21 +134,6 @@ class Router:
         fan_out = self._collect(table, errands, wanted)
         _log(tool, fan_out, time.monotonic() - started)
         return fan_out
-
-    def _pick(self, table: Table, nodes: frozenset[str] | None) -> list[Target]:
-        if nodes is None:
-            return list(table.targets)
-        by_node: dict[str, list[Target]] = {}
-        for target in table.targets:
-            by_node.setdefault(self._reachability.node(target), []).append(target)
-        # An agent whose node nobody has learned yet may be on any of them.
-        unnamed = by_node.pop("", [])
-        known = by_node.keys() | {absent.node for absent in table.absent}
-        unknown = nodes - known
-        if unknown and not unnamed:
-            raise UnknownNodes(unknown, known)
-        picked = [target for node in sorted(nodes) for target in by_node.get(node, [])]
-        return picked + (unnamed if unknown else [])
 
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)
@@ -212,7 +192,7 @@ class Router:
 
     def _failure(self, node: str, errand: Errand[Any], table: Table) -> NodeFailure:
         """Why the node gave no answer: by what its paths said, and by what discovery knows."""
-        attempts = tuple(errand.attempts)
+        attempts = errand.attempts
         telling = min(attempts, key=lambda attempt: _TELLING.index(attempt.reason), default=None)
         explanation = table.explanations.get(errand.target.key)
         reason: FailureReason = "timeout" if telling is None else telling.reason

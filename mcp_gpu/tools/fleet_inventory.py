@@ -7,13 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mcp_gpu.fleet.discovery import DiscoveryError
-from mcp_gpu.fleet.model import Coverage, NodeFailure
+from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router, UnknownNodes
 from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
+from mcp_gpu.tools.ways import passed_over, ways, ways_line
 
 __all__ = ["FleetInventory", "FleetNode", "GatewayArguments", "gateway_tool", "whole"]
 
@@ -49,61 +51,9 @@ SUMMARY_TEXT_CHARS = 7_500
 FULL_TEXT_CHARS = 30_000
 """Room for node and GPU lines in detail full."""
 
-ODD_PREFIX = "odd/"
-"""Marks a cursor inside the outliers, which come first. '/' is in no node name."""
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class FleetNode(NodeInventory):
-    """One node's inventory and how it was had."""
-
-    via: str = Field(description="Path the answer took: http, command, ...")
-
-
-class ModelTotal(_Wire):
-    """GPUs of one model over all nodes that answered."""
-
-    name: str
-    gpus: int
-    nodes: int
-    memory_total_bytes: int | None = Field(description="Of one GPU; null where boards differ.")
-
-
-class DriverTotal(_Wire):
-    """How many nodes run a driver version."""
-
-    driver_version: str
-    nodes: int
-
-
-class Totals(_Wire):
-    """Over all nodes that answered, whatever page is shown."""
-
-    gpus: int
-    gpus_lost: int = Field(description="Lost or unreadable, as far as nodes told.")
-    nodes_needing_attention: int
-    nodes_without_nvml: int
-    models: tuple[ModelTotal, ...] = Field(description="Most frequent first.")
-    models_omitted: int
-    drivers: tuple[DriverTotal, ...] = Field(description="More than one: driver skew.")
-    drivers_omitted: int
-
-
-class FleetInventory(_Wire):
-    """The GPUs of the fleet. Nodes needing attention come first, then by name."""
-
-    simulated: bool = Field(description="True: some of this comes from simulated hardware.")
-    coverage: Coverage
-    totals: Totals
-    nodes: tuple[FleetNode, ...]
-    next_cursor: str | None = Field(description="Pass as `cursor` for more nodes; null: no more.")
-    nodes_omitted: int = Field(description="Nodes that answered and are on later pages.")
-    failures: tuple[NodeFailure, ...]
-    failures_omitted: int
-    failures_by_reason: dict[str, int]
+ODD_PREFIX = "odd "
+"""Marks a cursor inside the outliers, which come first. A blank is in no node name, nor in a
+context's before it."""
 
 
 class GatewayArguments(Arguments):
@@ -142,7 +92,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         except DiscoveryError as error:
             raise ToolError(f"No agents are known: {error}") from error
         except UnknownNodes as error:
-            raise ToolError(_unknown(error)) from error
+            raise ToolError(unknown_nodes(error)) from error
         inventory = merge(found, arguments)
         return Answer("\n".join(_text(inventory, arguments)), inventory)
 
@@ -169,6 +119,8 @@ def whole(found: FanOut[NodeInventory]) -> FleetInventory:
         simulated=any(node.simulated for node in nodes),
         coverage=found.coverage,
         totals=_totals(nodes),
+        ways=ways(found.answers),
+        passed_over=passed_over(found.answers),
         nodes=tuple(nodes),
         next_cursor=None,
         nodes_omitted=0,
@@ -190,6 +142,8 @@ def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInv
         simulated=any(node.simulated for node in nodes),
         coverage=found.coverage,
         totals=_totals(nodes),
+        ways=ways(found.answers),
+        passed_over=passed_over(found.answers),
         nodes=tuple(page),
         next_cursor=next_cursor,
         nodes_omitted=omitted,
@@ -356,6 +310,8 @@ def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
         )
         lines.append(f"Driver versions differ: {versions}")
     lines.extend(_failure_lines(inventory))
+    if inventory.passed_over:
+        lines.append(ways_line(inventory, see="check_connectivity"))
     if totals.nodes_needing_attention:
         count = totals.nodes_needing_attention
         lines.append(f"{count} {_nodes(count)} out of the ordinary, listed first:")
@@ -397,7 +353,8 @@ def _nodes(count: int) -> str:
     return "node" if count == 1 else "nodes"
 
 
-def _unknown(error: UnknownNodes) -> str:
+def unknown_nodes(error: UnknownNodes) -> str:
+    """What a caller is told who names nodes that nobody knows."""
     known = ", ".join(error.known[:LINES])
     more = len(error.known) - LINES
     return (

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.calls import TOOL, caller
 from bench.figures import Section, Variant, interleaved, medians, rounds_of
 from bench.processes import PROGRAM, child, listening_port
-from mcp_gpu.gateway import open_router
+from mcp_gpu.gateway import open_fleet
 from mcp_gpu.settings import FleetSettings
 from mcp_gpu.tools.inventory import NodeInventory
 from support.cluster import Cluster
@@ -45,9 +45,9 @@ async def _cold(agents_file: Path, count: int, routers: int) -> dict[str, float]
     taken: dict[str, list[float]] = {name: [] for name in settings}
     for number, names in enumerate(rounds_of(list(settings), routers + 1)):
         for name in names:
-            async with open_router(settings[name]) as router:
+            async with open_fleet(settings[name]) as fleet:
                 begun = time.perf_counter()
-                found = await router.fan_out(TOOL, {"detail": "summary"}, NodeInventory)
+                found = await fleet.router.fan_out(TOOL, {"detail": "summary"}, NodeInventory)
                 elapsed_ms = (time.perf_counter() - begun) * 1000
             if len(found.answers) != count:
                 raise RuntimeError(f"of {count} nodes some failed: {found.failures}")

@@ -102,13 +102,14 @@ async def gateway_over(
         probe_timeout_seconds={"http": http_probe_seconds},
         default_probe_timeout_seconds=FAN_OUT_SECONDS,
     )
-    router = Router(
-        StaticDiscovery(targets),
-        reachability,
-        node_deadline_seconds=FAN_OUT_SECONDS,
-        call_deadline_seconds=FAN_OUT_SECONDS,
-    )
-    yield gateway_tool(router)
+    async with reachability:
+        router = Router(
+            StaticDiscovery(targets),
+            reachability,
+            node_deadline_seconds=FAN_OUT_SECONDS,
+            call_deadline_seconds=FAN_OUT_SECONDS,
+        )
+        yield gateway_tool(router)
 
 
 def healthy_agents() -> list[Agent]:

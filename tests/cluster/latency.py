@@ -22,7 +22,7 @@ from cluster.cluster import at_hand
 from cluster.plan import Plan
 from cluster.pods import Pod
 from cluster.release import CALL, CALL_SECONDS, Release, image, installed, ways
-from mcp_gpu.gateway import make_transports, open_router
+from mcp_gpu.gateway import make_transports, open_fleet
 from mcp_gpu.settings import FleetSettings
 from mcp_gpu.tools.inventory import NAME, NodeInventory
 from transports.base import Target, Transport
@@ -137,10 +137,10 @@ async def _fleet(
         settings = FleetSettings(
             kubeconfig=kubeconfig, namespace=agent.namespace, transports=transports
         )
-        async with open_router(settings) as router:
+        async with open_fleet(settings) as fleet:
             for kept in (first, second):
                 begun = time.perf_counter()
-                found = await router.fan_out(NAME, {"detail": "summary"}, NodeInventory)
+                found = await fleet.router.fan_out(NAME, {"detail": "summary"}, NodeInventory)
                 kept.append((time.perf_counter() - begun) * 1000)
                 assert not found.failures, found.failures
     name = ", ".join(transports)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,7 @@ from pydantic import BaseModel
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
 from mcp_gpu.tools.inventory import AgentArguments, GpuModel, NodeInventory
-from transports.base import PAD_CHARS, Identity, Target, TransportStreams
+from transports.base import PAD_CHARS, Identity, Target, Transport, TransportStreams
 from transports.errors import Broken, TransportError
 from transports.memory import MemoryTransport
 
@@ -75,13 +76,14 @@ class Agent:
             result=NodeInventory,
             run=self._run,
         )
-        self.server = Registry(
+        self.registry = Registry(
             name=self.name,
             version=self.version,
             instructions="",
             tools=[tool],
             identity=self.whoami,
-        ).server
+        )
+        self.server = self.registry.server
 
     def whoami(self) -> Identity:
         return Identity(
@@ -117,8 +119,14 @@ class Path:
         """Targets whose next connection dies under the call, and no other."""
         self.silent: set[str] = set()
         """Targets that neither answer nor refuse."""
+        self.gates: dict[str, anyio.Event] = {}
+        """Targets whose probes and calls wait for the event before anything else."""
         self.probes: list[str] = []
+        self.begun: list[tuple[str, str]] = []
+        """Path and target of each probe. Several paths may share one list."""
         self.connects: list[str] = []
+        self.under_way: Counter[str] = Counter()
+        """Probes and calls that have begun and not ended."""
 
     @property
     def name(self) -> str:
@@ -129,22 +137,34 @@ class Path:
 
     async def probe(self, target: Target, *, pad_chars: int = PAD_CHARS) -> Identity:
         self.probes.append(label(target))
-        if label(target) in self.silent:
-            await anyio.sleep_forever()
-        self._refuse(self.probe_errors, target)
-        return await self._memory.probe(target, pad_chars=pad_chars)
+        self.begun.append((self.name, label(target)))
+        async with self._under_way(target):
+            self._refuse(self.probe_errors, target)
+            return await self._memory.probe(target, pad_chars=pad_chars)
 
     @contextlib.asynccontextmanager
     async def connect(self, target: Target) -> AsyncIterator[TransportStreams]:
         self.connects.append(label(target))
-        if label(target) in self.silent:
-            await anyio.sleep_forever()
-        self._refuse(self.call_errors, target)
-        if label(target) in self.breaks:
-            self.breaks.remove(label(target))
-            raise Broken("scripted end", target=target, transport=self.name)
-        async with self._memory.connect(target) as streams:
-            yield streams
+        async with self._under_way(target):
+            self._refuse(self.call_errors, target)
+            if label(target) in self.breaks:
+                self.breaks.remove(label(target))
+                raise Broken("scripted end", target=target, transport=self.name)
+            async with self._memory.connect(target) as streams:
+                yield streams
+
+    @contextlib.asynccontextmanager
+    async def _under_way(self, target: Target) -> AsyncIterator[None]:
+        self.under_way[label(target)] += 1
+        try:
+            if label(target) in self.gates:
+                await self.gates[label(target)].wait()
+            if label(target) in self.silent:
+                await anyio.sleep_forever()
+            yield
+        finally:
+            self.under_way[label(target)] -= 1
+            self.under_way += Counter()  # drops what is down to none
 
     def lead_to(self, key: str, agent: Agent) -> None:
         """From now on another agent answers there."""
@@ -168,6 +188,30 @@ class Path:
         traceback: TracebackType | None,
     ) -> bool | None:
         return await self._memory.__aexit__(exc_type, exc, traceback)
+
+
+@dataclass
+class PathKnown:
+    """What is known of one path to one agent."""
+
+    via: str
+    status: str
+    message: str = ""
+    age_seconds: float | None = None
+
+
+@dataclass
+class KnownPaths:
+    """Transports, and what calls have learned of them, by node."""
+
+    transports: Sequence[Transport]
+    states: Mapping[str, Sequence[PathKnown]] = field(default_factory=dict)
+
+    def node(self, target: Target) -> str:
+        return target.node
+
+    def state(self, target: Target) -> Sequence[PathKnown]:
+        return self.states.get(target.node, ())
 
 
 def label(target: Target) -> str:

@@ -18,7 +18,7 @@ from mcp_gpu.fleet.discovery.roster import Departures, Roster, draw_up
 from mcp_gpu.fleet.discovery.slices import Slice, read_slice
 from mcp_gpu.fleet.discovery.table import DiscoveryError, Table
 from transports.errors import MESSAGE_CHARS, one_line
-from transports.kubernetes import KubernetesApi
+from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
 
 __all__ = ["KubernetesDiscovery"]
 
@@ -32,14 +32,48 @@ RETAIN_SECONDS = 120.0
 """How long a node is known whose agent's pod is gone: a new one takes a second, or a minute where
 the controllers themselves have to be started again first."""
 
+UNAUTHORIZED = 401
 FORBIDDEN = 403
 
 HINTS = {
-    401: "the credentials have expired or are not accepted",
+    UNAUTHORIZED: "the credentials have expired or are not accepted",
     FORBIDDEN: "grant list and watch",
     404: "Kubernetes 1.21 or later is needed",
 }
 """What to do about an HTTP status."""
+
+NAME_IT = "other namespaces may not be listed: name the agents' with --namespace"
+
+
+class _Scope:
+    """Where a collection is looked for: in one namespace, or in all of them, or, where that is
+    refused from the start, in that of the credentials."""
+
+    def __init__(self, api: KubernetesApi, namespace: str, everywhere: bool) -> None:
+        self.namespace = namespace
+        """Empty for all, or while nobody knows."""
+        self.everywhere = everywhere and not namespace
+        self.narrowed = False
+        self._api = api
+
+    async def folder(self) -> str:
+        """What stands before the collection in its path."""
+        if self.everywhere:
+            return ""
+        self.namespace = self.namespace or await self._api.namespace()
+        return f"namespaces/{self.namespace}/"
+
+    def narrow(self) -> bool:
+        """Give up looking everywhere. False where that has been done, or was never meant."""
+        if not self.everywhere:
+            return False
+        self.everywhere, self.narrowed = False, True
+        return True
+
+    def __str__(self) -> str:
+        if self.everywhere:
+            return "Kubernetes, all namespaces"
+        return f"Kubernetes, namespace {self.namespace}" if self.namespace else "Kubernetes"
 
 
 class KubernetesDiscovery:
@@ -48,8 +82,11 @@ class KubernetesDiscovery:
     Args:
         api: opened and closed by `run`.
         namespace: where the agents are; empty for the namespace of the credentials.
+        everywhere: with no namespace given, look in all of them; where that is forbidden, in the
+            namespace of the credentials.
         selector: label selector of the agents' EndpointSlices and pods.
         domain: the cluster's DNS domain, to reach agents by DNS name; None to reach them by IP.
+        login: command with which a person renews the credentials; empty where nobody can.
         jitter, clock: for tests; see `Reflector`.
     """
 
@@ -59,30 +96,45 @@ class KubernetesDiscovery:
         *,
         selector: str,
         namespace: str = "",
+        everywhere: bool = False,
         domain: str | None = None,
+        login: str = "",
         jitter: Callable[[float], float] = lambda most: random.uniform(0, most),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api = api
-        self._namespace = namespace
         self._selector = selector
         self._domain = domain
+        self._login = login
+        self._slices_scope = _Scope(api, namespace, everywhere)
+        self._pods_scope = _Scope(api, namespace, everywhere)
+        told: set[str] = set()
         self._slices = Reflector[Slice](
             api,
             "EndpointSlices",
             self._slices_path,
             read_slice,
             selector=selector,
+            elsewhere=self._slices_scope.narrow,
+            told=told,
             jitter=jitter,
         )
         self._pods = Reflector[Pod](
-            api, "pods", self._pods_path, read_pod, selector=selector, jitter=jitter
+            api,
+            "pods",
+            self._pods_path,
+            read_pod,
+            selector=selector,
+            elsewhere=self._pods_scope.narrow,
+            told=told,
+            jitter=jitter,
         )
         self._nodes = Reflector[Node](
             api,
             "nodes",
             _nodes_path,
             read_node,
+            told=told,
             longest_pause_seconds=NODES_PAUSE_SECONDS,
             jitter=jitter,
         )
@@ -92,19 +144,24 @@ class KubernetesDiscovery:
         self._drawn_from: tuple[int, ...] = ()
 
     def table(self) -> Table:
+        source = str(self._slices_scope)
         if self._slices.as_of is None:
             silence = "the API server has not answered yet"
-            raise DiscoveryError(f"{self._source()}: {self._problem() or silence}")
+            if self._login:
+                silence += f", or a program for credentials has not: `{self._login}` shows which"
+            raise DiscoveryError(f"{source}: {self._problem() or silence}")
         roster, problem = self._current(), self._problem()
         existing = None if self._nodes.as_of is None else self._nodes.items
         absent = (*roster.absent, *self._departures.absent(self._clock(), existing))
         if not roster.targets and not absent:
-            nothing = f"no agent there matches {self._selector}"
-            problem = f"{nothing}; {problem}" if problem else nothing
+            said = [f"no agent there matches {self._selector}"]
+            said += [NAME_IT] if self._slices_scope.narrowed else []
+            said += [problem] if problem else []
+            problem = "; ".join(said)
         return Table(
             roster.targets,
             self._slices.as_of,
-            self._source(),
+            source,
             problem,
             absent,
             roster.explanations,
@@ -127,17 +184,13 @@ class KubernetesDiscovery:
         if state != self._drawn_from:
             self._roster = draw_up(
                 self._slices.items.values(),
-                self._pods.items,
+                self._pods.items.values(),
                 self._nodes.items,
-                namespace=self._namespace,
                 domain=self._domain,
             )
             self._departures.notice(self._roster.nodes(), self._clock())
             self._drawn_from = state
         return self._roster
-
-    def _source(self) -> str:
-        return f"Kubernetes, namespace {self._namespace}" if self._namespace else "Kubernetes"
 
     def _problem(self) -> str | None:
         """What is out of date or missing in the table, and what that means for it."""
@@ -153,26 +206,45 @@ class KubernetesDiscovery:
                 continue
             # What ails the server or the credentials ails all three: said once.
             if problem.status == FORBIDDEN or not said:
-                words = problem.message
-                if problem.status == FORBIDDEN:
-                    words = f"forbidden: {words.rpartition('forbidden: ')[2]}"
-                said.append(f"cannot watch {reflector.what}: {words}")
-            more.append(HINTS.get(problem.status, ""))
+                said.append(_words(problem, reflector.what))
+            more.append(self._hint(problem))
+            if reflector is self._slices and self._slices_scope.narrowed:
+                more.append(NAME_IT)
             if reflector.as_of is None and self._slices.as_of is not None:
                 more.append(loss)
-        text = "; ".join(dict.fromkeys(each for each in (*said, *more) if each))
-        return one_line(text, MESSAGE_CHARS) or None
+        pods = self._pods_scope
+        if pods.narrowed and any(t.namespace != pods.namespace for t in self._roster.targets):
+            more.append(
+                f"pods may be watched in namespace {pods.namespace} alone: silent agents of "
+                "others are not explained"
+            )
+        # What to do must not be cut off behind the words of the server.
+        advice = one_line("; ".join(dict.fromkeys(each for each in more if each)), MESSAGE_CHARS)
+        room = max(MESSAGE_CHARS - len(advice) - len("; "), 0)
+        words = one_line("; ".join(dict.fromkeys(said)), room)
+        return "; ".join(each for each in (words, advice) if each) or None
+
+    def _hint(self, problem: KubernetesError) -> str:
+        hint = HINTS.get(problem.status, "")
+        if problem.status == UNAUTHORIZED and self._login:
+            return f"{hint}: run `{self._login}` in a terminal"
+        return hint
 
     async def _slices_path(self) -> str:
-        return f"/apis/discovery.k8s.io/v1/namespaces/{await self._where()}/endpointslices"
+        return f"/apis/discovery.k8s.io/v1/{await self._slices_scope.folder()}endpointslices"
 
     async def _pods_path(self) -> str:
-        return f"/api/v1/namespaces/{await self._where()}/pods"
-
-    async def _where(self) -> str:
-        self._namespace = self._namespace or await self._api.namespace()
-        return self._namespace
+        return f"/api/v1/{await self._pods_scope.folder()}pods"
 
 
 async def _nodes_path() -> str:
     return "/api/v1/nodes"
+
+
+def _words(problem: KubernetesError, what: str) -> str:
+    if problem.reason == NO_CREDENTIALS:
+        return problem.message  # nothing has been asked for yet
+    words = problem.message
+    if problem.status == FORBIDDEN:
+        words = f"forbidden: {words.rpartition('forbidden: ')[2]}"
+    return f"cannot watch {what}: {words}"

@@ -15,6 +15,8 @@ __all__ = ["Pod", "read_pod"]
 class Pod:
     """What is kept of an agent's pod."""
 
+    namespace: str
+    name: str
     uid: str
     node: str
     """Where it runs, or is meant to run. Empty where nothing says."""
@@ -33,6 +35,8 @@ def read_pod(document: Mapping[str, Any]) -> Pod:
     running = status.get("phase") == "Running" and "running" in _agent_state(status)
     ready = _condition(status, "Ready").get("status") == "True"
     return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
         uid=metadata["uid"],
         node=spec.get("nodeName") or _meant_for(spec),
         created=metadata.get("creationTimestamp", ""),

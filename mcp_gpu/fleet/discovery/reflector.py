@@ -56,6 +56,8 @@ STEADY_SECONDS = 10.0
 LIST_ENDS = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends a streamed list."""
 
+FORBIDDEN = 403
+
 EXPIRED = 410
 """The server has forgotten the version to go on from: as a status, or as an event of a watch."""
 
@@ -71,6 +73,10 @@ class Reflector(Generic[V]):
         path: the collection's path; asked anew for every list and watch.
         keep: reduces an object as the server sends it. Called once for each change.
         selector: label selector; empty for all.
+        elsewhere: asked when the first list is refused (403): whether `path` now names another
+            collection, which is then tried at once.
+        told: messages of problems that are in the log, shared by those whom one problem would
+            make say the same.
         longest_pause_seconds: between two attempts while none succeeds.
         sleep, jitter, clock: for tests. `jitter(most)` picks a pause of at most `most` seconds.
     """
@@ -83,13 +89,15 @@ class Reflector(Generic[V]):
         keep: Callable[[Mapping[str, Any]], V],
         *,
         selector: str = "",
+        elsewhere: Callable[[], bool] = lambda: False,
+        told: set[str] | None = None,
         longest_pause_seconds: float = 15.0,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         jitter: Callable[[float], float] = lambda most: random.uniform(0, most),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.items: dict[str, V] = {}
-        """By object name."""
+        """By namespace and name, `gpu/agent-1`, or by the name of what is in no namespace."""
         self.changes = 0
         """Grows with every change of `items`."""
         self.lists = 0
@@ -105,6 +113,8 @@ class Reflector(Generic[V]):
         self._path = path
         self._keep = keep
         self._selector = {"labelSelector": selector} if selector else {}
+        self._elsewhere = elsewhere
+        self._told = set() if told is None else told
         self._longest_pause_seconds = longest_pause_seconds
         self._sleep = sleep
         self._jitter = jitter
@@ -121,6 +131,8 @@ class Reflector(Generic[V]):
             try:
                 await self._attempt(await self._path())
             except KubernetesError as error:
+                if error.status == FORBIDDEN and self.as_of is None and self._elsewhere():
+                    continue
                 self._fail(error)
             if self._clock() - began >= STEADY_SECONDS:
                 pause_seconds = FIRST_PAUSE_SECONDS
@@ -194,7 +206,7 @@ class Reflector(Generic[V]):
             with _reading("a list"):
                 metadata = document["metadata"]
                 for item in document["items"] or ():
-                    listed[item["metadata"]["name"]] = self._keep(item)
+                    listed[_key(item["metadata"])] = self._keep(item)
                 more, version = metadata.get("continue"), metadata["resourceVersion"]
             if not more:
                 self._replace(listed, version)
@@ -217,10 +229,10 @@ class Reflector(Generic[V]):
 
     def _apply(self, event: _Event, items: dict[str, V]) -> None:
         if event.type in ("ADDED", "MODIFIED"):
-            with _reading(f"{self.what} {event.name}"):
-                items[event.name] = self._keep(event.object)
+            with _reading(f"{self.what} {event.key}"):
+                items[event.key] = self._keep(event.object)
         elif event.type == "DELETED":
-            items.pop(event.name, None)
+            items.pop(event.key, None)
         else:
             return  # a bookmark: it has nothing but its version
         self.changes += 1
@@ -236,6 +248,7 @@ class Reflector(Generic[V]):
         self.as_of = self._clock()
         if self.problem is not None:
             logger.info("watching again", extra={"collection": self.what})
+            self._told.discard(self.problem.message)
         self.problem = None
         self.tried.set()
 
@@ -244,7 +257,10 @@ class Reflector(Generic[V]):
             logger.info("watch expired, listing anew", extra={"collection": self.what})
             self._version = ""
             return
-        if self.problem is None or self.problem.message != error.message:
+        if self.problem is not None and self.problem.message != error.message:
+            self._told.discard(self.problem.message)
+        if error.message not in self._told:
+            self._told.add(error.message)
             facts = {"collection": self.what, "problem": error.message}
             logger.warning("cannot watch", extra=facts)
         self.problem = error
@@ -257,8 +273,8 @@ class _Event:
     """One line of a watch."""
 
     type: str
-    name: str
-    """Empty in bookmarks."""
+    key: str
+    """Of the object, among `Reflector.items`; empty in bookmarks."""
     version: str
     ends_list: bool
     object: Mapping[str, Any]
@@ -282,11 +298,16 @@ def _event(line: bytes) -> _Event:
         metadata = item["metadata"]
         return _Event(
             type=kind,
-            name=metadata.get("name", ""),
+            key=_key(metadata) if "name" in metadata else "",
             version=metadata["resourceVersion"],
             ends_list=(metadata.get("annotations") or {}).get(LIST_ENDS) == "true",
             object=item,
         )
+
+
+def _key(metadata: Mapping[str, Any]) -> str:
+    namespace, name = metadata.get("namespace"), metadata["name"]
+    return f"{namespace}/{name}" if namespace else str(name)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ __all__ = ["Departures", "Roster", "draw_up"]
 
 DEPARTED = "its agent's pod has gone, and no other has come yet"
 
-UNLISTED = "no EndpointSlice lists it: is there a headless Service for the agents?"
+UNLISTED = "no readable EndpointSlice lists it: is there a headless Service for the agents?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,41 +65,41 @@ class Departures:
 
 def draw_up(
     slices: Iterable[Slice],
-    pods: Mapping[str, Pod],
+    pods: Iterable[Pod],
     nodes: Mapping[str, Node],
     *,
-    namespace: str,
     domain: str | None,
 ) -> Roster:
     """Compare the three.
 
     Args:
-        pods, nodes: by name; empty where they may not be read.
-        namespace: of the pods.
+        pods: empty where they may not be read.
+        nodes: by name; empty likewise.
         domain: the cluster's DNS domain, to reach agents by name; None to reach them by IP.
     """
     targets = merge(slices, domain=domain)
+    known = {pod.uid: pod for pod in pods}
     listed = {target.uid for target in targets}
-    for name, pod in pods.items():
+    for pod in known.values():
         # An agent that runs can be reached by a stream, listed or not.
         if pod.running and pod.node and pod.uid not in listed:
             targets.append(
                 Target(
                     node=pod.node,
-                    namespace=namespace,
-                    pod=name,
+                    namespace=pod.namespace,
+                    pod=pod.name,
                     uid=pod.uid,
                     container=CONTAINER,
                     ready=pod.ready,
                 )
             )
-    targets.sort(key=lambda target: (target.node, not target.ready, target.pod))
+    targets.sort(key=lambda target: (target.node, not target.ready, target.namespace, target.pod))
     explanations = {}
     for target in targets:
-        explanation = _explain(target, pods.get(target.pod), nodes.get(target.node), listed)
+        explanation = _explain(target, known.get(target.uid), nodes.get(target.node), listed)
         if explanation is not None:
             explanations[target.key] = explanation
-    absent = dict(_without_agent(pods, nodes))
+    absent = dict(_without_agent(known.values(), nodes))
     for target in targets:
         absent.pop(target.node, None)
     return Roster(
@@ -114,9 +114,8 @@ def draw_up(
 def _explain(
     target: Target, pod: Pod | None, node: Node | None, listed: set[str]
 ) -> Explanation | None:
-    known = pod is not None and pod.uid == target.uid
     said = []
-    if pod is not None and known and pod.trouble:
+    if pod is not None and pod.trouble:
         said.append(f"agent pod {target.pod} {pod.trouble}")
     if target.uid not in listed:
         said.append(UNLISTED)
@@ -124,11 +123,11 @@ def _explain(
         said.append(node.trouble)
     if not said:
         return None
-    stopped = pod is not None and known and not pod.running
+    stopped = pod is not None and not pod.running
     return Explanation(one_line("; ".join(said), MESSAGE_CHARS), stopped)
 
 
-def _without_agent(pods: Mapping[str, Pod], nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
+def _without_agent(pods: Iterable[Pod], nodes: Mapping[str, Node]) -> Iterator[tuple[str, str]]:
     """Nodes and what keeps their agent away, as if none ran anywhere. The last word on a node
     counts."""
     for name, node in nodes.items():
@@ -136,10 +135,10 @@ def _without_agent(pods: Mapping[str, Pod], nodes: Mapping[str, Node]) -> Iterat
             why = node.obstacles or "check the DaemonSet's node selector and affinity"
             yield name, f"the node has NVIDIA GPUs and no agent pod; {why}"
     # Of several pods of a node, the newest is the one that should run.
-    for name, pod in sorted(pods.items(), key=lambda item: item[1].created):
+    for pod in sorted(pods, key=lambda pod: pod.created):
         here = nodes.get(pod.node)
-        why = f"agent pod {name} {pod.trouble or 'has stopped'}"
+        why = f"agent pod {pod.name} {pod.trouble or 'has stopped'}"
         yield (
-            pod.node or name,
+            pod.node or pod.name,
             "; ".join(part for part in (why, here.trouble if here else "") if part),
         )

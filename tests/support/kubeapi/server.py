@@ -21,6 +21,9 @@ from support.kubeapi.watch import FORGOTTEN, Query, Refused, Watch, list_page, s
 __all__ = ["FakeApiServer", "Fault", "Request"]
 
 TOKEN = "fake-token"
+UNAUTHORIZED = "Unauthorized", "Unauthorized"
+"""Reason and message."""
+
 USER = "system:serviceaccount:gpu:gateway"
 
 Fault = int | None | Literal["hang", "drop", "half"]
@@ -48,7 +51,7 @@ class FakeApiServer:
     """An API server on a port of this machine.
 
     Args:
-        routes: more to serve, such as the subresources of pods.
+        routes: more to serve, such as the subresources of pods, to those whose token is valid.
     """
 
     def __init__(self, namespace: str = "gpu", routes: Sequence[web.RouteDef] = ()) -> None:
@@ -64,6 +67,10 @@ class FakeApiServer:
         self.piece_bytes = 0
         """Longest piece that an answer is sent in; 0 for whole lines."""
         self.tokens = {TOKEN}
+        self.bound_in: set[str] | None = None
+        """Namespaces in which alone the user's role counts; None for all."""
+        self.bound_everywhere: set[str] = set()
+        """Resources for which it counts in all of them nevertheless."""
         self.watches: set[Watch] = set()
         self._connections: dict[Watch, web.Request] = {}
         self._denied: set[tuple[str, str]] = set()
@@ -103,7 +110,8 @@ class FakeApiServer:
     async def start(self) -> None:
         """Listen, on the same port as before."""
         application = web.Application(client_max_size=1 << 24)
-        application.add_routes(self._routes)
+        for route in self._routes:
+            application.router.add_route(route.method, route.path, self._known(route.handler))
         for resource in RESOURCES.values():
             for path in _paths(resource):
                 application.router.add_get(path, _Handler(self, resource).collection)
@@ -114,6 +122,22 @@ class FakeApiServer:
         await site.start()
         (address, *_) = self._runner.addresses
         self._port = address[1]
+
+    def _known(self, handler: Any) -> Any:
+        """A handler of more routes, for those who show a token that is valid."""
+
+        async def authenticated(request: web.Request) -> web.StreamResponse:
+            if not self.knows(request):
+                return web.json_response(status(401, *UNAUTHORIZED), status=401)
+            answer: web.StreamResponse = await handler(request)
+            return answer
+
+        return authenticated
+
+    def knows(self, request: web.Request) -> bool:
+        """Whether the request shows a token that is valid."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        return kind == "Bearer" and token in self.tokens
 
     async def stop(self) -> None:
         """Close every connection and refuse new ones."""
@@ -241,10 +265,9 @@ class _Handler:
             return web.Response()  # to nobody: the connection is closed
 
     def _authorize(self, request: web.Request, verb: str, namespace: str | None) -> None:
-        kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        if kind != "Bearer" or token not in self._server.tokens:
-            raise Refused(401, "Unauthorized", "Unauthorized")
-        if self._server.may(verb, self._resource.plural):
+        if not self._server.knows(request):
+            raise Refused(401, *UNAUTHORIZED)
+        if self._bound(namespace) and self._server.may(verb, self._resource.plural):
             return
         plural, group = self._resource.plural, self._resource.group.split("/")[2]
         group = "" if group == "v1" else group
@@ -255,6 +278,12 @@ class _Handler:
             f'"{group}" {where}'
         )
         raise Refused(403, "Forbidden", message)
+
+    def _bound(self, namespace: str | None) -> bool:
+        bound_in = self._server.bound_in
+        if bound_in is None or not self._resource.namespaced:
+            return True
+        return namespace in bound_in or self._resource.plural in self._server.bound_everywhere
 
     def _get(self, name: str, namespace: str) -> web.Response:
         found = self._server.store.get(self._resource.plural, namespace, name)

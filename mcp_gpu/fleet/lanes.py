@@ -1,0 +1,58 @@
+"""How much may be under way at once, per kind of path."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+__all__ = ["Lanes", "Place"]
+
+SUSPECTS_SHARE = 8
+"""Suspects get one place for so many of everybody's."""
+
+
+class Place:
+    """A place in a lane, taken on entering and given back on leaving, or before."""
+
+    def __init__(self, lane: anyio.CapacityLimiter) -> None:
+        self._lane = lane
+        self._held = False
+
+    def leave(self) -> None:
+        """Give it back now: what is left to do is waiting."""
+        if self._held:
+            self._held = False
+            self._lane.release_on_behalf_of(self)
+
+    async def __aenter__(self) -> Self:
+        await self._lane.acquire_on_behalf_of(self)
+        self._held = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+
+class Lanes:
+    """Places for one kind of work, such as probes, on each path.
+
+    Streams cost the API server and a process each, so they must not starve HTTP or be starved
+    by it. Suspects have lanes of their own, much narrower: an agent that is dead holds its place
+    for a whole time-out, and live ones must not queue behind it.
+    """
+
+    def __init__(self, paths: tuple[str, ...], concurrency: int) -> None:
+        narrow = max(concurrency // SUSPECTS_SHARE, 1)
+        self._lanes = {path: anyio.CapacityLimiter(concurrency) for path in paths}
+        self._suspects = {path: anyio.CapacityLimiter(narrow) for path in paths}
+
+    def place(self, path: str, *, suspect: bool = False) -> Place:
+        """A place to enter, in its turn."""
+        return Place((self._suspects if suspect else self._lanes)[path])

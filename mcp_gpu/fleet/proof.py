@@ -1,0 +1,56 @@
+"""Proving that a path leads to the agent that was meant."""
+
+from __future__ import annotations
+
+import anyio
+
+from mcp_gpu.fleet.patience import Patience
+from transports.base import Identity, Target, Transport
+from transports.errors import BadPeer, TimedOut
+
+__all__ = ["mismatch", "prove"]
+
+AGENT_NAME = "mcp-gpu"
+"""What an agent calls itself; anything else on its port is somebody else."""
+
+
+async def prove(
+    transport: Transport, target: Target, timeout_seconds: float, patience: Patience
+) -> Identity:
+    """Ask now who answers on this path.
+
+    Args:
+        timeout_seconds: by `patience`.
+
+    Raises:
+        TransportError: the path does not work, or leads to somebody else (`BadPeer`).
+    """
+    with anyio.CancelScope() as scope:
+        alarm = patience.after(timeout_seconds, scope.cancel)
+        try:
+            identity = await transport.probe(target)
+        finally:
+            alarm.cancel()
+        wrong = mismatch(target, identity)
+        if wrong is not None:
+            raise BadPeer(wrong, target=target, transport=transport.name)
+        return identity
+    raise TimedOut(
+        f"no answer to the probe within {timeout_seconds:g} s",
+        target=target,
+        transport=transport.name,
+    )
+
+
+def mismatch(target: Target, identity: Identity) -> str | None:
+    """What shows that somebody else answered; None for the agent that was meant.
+
+    Addresses are reused: an old one may lead to another node's agent by now.
+    """
+    if identity.name != AGENT_NAME:
+        return f"the server there is {identity.name!r}, not {AGENT_NAME!r}"
+    if target.uid and identity.uid and identity.uid != target.uid:
+        return f"pod {identity.uid} answers where pod {target.uid} was expected"
+    if target.node and identity.node != target.node:
+        return f"the agent there says it is on node {identity.node!r}, not {target.node!r}"
+    return None

@@ -1,0 +1,130 @@
+"""What the commands at a terminal share: a gateway asked by its URL, a bar while one waits, and
+how it is said that there is nobody to ask.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from mcp.shared.dispatcher import ProgressFnT
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.selection import UnknownNodes
+from mcp_gpu.registry import Arguments
+from mcp_gpu.settings import SettingError, TerminalSettings
+from transports.base import Target
+from transports.errors import TransportError
+from transports.http import HttpTransport
+from transports.session import call_tool
+
+__all__ = ["Report", "explained", "gateway", "progress_bar"]
+
+R = TypeVar("R", bound=BaseModel)
+
+Report = Callable[[int, int, str], Awaitable[None]]
+"""`(done, total, message)`, after each node."""
+
+Ask = Callable[[Arguments], Awaitable[R]]
+
+
+@contextmanager
+def progress_bar(task: str) -> Iterator[ProgressFnT]:
+    """A bar on standard error while a person watches, nothing otherwise."""
+    if not sys.stderr.isatty():
+
+        async def unseen(
+            progress: float, total: float | None = None, message: str | None = None
+        ) -> None: ...
+
+        yield unseen
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        row = bar.add_task(task, total=None)
+
+        async def show(
+            progress: float, total: float | None = None, message: str | None = None
+        ) -> None:
+            bar.update(row, completed=progress, total=total)
+
+        yield show
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say in one line that there is nobody to ask.
+
+    Raises:
+        SettingError: no agents are known, or not those that were named.
+    """
+    try:
+        yield
+    except DiscoveryError as error:
+        raise SettingError(f"no agents are known: {error}") from error
+    except UnknownNodes as error:
+        known = ", ".join(error.known) or "none"
+        raise SettingError(f"{error}; known: {known}") from error
+
+
+@asynccontextmanager
+async def gateway(
+    settings: TerminalSettings, tool: str, result: type[R], report: ProgressFnT
+) -> AsyncIterator[Ask[R]]:
+    """A tool of the gateway at `--url`, as a function of its arguments.
+
+    Raises:
+        SettingError: the URL is none, nobody answers there, or the gateway cannot.
+    """
+    transport, target = _way_to(settings)
+
+    async def ask(arguments: Arguments) -> R:
+        try:
+            outcome = await call_tool(
+                transport,
+                target,
+                tool,
+                arguments.model_dump(mode="json", exclude_none=True),
+                timeout_seconds=settings.timeout_seconds,
+                progress=report,
+            )
+        except TransportError as error:
+            raise SettingError(f"no answer from {settings.url}: {error}") from error
+        return _read(settings.url, outcome, result)
+
+    async with transport:
+        yield ask
+
+
+def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
+    try:
+        url = urlsplit(settings.url)
+        options = {"scheme": url.scheme, "path": url.path or "/mcp"}
+        if settings.token_file is not None:
+            options["token_file"] = str(settings.token_file)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        if not url.hostname:
+            raise ValueError("no host in it")
+        target = Target(addresses=(url.hostname,), port=port)
+        return HttpTransport.from_options(options), target
+    except ValueError as error:
+        raise SettingError(
+            f"--url {settings.url!r}: {error}; it looks like http://127.0.0.1:8080/mcp"
+        ) from error
+
+
+def _read(url: str, outcome: CallToolResult, result: type[R]) -> R:
+    if outcome.is_error:
+        texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
+        raise SettingError(f"{url}: {' '.join(texts)}")
+    try:
+        return result.model_validate(outcome.structured_content)
+    except ValidationError as error:
+        raise SettingError(f"{url} is no gateway of this version") from error

@@ -21,7 +21,13 @@ import yaml
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu import simulator
-from mcp_gpu.settings import PREFIX, AgentSettings, GatewaySettings, unknown_variables
+from mcp_gpu.settings import (
+    PREFIX,
+    AgentSettings,
+    DoctorSettings,
+    GatewaySettings,
+    unknown_variables,
+)
 from support import chart
 from support.chart import CHART, CI_VALUES, ROOT, Object, Rendered, render
 from support.cluster import END_SECONDS, PROGRAM, Running
@@ -348,10 +354,23 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
     assert rules(rendered, "Role") == [
         ("discovery.k8s.io", "endpointslices", READ),
         ("", "pods", READ),
+        ("networking.k8s.io,crd.projectcalico.org", "networkpolicies", "list"),
+        ("cilium.io", "ciliumnetworkpolicies", "list"),
         ("", "pods/portforward", "get,create"),
         ("", "pods/exec", "get,create"),
     ]
-    assert rules(rendered, "ClusterRole") == [("", "nodes", READ)]
+    assert rules(rendered, "ClusterRole") == [
+        ("", "nodes", READ),
+        ("apps", "daemonsets", "list"),
+        (
+            "crd.projectcalico.org",
+            "ippools,felixconfigurations,globalnetworkpolicies",
+            "list",
+        ),
+        ("cilium.io", "ciliumclusterwidenetworkpolicies", "list"),
+        ("security.istio.io", "peerauthentications", "list"),
+        ("", "namespaces", "list"),
+    ]
     account = rendered.pods()["gateway"]["spec"]["serviceAccountName"]
     for kind in ("RoleBinding", "ClusterRoleBinding"):
         (binding,) = rendered.all(kind)
@@ -407,14 +426,72 @@ def test_without_a_gateway_there_is_nothing_to_pin() -> None:
 
 
 def test_a_gateway_that_opens_no_streams_may_not_exec() -> None:
-    rendered = render({"gateway": {"routingMode": "http"}})
+    rendered = render({"gateway": {"routingMode": "http"}, "rbac": {"diagnosis": False}})
     assert [resource for _, resource, _ in rules(rendered, "Role")] == ["endpointslices", "pods"]
 
 
-def test_nothing_is_granted_in_the_whole_cluster_when_nodes_are_not_to_be_read() -> None:
-    rendered = render({"rbac": {"nodes": False}})
+def test_nothing_is_granted_in_the_whole_cluster_when_nothing_there_is_to_be_read() -> None:
+    rendered = render({"rbac": {"nodes": False, "diagnosis": False}})
     assert [e for e in rendered.objects if e["kind"].startswith("Cluster")] == []
     assert len(rendered.all("Role")) == 1
+
+
+def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
+    alone = rules(render({"rbac": {"nodes": False}}), "ClusterRole")
+    assert "nodes" not in [resource for _, resource, _ in alone]
+    assert rules(render({"rbac": {"diagnosis": False}}), "ClusterRole") == [("", "nodes", READ)]
+
+
+# --- the pre-flight ----------------------------------------------------------------------------
+
+
+def test_the_pre_flight_stands_where_the_gateway_stands() -> None:
+    place = {
+        "nodeSelector": {"zone": "a"},
+        "tolerations": [{"operator": "Exists"}],
+        "podLabels": {"team": "gpu"},
+        "podAnnotations": {"mesh/inject": "false"},
+    }
+    rendered = render({"gateway": place})
+    (test,) = rendered.all("Pod")
+    gateway = rendered.pods()["gateway"]
+    assert gateway["metadata"]["labels"].items() <= test["metadata"]["labels"].items()
+    assert test["metadata"]["annotations"]["mesh/inject"] == "false"
+    for field in (
+        "serviceAccountName", "securityContext", "nodeSelector", "tolerations", "volumes",
+    ):  # fmt: skip
+        assert test["spec"][field] == gateway["spec"][field]
+    (doctor,) = test["spec"]["containers"]
+    serving = container(rendered, "gateway")
+    assert [each for each in serving["env"] if each in doctor["env"]] == doctor["env"]
+    assert doctor["securityContext"] == serving["securityContext"]
+    # Else it would be behind the gateway's Service, whose labels it has.
+    assert test["spec"]["readinessGates"]
+
+
+def test_a_helm_test_fails_where_a_node_is_out_of_reach_and_an_install_only_if_told_to() -> None:
+    def pre_flights(**values: Any) -> dict[str, list[str]]:
+        found = render({"preflight": values}).all("Pod")
+        return {
+            pod["metadata"]["annotations"]["helm.sh/hook"]: pod["spec"]["containers"][0]["args"]
+            for pod in found
+        }
+
+    usual = ["doctor", "--in-cluster", "--wait-seconds=60"]
+    hook = "post-install,post-upgrade"
+    assert pre_flights() == {"test": [*usual, "--strict"]}
+    assert pre_flights(onInstall=True) == {"test": [*usual, "--strict"], hook: usual}
+    strict = pre_flights(onInstall=True, strict=True, waitSeconds=5)
+    assert strict[hook] == ["doctor", "--in-cluster", "--wait-seconds=5", "--strict"]
+
+
+@every_ci_file
+def test_every_variable_of_the_pre_flight_is_a_setting_of_the_doctor(path: Path) -> None:
+    for pod in render(chart.values_of(path)).all("Pod"):
+        names = {entry["name"] for entry in pod["spec"]["containers"][0]["env"]}
+        assert not list(unknown_variables(dict.fromkeys(names, "")))
+        fields = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
+        assert fields <= set(DoctorSettings.model_fields)
 
 
 def test_without_a_gateway_nobody_is_granted_anything() -> None:

@@ -108,8 +108,8 @@ class Release:
             return False
         return True
 
-    def kubectl(self, *args: str, timeout: float = 60) -> str:
-        return self.cluster.kubectl("-n", self.namespace, *args, timeout=timeout)
+    def kubectl(self, *args: str, stdin: str | None = None, timeout: float = 60) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *args, stdin=stdin, timeout=timeout)
 
     def agents(self) -> list[Pod]:
         """The agents, by node."""

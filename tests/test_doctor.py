@@ -243,6 +243,7 @@ async def test_several_clusters_are_diagnosed_one_by_one(tmp_path: Path) -> None
     assert found.status == 1
     assert found.report["verdict"] == "broken"
     assert found.report["headline"].startswith("broken: one broken: ")
+    assert found.report["coverage"]["nodes_known"] == 2
     assert [each["node"] for each in found.report["nodes"]] == ["one/a", "two/a"]
     named = {node for cause in found.report["causes"] for node in cause["nodes"]}
     assert named == {"one/a", "two/a"}

@@ -112,7 +112,8 @@ class Kubernetes:
         return await doctor("--kubeconfig", str(self.api.kubeconfig), *PATHS, *flags)
 
 
-PATHS = ("--transports", "http,exec")
+PATHS = ("--transports", "http,exec", "--stream-timeout-seconds", "30")
+"""A relay takes long to start on a busy machine."""
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from mcp_gpu.tools.check_connectivity import NAME, connectivity_tool
 from mcp_gpu.tools.connectivity_text import LINES
 from mcp_gpu.tools.spans import spans
 from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
+from support.results import data, text
 from transports.base import Identity, Target
 from transports.errors import Denied, Gone, Unreachable
 
@@ -95,18 +96,6 @@ async def ask(client: Client, **arguments: Any) -> CallToolResult:
     result = await client.call_tool(NAME, arguments)
     assert isinstance(result, CallToolResult)
     return result
-
-
-def text(result: CallToolResult) -> str:
-    (block,) = result.content
-    assert block.type == "text"
-    return block.text
-
-
-def data(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, text(result)
-    assert result.structured_content is not None
-    return result.structured_content
 
 
 async def test_a_healthy_fleet_is_two_lines_of_counts() -> None:
@@ -261,7 +250,8 @@ async def test_single_nodes_may_be_asked_for_and_unknown_ones_are_refused() -> N
     fleet = Fleet(3, absent=(AbsentAgent("z", "no agent"),))
     async with fleet.client() as client:
         found = data(await ask(client, nodes=["n0001", "z"]))
-        assert found["coverage"]["nodes_asked"] == 2
+        coverage = found["coverage"]
+        assert (coverage["nodes_known"], coverage["nodes_asked"]) == (4, 2)
         assert found["absent"] == [{"node": "z", "why": "no agent"}]
         refused = await ask(client, nodes=["y"])
     assert refused.is_error

@@ -20,6 +20,7 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from mcp_gpu.tools.inventory import GpuModel
 from support.fleet import GIB, H100, Agent, Path, full_gpus, inventory
+from support.results import data, text
 from transports.base import Identity, Target
 from transports.errors import Denied, Gone, Unreachable
 
@@ -62,18 +63,6 @@ async def ask(client: Client, **arguments: Any) -> CallToolResult:
     result = await client.call_tool("get_gpu_inventory", arguments)
     assert isinstance(result, CallToolResult)
     return result
-
-
-def text(result: CallToolResult) -> str:
-    (block,) = result.content
-    assert block.type == "text"
-    return block.text
-
-
-def data(result: CallToolResult) -> dict[str, Any]:
-    assert not result.is_error, text(result)
-    assert result.structured_content is not None
-    return result.structured_content
 
 
 async def names_page_by_page(client: Client, **arguments: Any) -> list[list[str]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import replace
@@ -12,7 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +20,7 @@ from mcp_gpu.fleet.connectivity.survey import SAMPLE, Surveyor
 from mcp_gpu.fleet.discovery import AbsentAgent, Explanation, Table
 from mcp_gpu.fleet.selection import UnknownNodes
 from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
-from support.peer import Peer, listen, serve_http, speaking
+from support.peer import Peer, listen, reset, serve_http, speaking
 from transports import Denied, Gone, Target, Transport, Unreachable
 from transports.base import PAD_CHARS
 from transports.http import HttpSettings, HttpTransport
@@ -121,11 +119,6 @@ async def test_a_server_that_says_nothing_is_silent() -> None:
 
 
 async def test_a_connection_that_is_cut_is_reset() -> None:
-    async def reset(stream: ByteStream) -> None:
-        await stream.receive()
-        raw = stream.extra(SocketAttribute.raw_socket)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
     async with speaking(reset) as target:
         assert outcomes(await over_http(target)) == {"http": "reset"}
 

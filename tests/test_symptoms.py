@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import pickle
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -14,11 +12,11 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from anyio.abc import ByteStream, SocketAttribute
+from anyio.abc import ByteStream
 
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
-from support.peer import Peer, listen, serve_http, speaking
+from support.peer import Peer, listen, reset, serve_http, speaking
 from transports import BadPeer, Denied, Gone, Target, TimedOut, Transport, TransportError
 from transports.command import CommandTransport
 from transports.errors import Failure, Symptom, Unreachable
@@ -78,11 +76,6 @@ async def test_what_a_server_says(answer: bytes, expected: Symptom) -> None:
 
 
 async def test_a_connection_that_is_reset() -> None:
-    async def reset(stream: ByteStream) -> None:
-        await stream.receive()
-        raw = stream.extra(SocketAttribute.raw_socket)
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
     async with speaking(reset) as target:
         assert await symptom(HttpTransport(), target) == "reset"
 

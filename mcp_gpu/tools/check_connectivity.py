@@ -5,34 +5,22 @@ from __future__ import annotations
 from pydantic import Field
 
 from mcp_gpu.fleet.connectivity.checkup import Checkup
-from mcp_gpu.fleet.discovery import DiscoveryError
-from mcp_gpu.fleet.selection import UnknownNodes
-from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, page, whole
 from mcp_gpu.tools.connectivity_text import lines
-from mcp_gpu.tools.fleet_inventory import NODES_NAMED, unknown_nodes
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 
 __all__ = ["NAME", "ConnectivityArguments", "connectivity_tool"]
 
 NAME = "check_connectivity"
 
 
-class ConnectivityArguments(Arguments):
+class ConnectivityArguments(FleetArguments):
     """What to look at."""
 
-    nodes: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=NODES_NAMED,
-        description="Only these nodes; default all.",
-    )
     every_path: bool = Field(
         default=False,
         description="Try all paths of all nodes even in a large fleet: opens a stream to each.",
-    )
-    limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
-    cursor: str | None = Field(
-        default=None, description="next_cursor of the page before, with the same arguments."
     )
 
 
@@ -43,14 +31,10 @@ def connectivity_tool(checkup: Checkup) -> Tool[ConnectivityArguments]:
         async def progress(done: int, total: int, message: str) -> None:
             await call.progress(done, total, message)
 
-        try:
+        with asking():
             found = await checkup.run(
                 nodes=arguments.nodes, every_path=arguments.every_path, progress=progress
             )
-        except DiscoveryError as error:
-            raise ToolError(f"No agents are known: {error}") from error
-        except UnknownNodes as error:
-            raise ToolError(unknown_nodes(error)) from error
         everything = whole(found)
         told = page(everything, arguments.limit, arguments.cursor)
         # A later page tells of its own nodes alone.

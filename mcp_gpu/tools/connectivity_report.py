@@ -90,8 +90,6 @@ class FleetConnectivity(Diagnosis):
 def whole(found: Findings) -> FleetConnectivity:
     """All nodes at once, for a reader without a context to fill."""
     table, survey = found.table, found.survey
-    known = {target.node or target.key for target in table.targets}
-    known |= {absent.node for absent in table.absent}
     # By the diagnosis's own measure: HTTP does not count where it cannot be expected.
     well = {each.survey.node for each in Case(survey, Evidence()).agents if each.preferred}
     healthy = [node for node in survey.nodes if node.node in well]
@@ -100,7 +98,7 @@ def whole(found: Findings) -> FleetConnectivity:
         gateway_node=survey.place.node or None,
         gateway_pod=_pod(survey.place),
         coverage=Coverage(
-            nodes_known=len(known),
+            nodes_known=found.nodes_known,
             nodes_asked=len(survey.nodes) + len(survey.absent),
             nodes_answered=sum(works(node) for node in survey.nodes),
             discovery=table.source,

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from pydantic import Field
 
-from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.fleet.model import NodeFailure
-from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router, UnknownNodes
-from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
+from mcp_gpu.registry import Answer, Call, Tool
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
 from mcp_gpu.tools.ways import passed_over, ways, ways_line
@@ -41,9 +41,6 @@ LINES = 10
 TOTALS_LISTED = 16
 """Models and driver versions told one by one in the totals: the most frequent ones."""
 
-NODES_NAMED = 1000
-"""Most nodes that one call may name."""
-
 SUMMARY_TEXT_CHARS = 7_500
 """Room for node lines in a summary: with all that stands around them the text stays under
 10,000 characters, what a client shows whole."""
@@ -56,21 +53,11 @@ ODD_PREFIX = "odd "
 context's before it."""
 
 
-class GatewayArguments(Arguments):
+class GatewayArguments(FleetArguments):
     """What a gateway may be asked about the fleet."""
 
-    nodes: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=NODES_NAMED,
-        description="Only these nodes; default all.",
-    )
     detail: Detail = Field(
         default="summary", description="summary: one line per node; full: every field of each GPU."
-    )
-    limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
-    cursor: str | None = Field(
-        default=None, description="next_cursor of the page before, with the same arguments."
     )
 
 
@@ -81,7 +68,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         async def progress(done: int, total: int, message: str) -> None:
             await call.progress(done, total, message)
 
-        try:
+        with asking():
             found = await router.fan_out(
                 NAME,
                 {"detail": arguments.detail},
@@ -89,10 +76,6 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 nodes=arguments.nodes,
                 progress=progress,
             )
-        except DiscoveryError as error:
-            raise ToolError(f"No agents are known: {error}") from error
-        except UnknownNodes as error:
-            raise ToolError(unknown_nodes(error)) from error
         inventory = merge(found, arguments)
         return Answer("\n".join(_text(inventory, arguments)), inventory)
 
@@ -351,14 +334,3 @@ def _failure_lines(inventory: FleetInventory) -> list[str]:
 
 def _nodes(count: int) -> str:
     return "node" if count == 1 else "nodes"
-
-
-def unknown_nodes(error: UnknownNodes) -> str:
-    """What a caller is told who names nodes that nobody knows."""
-    known = ", ".join(error.known[:LINES])
-    more = len(error.known) - LINES
-    return (
-        f"Unknown nodes: {', '.join(error.unknown[:LINES])}. Known: {known or 'none'}"
-        + (f" and {more} more" if more > 0 else "")
-        + "."
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -264,6 +265,13 @@ async def speaking(handle: Callable[[ByteStream], Awaitable[None]]) -> AsyncIter
         port = listener.extra(SocketAttribute.local_port)
         yield Target(node="a", addresses=("127.0.0.1",), port=port)
         tasks.cancel_scope.cancel()
+
+
+async def reset(stream: ByteStream) -> None:
+    """Take a request, and have what closes the connection now cut it."""
+    await stream.receive()
+    raw = stream.extra(SocketAttribute.raw_socket)
+    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @asynccontextmanager

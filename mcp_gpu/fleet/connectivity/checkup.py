@@ -18,6 +18,7 @@ class Findings:
     """What was looked at, what it showed, and what that means."""
 
     table: Table
+    nodes_known: int
     survey: Survey
     diagnosis: Diagnosis
 
@@ -54,4 +55,5 @@ class Checkup:
         survey = await self._surveyor.survey(
             table, nodes=nodes, every_path=every_path, progress=progress
         )
-        return Findings(table, survey, await self._diagnose(survey))
+        known = len(self._surveyor.known(table))
+        return Findings(table, known, survey, await self._diagnose(survey))

@@ -181,6 +181,11 @@ class Surveyor:
                     group.start_soon(run, agent, thorough or position in sample)
         return self._collect(table, agents, wanted)
 
+    def known(self, table: Table) -> frozenset[str]:
+        """All nodes of the table, those included that a survey was not asked about."""
+        named = {self._paths.node(target) or str(target) for target in table.targets}
+        return frozenset(named | {absent.node for absent in table.absent})
+
     def _agent(self, target: Target) -> _Agent:
         fitting = tuple(each for each in self._paths.transports if each.applies(target))
         return _Agent(target, fitting, self._paths.state(target), self._paths.node(target))

@@ -1,0 +1,60 @@
+"""What every tool about a fleet may be asked, and what it says when nobody can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import Field
+
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.selection import UnknownNodes
+from mcp_gpu.registry import Arguments, ToolError
+
+__all__ = ["FleetArguments", "asking"]
+
+NODES_NAMED = 1000
+"""Most nodes that one call may name."""
+
+NODES_TOLD = 10
+"""Names told one by one in an error."""
+
+
+class FleetArguments(Arguments):
+    """Which nodes, and how many of them at a time."""
+
+    nodes: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=NODES_NAMED,
+        description="Only these nodes; default all.",
+    )
+    limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
+    cursor: str | None = Field(
+        default=None, description="next_cursor of the page before, with the same arguments."
+    )
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Tell the model why nobody can be asked.
+
+    Raises:
+        ToolError: no agents are known, or not those that it named.
+    """
+    try:
+        yield
+    except DiscoveryError as error:
+        raise ToolError(f"No agents are known: {error}") from error
+    except UnknownNodes as error:
+        raise ToolError(_unknown(error)) from error
+
+
+def _unknown(error: UnknownNodes) -> str:
+    known = ", ".join(error.known[:NODES_TOLD])
+    more = len(error.known) - NODES_TOLD
+    return (
+        f"Unknown nodes: {', '.join(error.unknown[:NODES_TOLD])}. Known: {known or 'none'}"
+        + (f" and {more} more" if more > 0 else "")
+        + "."
+    )

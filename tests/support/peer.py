@@ -11,7 +11,7 @@ import socket
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,18 @@ async def speaking(handle: Callable[[ByteStream], Awaitable[None]]) -> AsyncIter
         port = listener.extra(SocketAttribute.local_port)
         yield Target(node="a", addresses=("127.0.0.1",), port=port)
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def swallowing() -> AsyncIterator[int]:
+    """A port of 127.0.0.1 that answers nothing, as behind a firewall that drops packets."""
+    async with AsyncExitStack() as stack:
+        hole = stack.enter_context(closing(listen("127.0.0.1", backlog=0)))
+        host, port = hole.getsockname()
+        with anyio.move_on_after(0.5):  # fill the backlog: what comes now gets no answer
+            while True:
+                await stack.enter_async_context(await anyio.connect_tcp(host, port))
+        yield port
 
 
 @asynccontextmanager

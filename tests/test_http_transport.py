@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from support.peer import Peer, listen, serve_http, speaking, until
+from support.peer import Peer, listen, serve_http, speaking, swallowing, until
 from transports import (
     BadPeer,
     Broken,
@@ -292,18 +292,6 @@ async def test_an_event_stream_that_breaks_is_broken_and_spares_its_siblings() -
     async with speaking(cut) as target, HttpTransport() as transport:
         with pytest.raises(Broken, match="closed before the answer was complete"):
             await echo(transport, target)
-
-
-@asynccontextmanager
-async def swallowing() -> AsyncIterator[int]:
-    """A port of 127.0.0.1 that answers nothing, as behind a firewall that drops packets."""
-    async with AsyncExitStack() as stack:
-        hole = stack.enter_context(closing(listen("127.0.0.1", backlog=0)))
-        host, port = hole.getsockname()
-        with anyio.move_on_after(0.5):  # fill the backlog: what comes now gets no answer
-            while True:
-                await stack.enter_async_context(await anyio.connect_tcp(host, port))
-        yield port
 
 
 async def test_a_listener_that_swallows_packets_is_unreachable_after_the_connect_timeout() -> None:

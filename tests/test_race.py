@@ -39,6 +39,19 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.lowlevel.checkpoint()
 
 
+@asynccontextmanager
+async def asking(fleet: Fleet) -> AsyncIterator[list[FanOut[NodeInventory]]]:
+    """A question that is under way in the block, and answered after it."""
+    found: list[FanOut[NodeInventory]] = []
+
+    async def ask() -> None:
+        found.append(await fleet.ask())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        yield found
+
+
 # The race.
 
 
@@ -77,13 +90,7 @@ async def test_a_path_that_was_overtaken_may_still_win() -> None:
     async with running("a", probe_timeout_seconds={"http": NEVER_SECONDS}) as fleet:
         gate = fleet.http.gates["a"] = anyio.Event()
         fleet.stream.silent.add("a")
-        found: list[FanOut[NodeInventory]] = []
-
-        async def ask() -> None:
-            found.append(await fleet.ask())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
+        async with asking(fleet) as found:
             await until(lambda: fleet.stream.probes == ["a"])
             gate.set()
         assert ways(found[0]) == {"a": "http"}
@@ -237,13 +244,7 @@ async def test_the_first_answer_counts_even_if_it_comes_over_the_slow_path() -> 
         await fleet.ask()
         gate = fleet.http.gates["a"] = anyio.Event()
         fleet.stream.silent.add("a")
-        found: list[FanOut[NodeInventory]] = []
-
-        async def ask() -> None:
-            found.append(await fleet.ask())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
+        async with asking(fleet) as found:
             await until(lambda: fleet.stream.probes == ["a"])
             gate.set()
         assert ways(found[0]) == {"a": "http"}
@@ -260,13 +261,7 @@ async def test_a_path_that_fails_while_it_is_hedged_is_left_at_once(
         slow = fleet.http.gates["a"] = anyio.Event()
         fleet.http.call_errors["a"] = fleet.http.probe_errors["a"] = error
         stream = fleet.stream.gates["a"] = anyio.Event()
-        found: list[FanOut[NodeInventory]] = []
-
-        async def ask() -> None:
-            found.append(await fleet.ask())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
+        async with asking(fleet) as found:
             await until(lambda: fleet.stream.probes == ["a"])
             slow.set()
             await until(lambda: fleet.statuses("a")["http"] != "in_use")
@@ -279,13 +274,7 @@ async def test_a_hedge_that_fails_leaves_the_call_alone() -> None:
         await fleet.ask()
         gate = fleet.http.gates["a"] = anyio.Event()
         fleet.stream.probe_errors["a"] = Gone
-        found: list[FanOut[NodeInventory]] = []
-
-        async def ask() -> None:
-            found.append(await fleet.ask())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
+        async with asking(fleet) as found:
             await until(lambda: fleet.statuses("a")["command"] == "failed")
             gate.set()
         assert ways(found[0]) == {"a": "http"}
@@ -331,13 +320,7 @@ async def test_going_back_to_the_better_path_harms_no_call_under_way() -> None:
         await fleet.ask()
         agent = fleet.agents["a"]
         agent.gate, agent.entered = anyio.Event(), anyio.Event()
-        found: list[FanOut[NodeInventory]] = []
-
-        async def ask() -> None:
-            found.append(await fleet.ask())
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(ask)
+        async with asking(fleet) as found:
             await agent.entered.wait()
             fleet.http.probe_errors.clear()
             fleet.now += 2

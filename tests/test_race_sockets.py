@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -18,7 +18,7 @@ from mcp_gpu.fleet.router import Router
 from mcp_gpu.serving.server import HttpEndpoint, Listening, serve
 from mcp_gpu.tools.inventory import NAME, NodeInventory
 from support.fleet import Agent, Path, inventory
-from support.peer import listen, speaking, until
+from support.peer import speaking, swallowing, until
 from support.ports import free_ports
 from support.routed import ways
 from transports.base import Target
@@ -40,18 +40,6 @@ async def listening(agents: Sequence[Agent]) -> AsyncIterator[dict[str, Target]]
             targets[agent.node] = at(agent.node, port)
         yield targets
         stop.set()
-
-
-@asynccontextmanager
-async def swallowing() -> AsyncIterator[int]:
-    """A port that answers nothing, as behind a firewall that drops packets."""
-    async with AsyncExitStack() as stack:
-        hole = stack.enter_context(closing(listen("127.0.0.1", backlog=0)))
-        host, port = hole.getsockname()
-        with anyio.move_on_after(0.5):  # fill the backlog: what comes now gets no answer
-            while True:
-                await stack.enter_async_context(await anyio.connect_tcp(host, port))
-        yield port
 
 
 def at(node: str, port: int) -> Target:

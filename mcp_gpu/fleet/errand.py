@@ -93,6 +93,8 @@ class Errand(Generic[M]):
         """There is an answer, or none is to be had or needed."""
         self._taken: set[str] = set()
         """Paths that are in use for this errand or have failed it."""
+        self._broken: list[Attempt] = []
+        """Connections that died under the call, before their paths were tried anew."""
         self._others = anyio.Lock(fast_acquire=True)
         self._begun_at = reachability.now()
         self._started = 0.0
@@ -166,6 +168,9 @@ class Errand(Generic[M]):
             await self._call(way, hedge)
         except TransportError as error:
             if hedge is not None and isinstance(error, (BadPeer, Broken)):
+                if isinstance(error, Broken):
+                    text = error.message
+                    self._broken.append(Attempt(via=transport.name, reason="broken", message=text))
                 self._reachability.outdated(self.target, transport)
                 self._taken.discard(transport.name)
             else:
@@ -282,6 +287,7 @@ class Errand(Generic[M]):
 
     def _failures(self) -> Iterator[Attempt]:
         """What is known of each path, where none gave an answer."""
+        yield from self._broken
         fitting = self._reachability.fitting(self.target)
         if not fitting:
             known = ", ".join(t.name for t in self._reachability.transports)

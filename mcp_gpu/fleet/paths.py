@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcp_gpu.fleet.breaker import last_resort_at, retry_at
@@ -146,12 +146,10 @@ class Paths:
         failure = path.failure if path is not None else None
         if path is not None and failure is not None and failure.reason != "denied":
             now = self._clock()
-            path.failure = PathFailure(
-                failure.reason,
-                failure.message,
-                failure.at,
-                min(failure.retry_at, now),
-                min(failure.last_resort_at, now),
+            path.failure = replace(
+                failure,
+                retry_at=min(failure.retry_at, now),
+                last_resort_at=min(failure.last_resort_at, now),
             )
 
     def retain(self, keys: Collection[str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 import anyio
 
 from mcp_gpu.fleet.patience import Patience
 from transports.base import Identity, Target, Transport
-from transports.errors import BadPeer, TimedOut
+from transports.errors import BadPeer, Broken, TimedOut, TransportError
 
 __all__ = ["mismatch", "prove"]
+
+logger = logging.getLogger(__name__)
 
 AGENT_NAME = "mcp-gpu"
 """What an agent calls itself; anything else on its port is somebody else."""
@@ -23,12 +27,19 @@ async def prove(
         timeout_seconds: by `patience`.
 
     Raises:
-        TransportError: the path does not work, or leads to somebody else (`BadPeer`).
+        TransportError: the path does not work, or leads to somebody else (`BadPeer`). `Broken`
+            too for a defect of the transport: one met on one path costs that path.
     """
     with anyio.CancelScope() as scope:
         alarm = patience.after(timeout_seconds, scope.cancel)
         try:
             identity = await transport.probe(target)
+        except TransportError:
+            raise
+        except Exception as error:
+            logger.exception("trying %s for %s failed", transport.name, target)
+            text = f"internal error: {type(error).__name__}; see the log"
+            raise Broken(text, target=target, transport=transport.name) from error
         finally:
             alarm.cancel()
         wrong = mismatch(target, identity)

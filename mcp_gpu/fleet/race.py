@@ -5,7 +5,6 @@ RFC 8305 races the addresses of a host so; here it is the ways to one agent.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +16,9 @@ from anyio.abc import TaskGroup
 from mcp_gpu.fleet.lanes import Place
 from mcp_gpu.fleet.patience import Patience
 from transports.base import Identity, Target, Transport
-from transports.errors import Broken, TimedOut, TransportError
+from transports.errors import TimedOut, TransportError
 
 __all__ = ["Probing", "Race", "Way"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +129,6 @@ class Race:
         except TransportError as error:
             runner.done = True
             self._told.failed(self.target, transport, error)
-            go_on.set()
-        except Exception as error:  # boundary: a defect met on one path costs that path
-            logger.exception("trying %s for %s failed", transport.name, self.target)
-            runner.done = True
-            text = f"internal error: {type(error).__name__}; see the log"
-            broken = Broken(text, target=self.target, transport=transport.name)
-            self._told.failed(self.target, transport, broken)
             go_on.set()
         else:
             runner.done = True

@@ -13,14 +13,17 @@ import anyio
 from mcp_gpu.fleet.knowledge import Knowledge
 from mcp_gpu.fleet.lanes import Lanes
 from transports.base import Target, Transport
-from transports.errors import Broken, TransportError
+from transports.errors import TransportError
 
 __all__ = ["Reprobe"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
-"""How often it is seen what is due."""
+"""How often it is seen what is due, while nothing is."""
+
+AT_A_LOOK = 25
+"""Probes begun before it is seen again."""
 
 PACE_SECONDS = 0.01
 """At least this long from one probe to the next: a thousand agents are through ten seconds after
@@ -71,10 +74,12 @@ class Reprobe:
                 if self._clock() - self._asked_at > GIVE_UP_SECONDS:
                     self._asked = anyio.Event()
                     await self._asked.wait()
-                for target, transport in self._due()[: int(LOOK_SECONDS / PACE_SECONDS)]:
+                due = self._due()[:AT_A_LOOK]
+                for target, transport in due:
                     group.start_soon(self._look, target, transport)
                     await anyio.sleep(PACE_SECONDS)
-                await anyio.sleep(LOOK_SECONDS)
+                if not due:
+                    await anyio.sleep(LOOK_SECONDS)
 
     def _due(self) -> list[tuple[Target, Transport]]:
         return [
@@ -96,11 +101,6 @@ class Reprobe:
                     knowledge.hasten(target.cluster, transport)
         except TransportError as error:
             knowledge.failed(target, transport, error)
-        except Exception as error:  # boundary: a defect met on one path costs that path
-            logger.exception("trying %s for %s again failed", transport.name, target)
-            text = f"internal error: {type(error).__name__}; see the log"
-            broken = Broken(text, target=target, transport=transport.name)
-            knowledge.failed(target, transport, broken)
         finally:
             del self._looks[target.key]
 

@@ -12,7 +12,7 @@ import struct
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,18 @@ async def reset(stream: ByteStream) -> None:
     await stream.receive()
     raw = stream.extra(SocketAttribute.raw_socket)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@asynccontextmanager
+async def swallowing() -> AsyncIterator[int]:
+    """A port of 127.0.0.1 that answers nothing, as behind a firewall that drops packets."""
+    async with AsyncExitStack() as stack:
+        hole = stack.enter_context(closing(listen("127.0.0.1", backlog=0)))
+        host, port = hole.getsockname()
+        with anyio.move_on_after(0.5):  # fill the backlog: what comes now gets no answer
+            while True:
+                await stack.enter_async_context(await anyio.connect_tcp(host, port))
+        yield port
 
 
 @asynccontextmanager

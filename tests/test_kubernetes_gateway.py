@@ -386,3 +386,19 @@ def test_by_default_http_comes_first_then_the_api_server_then_commands() -> None
     names = ("http", "portforward", "exec", "command")
     assert tuple(transport.name for transport in transports) == names
     assert GatewaySettings().transports == names
+
+
+def test_each_path_is_told_what_it_needs_of_the_settings(tmp_path: Path) -> None:
+    files = {"agent_token_file": tmp_path / "token", "agent_ca_file": tmp_path / "ca.pem"}
+    chosen = GatewaySettings(
+        agents="a", agent_scheme="https", kubeconfig="~/other", context="prod", **files
+    )
+    http, forward, exec_, _ = (getattr(t, "settings", None) for t in make_transports(chosen))
+    for by_port in (http, forward):
+        assert (by_port.scheme, by_port.token_file, by_port.ca_file) == (
+            "https",
+            str(tmp_path / "token"),
+            str(tmp_path / "ca.pem"),
+        )
+    for through_api in (forward, exec_):
+        assert (through_api.kubeconfig, through_api.contexts) == ("~/other", ("prod",))

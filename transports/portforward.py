@@ -40,11 +40,17 @@ FRAMES = 8
 """Frames of an answer held for a reader that is slow; servers put 32 KiB into one. Past them
 the far side has to wait."""
 
+REFUSAL_SECONDS = 0.05
+"""What a new stream waits for a refusal before anything is sent on it: nothing ever says that the
+port has been connected to, and a refusal that meets a request on its way may be lost with it."""
+
 # How containerd, CRI-O, socat and API servers say it; there is no code for it.
 _NOT_CONNECTED = re.compile(
     r"failed to connect|could not connect|connection refused|error dialing|unable to do port forw",
     re.IGNORECASE,
 )
+
+ENDED = Failure(Unreachable, "the stream closed before anything was sent on it", "reset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +125,13 @@ class PortForwardTransport(HttpTransport):
                 raise failure.error(target, self.name) from None
         stream = _Stream(socket, target, self.settings.write_timeout_seconds)
         self._tasks.start_soon(stream.run)
+        try:
+            with anyio.move_on_after(REFUSAL_SECONDS):
+                await stream.ended.wait()
+                raise (stream.failure or ENDED).error(target, self.name)
+        except BaseException:
+            await stream.aclose()
+            raise
         return stream
 
     async def _entered(self) -> None:
@@ -138,14 +151,19 @@ class _Stream(ByteStream):
         self._write_timeout_seconds = write_timeout_seconds
         self._arrived, self._inbox = anyio.create_memory_object_stream[bytes](FRAMES)
         self._rest = b""
-        self._answered = self._ended = False
-        self._failure: Failure | None = None
+        self._answered = False
+        self.ended = anyio.Event()
+        """Set once nothing more arrives."""
+        self.failure: Failure | None = None
+        """Why it has ended, where that is known."""
         self._scope = anyio.CancelScope()
 
     @property
     def readable(self) -> bool:
         """Whether something waits to be read, be it the end."""
-        return self._ended or bool(self._rest or self._inbox.statistics().current_buffer_used)
+        return self.ended.is_set() or bool(
+            self._rest or self._inbox.statistics().current_buffer_used
+        )
 
     async def run(self) -> None:
         """Read until the end, and close."""
@@ -153,19 +171,19 @@ class _Stream(ByteStream):
             with self._scope, self._arrived:
                 await self._read()
         finally:
-            self._ended = True
+            self.ended.set()
             await self._socket.aclose()
 
     async def _read(self) -> None:
         unread = {DATA: PORT_BYTES, ERROR: PORT_BYTES}
         try:
-            while self._failure is None:
+            while self.failure is None:
                 channel, data = channels.parse(await self._socket.receive()) or (DATA, b"")
                 if head := min(unread.get(channel, 0), len(data)):
                     unread[channel] -= head
                     data = data[head:]
                 if channel == ERROR and data:
-                    self._failure = self._told(data.decode(errors="replace"))
+                    self.failure = self._told(data.decode(errors="replace"))
                 elif channel == DATA and data:
                     self._answered = True
                     await self._arrived.send(data)
@@ -187,9 +205,9 @@ class _Stream(ByteStream):
             try:
                 self._rest = await self._inbox.receive()
             except anyio.EndOfStream:
-                if self._failure is None:
+                if self.failure is None:
                     raise
-                error = self._failure.error(self._target, PortForwardTransport.name)
+                error = self.failure.error(self._target, PortForwardTransport.name)
                 raise anyio.BrokenResourceError from error
         data, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
         return data
@@ -201,7 +219,7 @@ class _Stream(ByteStream):
                     await self._socket.send(frame)
         except TimeoutError as error:
             words = f"the far side has read nothing for {self._write_timeout_seconds:g} s"
-            self._failure = self._failure or Failure(Broken, words, "silent")
+            self.failure = self.failure or Failure(Broken, words, "silent")
             self._scope.cancel()  # whoever reads is told
             raise anyio.BrokenResourceError from error
 

@@ -82,11 +82,12 @@ def test_the_generated_tokens_outlive_upgrades(release: Release) -> None:
     release.set(N1)
 
 
-@pytest.mark.parametrize(("mode", "path"), [("http", "http"), ("exec", "exec"), ("auto", "http")])
+@pytest.mark.parametrize("mode", ["http", "portforward", "exec", "auto"])
 def test_each_routing_mode_reaches_every_node_of_a_healthy_cluster(
-    release: Release, own_cluster: Cluster, mode: str, path: str
+    release: Release, own_cluster: Cluster, mode: str
 ) -> None:
     release.set(N1, f"gateway.routingMode={mode}")
+    path = "http" if mode == "auto" else mode
     assert ways(release.inventory(token=release.token())) == everywhere(own_cluster, path)
 
 
@@ -102,17 +103,17 @@ def test_http_alone_loses_the_nodes_that_the_source_destination_check_cuts_off(
     assert answer["coverage"]["nodes_answered"] == 2
 
 
-@pytest.mark.parametrize("mode", ["exec", "auto"])
-def test_the_source_destination_check_costs_no_node_where_exec_may_be_used(
+@pytest.mark.parametrize("mode", ["portforward", "exec", "auto"])
+def test_the_source_destination_check_costs_no_node_where_a_stream_may_be_used(
     release: Release, own_cluster: Cluster, mode: str
 ) -> None:
     release.set(N1, f"gateway.routingMode={mode}")
     token = release.token()
     with faults.source_destination_check(own_cluster):
         first, second = (ways(release.inventory(token=token)) for _ in range(2))
-    expected = everywhere(own_cluster, "exec")
+    expected = everywhere(own_cluster, mode)
     if mode == "auto":
-        expected |= {"n1": "http", "n3": "http"}
+        expected = {"n1": "http", "n2": "portforward", "n3": "http"}
     assert first == second == expected
 
 

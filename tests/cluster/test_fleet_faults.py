@@ -12,13 +12,17 @@ import pytest
 
 from cluster import faults
 from cluster.cluster import Cluster
+from cluster.plan import API_SERVICE_ADDRESS
 from cluster.pods import Pod
-from cluster.process import Process, wait
+from cluster.process import Process, kill, wait
 from cluster.release import Release, image, installed, ways
 
 NAMESPACE = "fleet-faults"
 
 N1 = "gateway.nodeSelector.kubernetes\\.io/hostname=n1"
+
+WELL = {"http", "portforward", "exec"}
+"""What an answer may have come by."""
 
 WHOLE_SECONDS = 90
 """Bound for every node to answer again."""
@@ -34,7 +38,7 @@ def release(own_cluster: Cluster) -> Iterator[Release]:
 
 
 def values(mode: str) -> list[str]:
-    paths = ("http", "exec") if mode == "auto" else (mode,)
+    paths = ("http", "portforward", "exec") if mode == "auto" else (mode,)
     options = (
         json.dumps(dict.fromkeys(paths, IDLE))
         .replace(",", "\\,")
@@ -139,15 +143,15 @@ def test_a_fault_costs_only_the_nodes_it_breaks(release: Release, mode: str, nam
         found = ways(answer)
         assert sorted(found) == nodes
         for node, way in found.items():
-            assert way in lost.get(node, {"http", "exec"}), (node, answer["failures"])
+            assert way in lost.get(node, WELL), (node, answer["failures"])
 
 
 @pytest.mark.usefixtures("before")
 def test_a_killed_agent_is_named_or_back(release: Release) -> None:
     faults.killed(release.agents()[1])
     found = ways(release.inventory())
-    assert found["n2"] in {"http", "exec", "unreachable", "not_running", "broken"}
-    assert {found["n1"], found["n3"]} <= {"http", "exec"}
+    assert found["n2"] in WELL | {"unreachable", "not_running", "broken"}
+    assert {found["n1"], found["n3"]} <= WELL
 
 
 @pytest.mark.usefixtures("before")
@@ -156,7 +160,7 @@ def test_a_replaced_agent_is_found_after_the_past_was_compacted(release: Release
     new = faults.replaced(release.cluster, release.agents()[2], release.selector("agent"))
 
     def answers() -> bool:
-        return ways(release.inventory()).get("n3") in {"http", "exec"}
+        return ways(release.inventory()).get("n3") in WELL
 
     wait("the new agent", answers, WHOLE_SECONDS)
     assert calls(new) > 0
@@ -167,19 +171,27 @@ def test_streams_cut_in_mid_answer_cost_no_node(release: Release, mode: str) -> 
     cluster = release.cluster
     # So that one node needs a stream where HTTP is preferred, too.
     check = faults.source_destination_check(cluster) if mode == "auto" else nullcontext()
-
-    def cut() -> int:
-        cut_off = [process for pid in release.relays() if (process := Process.of(pid))]
-        faults.kill(cut_off)
-        return len(cut_off)
-
     with check, ThreadPoolExecutor(1) as pool:
-        assert "exec" in ways(release.inventory()).values()
+        way = "portforward" if mode == "auto" else "exec"
+        assert way in ways(release.inventory()).values()
         streams_cut = 0
         for _ in range(10):
             call = pool.submit(release.inventory)
-            streams_cut += cut()
+            streams_cut += forwards_cut(release) if mode == "auto" else relays_cut(release)
             answer = call.result()
             assert sorted(ways(answer)) == cluster.nodes
             assert not answer["failures"]
     assert streams_cut
+
+
+def relays_cut(release: Release) -> int:
+    """Kill what exec streams have started in the agents' pods; how many there were."""
+    found = [process for pid in release.relays() if (process := Process.of(pid))]
+    kill(found)
+    return len(found)
+
+
+def forwards_cut(release: Release) -> int:
+    """Reset the gateway's connections to the API server; how many were not the watches'."""
+    reset = release.gateway().run("ss", "-KHtn", "dst", API_SERVICE_ADDRESS)
+    return max(len(reset.splitlines()) - WATCHES, 0)

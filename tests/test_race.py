@@ -16,7 +16,7 @@ from mcp_gpu.fleet import reprobe
 from mcp_gpu.fleet.patience import MOST_PER_SLICE_SECONDS, Patience
 from mcp_gpu.fleet.router import FanOut
 from mcp_gpu.registry import ToolError
-from mcp_gpu.tools.inventory import NodeInventory
+from mcp_gpu.tools.inventory import NAME, NodeInventory
 from support.fleet import Agent, inventory
 from support.routed import Fleet, reasons, running, turns, ways
 from transports.base import Target
@@ -184,7 +184,7 @@ async def test_a_thousand_healthy_agents_asked_for_the_first_time_open_no_stream
             with anyio.fail_after(120):
                 found = await fleet.router(
                     node_deadline_seconds=100, call_deadline_seconds=100
-                ).fan_out("get_gpu_inventory", {}, NodeInventory)
+                ).fan_out(NAME, {}, NodeInventory)
     finally:
         gc.unfreeze()
     assert len(found.answers) == 1000
@@ -278,6 +278,19 @@ async def test_a_hedge_that_fails_leaves_the_call_alone() -> None:
             await until(lambda: fleet.statuses("a")["command"] == "failed")
             gate.set()
         assert ways(found[0]) == {"a": "http"}
+
+
+async def test_a_call_that_is_hedged_holds_up_no_other() -> None:
+    async with running("a", "b") as fleet:
+        await fleet.ask()
+        fleet.http.silent.add("a")
+        fleet.stream.silent.add("a")
+        router = fleet.router(concurrency=1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(router.fan_out, NAME, {}, NodeInventory)
+            await until(lambda: len(fleet.agents["b"].calls) == 2)
+            assert fleet.http.under_way["a"] == 1
+            group.cancel_scope.cancel()
 
 
 async def test_a_tool_that_is_usually_slow_is_hedged_later() -> None:
@@ -442,6 +455,36 @@ async def test_a_call_waits_little_for_an_agent_that_was_dead(
         assert ways(await fleet.ask()) == {"a": "http"}
 
 
+async def test_an_agent_that_was_dead_holds_up_no_other() -> None:
+    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
+    async with running("dead", "live", **settings) as fleet:
+        fleet.http.probe_errors = {"dead": Unreachable, "live": Unreachable}
+        fleet.stream.probe_errors = {"dead": Gone}
+        await fleet.ask("dead")
+        fleet.now = 2
+        fleet.stream.gates["dead"] = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.ask, "dead")
+            await until(lambda: fleet.stream.under_way["dead"] == 1)
+            assert ways(await fleet.ask("live")) == {"live": "command"}
+            assert fleet.stream.under_way["dead"] == 1
+            group.cancel_scope.cancel()
+
+
+async def test_a_race_takes_the_place_of_the_look_in_the_background() -> None:
+    async with running("a", probe_timeout_seconds={"http": NEVER_SECONDS}) as fleet:
+        fleet.http.probe_errors["a"] = fleet.stream.probe_errors["a"] = Unreachable
+        await fleet.ask()
+        fleet.http.gates["a"] = anyio.Event()
+        fleet.now = 2
+        await until(lambda: fleet.http.under_way["a"] == 1)
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.ask)
+            await until(lambda: len(fleet.http.probes) == 3)
+            await until(lambda: fleet.http.under_way["a"] == 1)
+            group.cancel_scope.cancel()
+
+
 @pytest.mark.usefixtures("eager")
 async def test_access_that_is_denied_is_asked_for_again_after_a_minute() -> None:
     async with running("a") as fleet:
@@ -533,8 +576,8 @@ async def test_a_lesson_is_forgotten_after_a_minute() -> None:
 
 async def test_dead_agents_teach_nothing_of_the_path() -> None:
     async with running("b", "c", "d", "e", own_node="a") as fleet:
-        dead = dict.fromkeys("bcd", Unreachable)
-        fleet.http.probe_errors, fleet.stream.probe_errors = dict(dead), dict(dead)
+        fleet.http.probe_errors = dict.fromkeys("bcd", Unreachable)
+        fleet.stream.probe_errors = dict.fromkeys("bcd", Gone)
         found = await fleet.ask("b", "c", "d")
         assert len(found.failures) == 3
         await fleet.ask("e")

@@ -7,24 +7,24 @@ and raises nothing but the cancellation of its caller.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
-from mcp_types import CallToolResult, Implementation, TextContent
-from pydantic import BaseModel, ValidationError
+from mcp_types import Implementation
+from pydantic import BaseModel
 
 from mcp_gpu import __version__
 from mcp_gpu.fleet.lanes import Lanes, Place
 from mcp_gpu.fleet.model import Attempt, FailureReason, PassedOver
+from mcp_gpu.fleet.question import NodeAnswer, Question, read, too_old, words
 from mcp_gpu.fleet.reachability import PathFailure, Reachability, Way
-from transports.base import INSTANCE_META_KEY, Identity, Target, Transport
+from transports.base import INSTANCE_META_KEY, Target, Transport
 from transports.errors import BadPeer, Broken, TimedOut, TransportError, leaves
 from transports.session import call_tool
 
-__all__ = ["Errand", "NodeAnswer", "Question"]
+__all__ = ["Errand"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,39 +38,6 @@ proven path that falls silent must leave time to open a stream."""
 
 LEAST_CALL_SECONDS = 0.05
 """A call is given at least this much, so that it fails for what it meets and not for being late."""
-
-ANSWER_BYTES = 256 * 1024
-"""Longest answer of one agent: 16 GPUs with 7 MIG instances each take half of it. One agent gone
-wrong must not make the whole fleet's answer too long to give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question(Generic[M]):
-    """What all agents are asked."""
-
-    tool: str
-    arguments: Mapping[str, Any]
-    """An agent is sent those of them that it lists for the tool."""
-    result: type[M]
-    nodes: frozenset[str] | None
-    """Only agents of these nodes are asked; None for all."""
-    node_deadline_seconds: float
-    """For all paths of one agent together, from its first attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class NodeAnswer(Generic[M]):
-    """One node's data and how it was had."""
-
-    node: str
-    """As shown: with its cluster where there are several."""
-    via: str
-    data: M
-    identity: Identity
-    ready: bool
-    elapsed_seconds: float
-    passed_over: tuple[tuple[str, PassedOver], ...]
-    """Paths better than `via`, and why each was not taken."""
 
 
 class Errand(Generic[M]):
@@ -198,7 +165,7 @@ class Errand(Generic[M]):
             if hedge is not None:
                 raise self._other_peer(transport)
             self._reachability.outdated(self.target, transport)  # it may be updated soon
-            self._settle(transport.name, "agent_too_old", _too_old(question.tool, identity))
+            self._settle(transport.name, "agent_too_old", too_old(question.tool, identity))
             return
         arguments = {name: value for name, value in question.arguments.items() if name in listed}
         async with self._lanes.place(transport.name) as place:
@@ -221,12 +188,12 @@ class Errand(Generic[M]):
         if hedge is not None:
             self._reachability.took(transport, question.tool, answered_at - asked_at)
         if outcome.is_error:
-            self._settle(transport.name, "tool_error", _words(outcome))
+            self._settle(transport.name, "tool_error", words(outcome))
         else:
             self.answer = NodeAnswer(
                 node=node,
                 via=transport.name,
-                data=_read(outcome, question.result, self.target, transport),
+                data=read(outcome, question.result, self.target, transport),
                 identity=identity,
                 ready=self.target.ready,
                 elapsed_seconds=answered_at - self._started,
@@ -306,36 +273,3 @@ class Errand(Generic[M]):
         left = failure.last_resort_at - now
         again = f"tried again in {left:.0f} s" if left > 0 else "being tried again"
         return f"{now - failure.at:.0f} s ago; {again}"
-
-
-def _words(outcome: CallToolResult) -> str:
-    texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-    return " ".join(texts) or "the agent's tool failed and did not say why"
-
-
-def _read(outcome: CallToolResult, result: type[M], target: Target, transport: Transport) -> M:
-    try:
-        data = result.model_validate(outcome.structured_content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadPeer(
-            f"the agent's answer does not fit its schema: {place or 'answer'}: {first['msg']}",
-            target=target,
-            transport=transport.name,
-        ) from error
-    size_bytes = len(data.model_dump_json())
-    if size_bytes > ANSWER_BYTES:
-        raise BadPeer(
-            f"the agent's answer is {size_bytes:,} bytes, which no node needs",
-            target=target,
-            transport=transport.name,
-        )
-    return data
-
-
-def _too_old(tool: str, identity: Identity) -> str:
-    return (
-        f"agent {identity.version} has no tool {tool}; this gateway is {__version__}: "
-        "update the agents"
-    )

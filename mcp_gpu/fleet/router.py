@@ -17,9 +17,10 @@ import anyio
 from pydantic import BaseModel
 
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
-from mcp_gpu.fleet.errand import Errand, NodeAnswer, Question
+from mcp_gpu.fleet.errand import Errand
 from mcp_gpu.fleet.lanes import Lanes
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
+from mcp_gpu.fleet.question import NodeAnswer, Question
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.selection import UnknownNodes, pick
 from transports.base import Target

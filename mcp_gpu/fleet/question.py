@@ -1,0 +1,92 @@
+"""What all agents are asked, and what one of them answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from mcp_types import CallToolResult, TextContent
+from pydantic import BaseModel, ValidationError
+
+from mcp_gpu import __version__
+from mcp_gpu.fleet.model import PassedOver
+from transports.base import Identity, Target, Transport
+from transports.errors import BadPeer
+
+__all__ = ["NodeAnswer", "Question", "read", "too_old", "words"]
+
+M = TypeVar("M", bound=BaseModel)
+
+ANSWER_BYTES = 256 * 1024
+"""Longest answer of one agent: 16 GPUs with 7 MIG instances each take half of it. One agent gone
+wrong must not make the whole fleet's answer too long to give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[M]):
+    """What all agents are asked."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    """An agent is sent those of them that it lists for the tool."""
+    result: type[M]
+    nodes: frozenset[str] | None
+    """Only agents of these nodes are asked; None for all."""
+    node_deadline_seconds: float
+    """For all paths of one agent together, from its first attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer(Generic[M]):
+    """One node's data and how it was had."""
+
+    node: str
+    """As shown: with its cluster where there are several."""
+    via: str
+    data: M
+    identity: Identity
+    ready: bool
+    elapsed_seconds: float
+    passed_over: tuple[tuple[str, PassedOver], ...]
+    """Paths better than `via`, and why each was not taken."""
+
+
+def words(outcome: CallToolResult) -> str:
+    """What a tool that failed says."""
+    texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
+    return " ".join(texts) or "the agent's tool failed and did not say why"
+
+
+def read(outcome: CallToolResult, result: type[M], target: Target, transport: Transport) -> M:
+    """The data of an answer.
+
+    Raises:
+        BadPeer: it is not what was asked for, or far too long.
+    """
+    try:
+        data = result.model_validate(outcome.structured_content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadPeer(
+            f"the agent's answer does not fit its schema: {place or 'answer'}: {first['msg']}",
+            target=target,
+            transport=transport.name,
+        ) from error
+    size_bytes = len(data.model_dump_json())
+    if size_bytes > ANSWER_BYTES:
+        raise BadPeer(
+            f"the agent's answer is {size_bytes:,} bytes, which no node needs",
+            target=target,
+            transport=transport.name,
+        )
+    return data
+
+
+def too_old(tool: str, identity: Identity) -> str:
+    """What to say of an agent that does not have the tool."""
+    return (
+        f"agent {identity.version} has no tool {tool}; this gateway is {__version__}: "
+        "update the agents"
+    )

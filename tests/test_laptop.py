@@ -152,6 +152,56 @@ async def test_a_kubeconfig_in_the_home_is_all_that_a_gateway_needs(
         assert "Traceback" not in here.log()
 
 
+@pytest.mark.parametrize("program", [AS_IT_IS, AS_ON_WINDOWS], ids=["here", "as on Windows"])
+async def test_contexts_are_all_that_a_gateway_over_several_clusters_needs(
+    program: Sequence[str], tmp_path: Path
+) -> None:
+    async with laptop(tmp_path, east=["gpu"], west=["other"]) as here:
+        async with here.client("--context", "east,west", program=program) as client:
+            found = await inventory(client)
+            assert ways(found) == {"east/n1": "exec", "west/n1": "exec"}
+            assert found["coverage"]["nodes_known"] == 2
+            assert found["coverage"]["discovery"] == (
+                "east: Kubernetes, all namespaces; west: Kubernetes, all namespaces"
+            )
+            assert found["coverage"]["discovery_problem"] is None
+            one = await inventory(client, nodes=["west/n1"])
+            assert set(ways(one)) == {"west/n1"}
+            assert "Known: east/n1, west/n1." in text(await ask(client, nodes=["n1"]))
+            first = await inventory(client, limit=1)
+            second = await inventory(client, limit=1, cursor=first["next_cursor"])
+            assert [*ways(first), *ways(second)] == ["east/n1", "west/n1"]
+
+            # A node without an agent has its cluster's name too.
+            await here.clusters["west"].api.apply(node("n2"))
+            with anyio.fail_after(30):
+                while not (found := await inventory(client))["failures"]:
+                    pass
+            assert [each["node"] for each in found["failures"]] == ["west/n2"]
+            assert set(ways(await inventory(client, nodes=["east/n1", "west/n2"]))) == {"east/n1"}
+        for cluster in here.clusters.values():
+            for agent in cluster.pods.values():
+                assert len(agent.processes) == 1
+                with anyio.fail_after(30):
+                    await agent.processes[0].wait()
+        assert "Traceback" not in here.log()
+
+
+async def test_a_cluster_that_is_down_costs_the_other_nothing(tmp_path: Path) -> None:
+    async with laptop(tmp_path, east=["gpu"], west=["gpu"]) as here:
+        await here.clusters["west"].api.stop()
+        async with here.client("--context", "east,west") as client:
+            found = await inventory(client)
+            assert ways(found) == {"east/n1": "exec"}
+            problem = found["coverage"]["discovery_problem"]
+            assert problem.startswith("west: ")
+            assert "cannot reach the API server" in problem
+            await here.clusters["west"].api.start()
+            with anyio.fail_after(60):
+                while len(ways(found := await inventory(client))) < 2:
+                    await anyio.sleep(0.1)  # a watch of another process has no event to wait for
+
+
 async def test_two_releases_on_one_node_are_one_node(tmp_path: Path) -> None:
     async with laptop(tmp_path, east=["blue", "green"]) as here:
         async with here.client() as client:

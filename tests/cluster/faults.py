@@ -219,7 +219,7 @@ def refused(pod: Pod, port: int) -> Iterator[None]:
 @contextmanager
 def loopback_only(pod: Pod, port: int) -> Iterator[None]:
     """The pod's port is closed to everybody but the pod itself and the kubelet's probes."""
-    with _at(pod, port, 'iifname "eth0" tcp flags & (syn | ack) == syn reject with tcp reset'):
+    with _at(pod, port, 'iifname "eth0" reject with tcp reset'):
         yield
 
 

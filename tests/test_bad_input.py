@@ -564,6 +564,6 @@ async def survey(url: str, schema: dict[str, Any]) -> dict[str, Any]:
 async def output_schema(url: str) -> dict[str, Any]:
     async with httpx.AsyncClient(trust_env=False, timeout=EXCHANGE_SECONDS) as client:
         answer = await client.post(f"{url}/mcp", json=request(ERAS[1], "tools/list", 1))
-    (tool,) = answer.json()["result"]["tools"]
+    (tool,) = (each for each in answer.json()["result"]["tools"] if each["name"] == TOOL)
     schema: dict[str, Any] = tool["outputSchema"]
     return schema

@@ -30,6 +30,7 @@ profile = "t4"
 NODES = {"h100-a", "t4-a"}
 
 TOOL = "get_gpu_inventory"
+TOOLS = {"agent": [TOOL], "gateway": ["check_connectivity", TOOL]}
 CALL = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -113,7 +114,7 @@ async def test_mcp_inspector_lists_strictly_and_calls(
     assert begun["result"]["protocolVersion"] == ERAS[era]
 
     listed = await inspect(home, *server, "--method", "tools/list", "--strict", *speaks)
-    assert [tool["name"] for tool in listed["result"]["tools"]] == [TOOL]
+    assert [tool["name"] for tool in listed["result"]["tools"]] == TOOLS[role]
     # Of any severity: only errors make the exit status differ.
     assert "schemaFindings" not in listed
 
@@ -123,6 +124,10 @@ async def test_mcp_inspector_lists_strictly_and_calls(
     answered = {entry["node"] for entry in found["nodes"]} if role == "gateway" else {found["node"]}
     assert answered == (NODES if role == "gateway" else {"h100-a"})
     assert "H100" in called["content"][0]["text"]
+    if role == "gateway":
+        call = ("--method", "tools/call", "--tool-name", "check_connectivity")
+        checked = (await inspect(home, *server, *call, *speaks))["result"]
+        assert checked["structuredContent"]["verdict"] == "healthy"
 
 
 @pytest.mark.node
@@ -197,7 +202,7 @@ async def test_httpx_shakes_hands_and_calls_over_event_streams(
     answer = await client.post(url, json={"jsonrpc": "2.0", "id": "a", "method": "tools/list"})
     (listed,) = events(answer)
     assert listed["id"] == "a"
-    assert [tool["name"] for tool in listed["result"]["tools"]] == [TOOL]
+    assert [tool["name"] for tool in listed["result"]["tools"]] == TOOLS["gateway"]
 
     (called,) = events(await client.post(url, json=CALL))
     assert nodes_in(called["result"]) == NODES

@@ -457,9 +457,7 @@ def test_the_pre_flight_stands_where_the_gateway_stands() -> None:
     gateway = rendered.pods()["gateway"]
     assert gateway["metadata"]["labels"].items() <= test["metadata"]["labels"].items()
     assert test["metadata"]["annotations"]["mesh/inject"] == "false"
-    for field in (
-        "serviceAccountName", "securityContext", "nodeSelector", "tolerations", "volumes",
-    ):  # fmt: skip
+    for field in ("serviceAccountName", "securityContext", "nodeSelector", "tolerations"):
         assert test["spec"][field] == gateway["spec"][field]
     (doctor,) = test["spec"]["containers"]
     serving = container(rendered, "gateway")
@@ -467,6 +465,15 @@ def test_the_pre_flight_stands_where_the_gateway_stands() -> None:
     assert doctor["securityContext"] == serving["securityContext"]
     # Else it would be behind the gateway's Service, whose labels it has.
     assert test["spec"]["readinessGates"]
+    (volume,) = test["spec"]["volumes"]
+    assert [item["key"] for item in volume["secret"]["items"]] == ["agent-token"]
+
+
+def test_a_pre_flight_that_shows_no_token_has_none() -> None:
+    for values in ({"auth": {"mode": "none"}}, {"gateway": {"routingMode": "exec"}}):
+        (test,) = render(values).all("Pod")
+        assert "volumes" not in test["spec"]
+        assert "volumeMounts" not in test["spec"]["containers"][0]
 
 
 def test_a_helm_test_fails_where_a_node_is_out_of_reach_and_an_install_only_if_told_to() -> None:

@@ -131,15 +131,17 @@ class Release:
         """What a machine of the cluster gets from the gateway's Service, with the HTTP status in
         a line of its own at the end."""
         flags = [word for header in headers for word in ("-H", header)]
-        return self.cluster.run_in(
-            node,
-            [
-                *["curl", "-s", "--noproxy", "*", "-m", str(CALL_SECONDS), "-w", "\n%{http_code}"],
-                *["-X", "POST", f"http://{self.address}:8080/mcp"],
-                *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(request)],
-            ],
-            timeout=CALL_SECONDS + 5,
-        )
+        command = [
+            *["curl", "-s", "--noproxy", "*", "-m", str(CALL_SECONDS), "-w", "\n%{http_code}"],
+            *["-X", "POST", f"http://{self.address}:8080/mcp"],
+            *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(request)],
+        ]
+        try:
+            return self.cluster.run_in(node, command, timeout=CALL_SECONDS + 5)
+        except CommandError as error:
+            gateway = f"deployment/{self.fullname}-gateway"
+            error.add_note(self.kubectl("logs", gateway, "--timestamps", "--tail=40"))
+            raise
 
     def inventory(self, *, token: str | None = None) -> dict[str, Any]:
         """The whole answer of get_gpu_inventory, through the gateway's Service."""

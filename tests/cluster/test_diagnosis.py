@@ -14,7 +14,7 @@ import pytest
 
 from cluster import faults
 from cluster.cluster import Cluster
-from cluster.process import wait
+from cluster.process import CommandError, wait
 from cluster.release import Release, call, image, installed
 
 NAMESPACE = "diagnosis"
@@ -111,6 +111,25 @@ def test_vxlan_everywhere_mends_what_the_diagnosis_names(release: Release) -> No
         assert any("vxlanMode" in line for line in cause["fix"])
         with faults.tunnelled(release.cluster):
             wait("a healthy diagnosis", lambda: healthy(release), HEALED_SECONDS)
+
+
+@pytest.mark.usefixtures("before")
+def test_a_helm_test_passes_and_fails_by_whether_every_node_is_reached(release: Release) -> None:
+    words = ["test", release.name, "--namespace", NAMESPACE, "--logs", "--timeout", "4m"]
+    pod = f"{release.fullname}-test"
+    try:
+        assert "pre-flight passed: 3 nodes reached" in release.cluster.helm(*words)
+        with (
+            faults.source_destination_check(release.cluster),
+            faults.undialled(release.cluster, "n2"),
+            pytest.raises(CommandError),
+        ):
+            release.cluster.helm(*words)
+        said = release.kubectl("logs", pod)
+        assert "pre-flight failed: no path leads to 1 of 3 nodes" in said
+        assert "vxlanMode" in said
+    finally:
+        release.kubectl("delete", "pod", pod, "--ignore-not-found")
 
 
 def test_a_person_is_told_the_same_in_a_terminal(release: Release) -> None:

@@ -1,5 +1,5 @@
-{{/* What the gateway's pod and the pre-flight's share: the pre-flight stands where the gateway
-stands, so that it meets what the gateway meets. */}}
+{{/* What the gateway's pod and the pre-flight's share: the pre-flight is placed and labelled as the
+gateway is, so that it meets what the gateway meets. */}}
 
 {{/* Non-empty where agents are asked at their port, and take a token there. */}}
 {{- define "mcp-gpu.showsToken" -}}
@@ -39,29 +39,24 @@ stands, so that it meets what the gateway meets. */}}
 {{- end }}
 
 {{- define "mcp-gpu.authMount" -}}
-{{- if eq .Values.auth.mode "token" -}}
 volumeMounts:
   - name: auth
     mountPath: /etc/mcp-gpu/auth
     readOnly: true
 {{- end }}
-{{- end }}
 
+{{/* The tokens, each in a file of its key's name. Takes (list . KEYS). */}}
 {{- define "mcp-gpu.authVolume" -}}
-{{- if eq .Values.auth.mode "token" -}}
 volumes:
   - name: auth
     secret:
-      secretName: {{ include "mcp-gpu.secretName" . }}
+      secretName: {{ include "mcp-gpu.secretName" (index . 0) }}
       defaultMode: 0440
       items:
-        - key: client-token
-          path: client-token
-        {{- if include "mcp-gpu.showsToken" . }}
-        - key: agent-token
-          path: agent-token
+        {{- range index . 1 }}
+        - key: {{ . }}
+          path: {{ . }}
         {{- end }}
-{{- end }}
 {{- end }}
 
 {{- define "mcp-gpu.gatewayPlacement" -}}

@@ -647,7 +647,10 @@ async def test_an_agent_that_discovery_forgets_is_forgotten_and_an_outage_forget
 
 async def test_nodes_of_two_clusters_with_one_name_stay_apart() -> None:
     known = [Target(node="a", cluster=cluster, uid=cluster) for cluster in ("x", "y")]
-    agents = {uid: Agent("a", inventory("a", driver_version=uid), uid=uid) for uid in ("x", "y")}
+    agents = {
+        target.key: Agent("a", inventory("a", driver_version=target.cluster), uid=target.uid)
+        for target in known
+    }
     fleet = Fleet(agents, known)
     async with fleet.open():
         found = await fleet.ask()

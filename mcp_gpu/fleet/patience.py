@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,14 +12,15 @@ import anyio
 
 __all__ = ["Alarm", "Patience"]
 
-SLICE_SECONDS = 0.002
-"""How often time is told while anybody waits."""
+SLICE_SECONDS = 0.016 if sys.platform == "win32" else 0.002
+"""How often time is told while anybody waits. Windows wakes a sleeper 64 times a second."""
 
-MOST_PER_SLICE_SECONDS = 0.003
+MOST_PER_SLICE_SECONDS = 0.02 if sys.platform == "win32" else 0.003
 """What one slice may count for, however late it comes: a head start of 150 ms takes at least 50
 passes of the event loop. A probe of an agent in this process takes about 30, one over a socket
 fewer, and each task moves on by a step in each pass: so where an answer could have been had, a
-loop at its limit has seen it before the head start ends."""
+loop at its limit has seen it before the head start ends. On Windows so small a limit would make
+each wait five times as long as asked for, so a head start is fewer passes there."""
 
 
 @dataclass(order=True, slots=True)

@@ -6,15 +6,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
 from transports.errors import Reason
 
 __all__ = ["Lessons"]
 
 LASTS_SECONDS = 60.0
-"""How long a lesson counts. The background tries a dead path more often than that, so it lasts for
-as long as the network is broken."""
+"""How long a lesson counts. The background tries a dead direct path more often than that, so it
+lasts for as long as the network is broken."""
 
 AGENTS = 3
 """So many agents must say the same before others are believed to be like them; fewer where fewer
@@ -27,7 +26,8 @@ _OF_THE_WAY: tuple[Reason, ...] = ("unreachable", "timeout", "broken")
 @dataclass(slots=True)
 class _Lesson:
     dead: dict[str, float] = field(default_factory=dict)
-    """Agents of other nodes on which the path failed since it last worked for one, and when."""
+    """Agents of other nodes on which the path failed since it last worked for one, and when: the
+    latest `AGENTS`."""
     dead_at: float = -math.inf
     """When it last failed, for an agent of whatever node."""
     worked_at: float = -math.inf
@@ -62,8 +62,9 @@ class Lessons:
             lesson = self._lessons[cluster, via]
             lesson.dead_at = max(lesson.dead_at, at)
             if elsewhere and at > lesson.worked_at:
-                lesson.dead.pop(key, None)
-                lesson.dead[key] = at  # the latest stand last
+                lesson.dead[key] = at
+                if len(lesson.dead) > AGENTS:
+                    del lesson.dead[min(lesson.dead, key=lesson.dead.__getitem__)]
 
     def shown_dead(self, cluster: str, via: str) -> bool:
         """Whether the path was seen dead for any agent lately: waiting for it pays less."""
@@ -80,5 +81,5 @@ class Lessons:
         if lesson is None or not lesson.dead:
             return False
         enough = max(min(AGENTS, agents - 1), 1)
-        lately = list(islice(reversed(lesson.dead.values()), enough))
-        return len(lately) == enough and min(lately) > self._clock() - LASTS_SECONDS
+        since = self._clock() - LASTS_SECONDS
+        return sum(at > since for at in lesson.dead.values()) >= enough

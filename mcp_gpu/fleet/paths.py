@@ -144,8 +144,10 @@ class Paths:
         """What failed on this path works for others by now: try it again soon, if it may be."""
         path = self._agents.get(key, {}).get(via)
         failure = path.failure if path is not None else None
-        if path is not None and failure is not None and failure.reason != "denied":
-            now = self._clock()
+        if path is None or failure is None or failure.reason == "denied":
+            return
+        now = self._clock()
+        if max(failure.retry_at, failure.last_resort_at) > now:
             path.failure = replace(
                 failure,
                 retry_at=min(failure.retry_at, now),

@@ -116,13 +116,14 @@ class Router:
             pick(table, wanted, self._reachability.node), key=self._reachability.is_suspect
         )
         errands = [Errand(target, question, self._reachability, self._lanes) for target in picked]
+        outgoing = [errand for errand in errands if not errand.target.ready]
         done = 0
 
         async def run(errand: Errand[M]) -> None:
             nonlocal done
             await errand.run()
             if errand.answer is not None:
-                self._skip_outdated(errand.answer.node, errands)
+                self._skip_outdated(errand.answer.node, outgoing)
             done += 1
             if progress is not None:
                 outcome = "answered" if errand.answer or errand.skipped else "failed"
@@ -139,11 +140,10 @@ class Router:
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)
 
-    def _skip_outdated(self, node: str, errands: Sequence[Errand[M]]) -> None:
+    def _skip_outdated(self, node: str, outgoing: Sequence[Errand[M]]) -> None:
         """Wait no longer for agents that are on their way out of a node that has answered."""
-        for other in errands:
-            outdated = not other.target.ready and other.answer is None
-            if outdated and self._reachability.node(other.target) == node:
+        for other in outgoing:
+            if other.answer is None and self._reachability.node(other.target) == node:
                 other.skip()
 
     def _collect(

@@ -585,6 +585,27 @@ async def test_dead_agents_teach_nothing_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("error", [Denied, Gone, BadPeer])
+async def test_an_agent_back_among_dead_ones_is_found_by_the_background(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reachability_module, "SUSPECT_SECONDS", 0.05)
+    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
+    async with running("dead", "back", **settings) as fleet:
+        fleet.http.probe_errors = dict.fromkeys(["dead", "back"], Unreachable)
+        fleet.stream.probe_errors = dict.fromkeys(["dead", "back"], Gone)
+        await fleet.ask()
+        fleet.stream.probe_errors.clear()
+        fleet.stream.silent.add("dead")
+        fleet.now = 2
+        await fleet.ask("dead")  # its race holds the suspects' only place among streams
+        await fleet.ask("back")  # and this one's waits for it
+        assert fleet.stream.under_way == {"dead": 1}
+        fleet.http.probe_errors.clear()
+        fleet.now = 30
+        await until(lambda: fleet.statuses("back")["http"] == "in_use")
+        assert ways(await fleet.ask("back")) == {"back": "http"}
+
+
 async def test_what_is_not_the_network_teaches_nothing_of_it(error: type[TransportError]) -> None:
     async with running("b", "c", "d", "e", own_node="a") as fleet:
         fleet.http.probe_errors = dict.fromkeys("bcd", error)

@@ -73,7 +73,7 @@ class Reachability(OwnsTasks, Knowledge):
         )
         self._lanes = Lanes(tuple(t.name for t in self.transports), concurrency)
         self._races: dict[str, Race] = {}
-        self._reprobe = Reprobe(self, self._lanes, self._races.keys(), clock)
+        self._reprobe = Reprobe(self, self._lanes, self._is_awaited, clock)
 
     def asked(self, targets: Collection[Target]) -> None:
         """A question is put to the fleet, which has these agents. Forget all others."""
@@ -153,6 +153,12 @@ class Reachability(OwnsTasks, Knowledge):
     async def _run(self, race: Race) -> None:
         try:
             await race.run()
+    def _is_awaited(self, key: str) -> bool:
+        """Whether somebody waits for the race. One that nobody waits for may stand for long in
+        the suspects' queue, and the background must not wait for it."""
+        race = self._races.get(key)
+        return race is not None and race.waiting > 0
+
         finally:
             if self._races.get(race.target.key) is race:
                 del self._races[race.target.key]

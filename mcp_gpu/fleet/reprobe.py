@@ -37,7 +37,8 @@ class Reprobe:
     """The one task that looks again, at a limited pace.
 
     Args:
-        racing: keys of agents whose paths are being raced, which are left alone.
+        racing: whether somebody waits for the race of the agent with this key, which is then left
+            alone.
         clock: seconds, as of `time.monotonic`.
     """
 
@@ -45,7 +46,7 @@ class Reprobe:
         self,
         knowledge: Knowledge,
         lanes: Lanes,
-        racing: Container[str],
+        racing: Callable[[str], bool],
         clock: Callable[[], float],
     ) -> None:
         self._knowledge = knowledge
@@ -85,11 +86,11 @@ class Reprobe:
         return [
             (target, transport)
             for target, transport in self._knowledge.overdue()
-            if target.key not in self._looks and target.key not in self._racing
+            if target.key not in self._looks and not self._racing(target.key)
         ]
 
     async def _look(self, target: Target, transport: Transport) -> None:
-        if target.key in self._looks or target.key in self._racing:
+        if target.key in self._looks or self._racing(target.key):
             return  # since a moment ago
         knowledge = self._knowledge
         had_failed = knowledge.failure(target, transport) is not None

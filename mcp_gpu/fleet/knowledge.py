@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import anyio
 
+from mcp_gpu.fleet.lanes import is_direct
 from mcp_gpu.fleet.latency import Latencies
 from mcp_gpu.fleet.lessons import Lessons
 from mcp_gpu.fleet.paths import PathFailure, Paths, PathState
@@ -22,8 +23,8 @@ HEAD_START_SHARE = 1 / 3
 """What is left of a head start once the path has been seen dead in this cluster."""
 
 STREAM_HEAD_STARTS = 4.0
-"""A path that is not the preferred one is given so many head starts: it opens a stream, which takes
-0.1 to 0.6 s, and the next one would open another."""
+"""A path that is not direct is given so many head starts: it opens a stream, which takes 0.1 to
+0.6 s, and the next one would open another."""
 
 PROBE_TIMES = 2.0
 PROBES_WITHIN_SECONDS = 10.0
@@ -144,7 +145,7 @@ class Knowledge:
         seconds = self._head_start_seconds
         if self._lessons.shown_dead(target.cluster, transport.name):
             seconds *= HEAD_START_SHARE
-        if not self.is_preferred(target, transport):
+        if not is_direct(transport.name):
             seconds *= STREAM_HEAD_STARTS
         usual = self._latencies.p99_seconds(
             (target.cluster, transport.name), within_seconds=PROBES_WITHIN_SECONDS
@@ -157,10 +158,6 @@ class Knowledge:
             (transport.name, tool), within_seconds=CALLS_WITHIN_SECONDS
         )
         return min(max(HEDGE_LEAST_SECONDS, HEDGE_TIMES * usual), HEDGE_MOST_SECONDS)
-
-    def is_preferred(self, target: Target, transport: Transport) -> bool:
-        """Whether no better path applies to the agent."""
-        return next((t for t in self.transports if t.applies(target)), None) is transport
 
     # What is learned.
 

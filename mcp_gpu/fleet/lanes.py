@@ -7,10 +7,23 @@ from typing import Self
 
 import anyio
 
-__all__ = ["Lanes", "Place"]
+__all__ = ["STREAMS_AT_ONCE", "Lanes", "Place", "is_direct"]
+
+_DIRECT = "http"
+"""The one path that costs nobody but the agent; every other opens a stream through the API server
+or starts a process."""
+
+STREAMS_AT_ONCE = 16
+"""What a stream transport opens at the same time. A probe beyond these would wait in the transport,
+where that looks like silence."""
 
 SUSPECTS_SHARE = 8
 """Suspects get one place for so many of everybody's."""
+
+
+def is_direct(via: str) -> bool:
+    """Whether the transport of this name costs nobody but the agent."""
+    return via == _DIRECT
 
 
 class Place:
@@ -46,11 +59,21 @@ class Lanes:
     Streams cost the API server and a process each, so they must not starve HTTP or be starved
     by it. Suspects have lanes of their own, much narrower: an agent that is dead holds its place
     for a whole time-out, and live ones must not queue behind it.
+
+    Args:
+        concurrency: places on each path.
+        streams: places on each path that is not direct, where those are fewer.
     """
 
-    def __init__(self, paths: tuple[str, ...], concurrency: int) -> None:
+    def __init__(
+        self, paths: tuple[str, ...], concurrency: int, *, streams: int | None = None
+    ) -> None:
+        streams = concurrency if streams is None else min(streams, concurrency)
         narrow = max(concurrency // SUSPECTS_SHARE, 1)
-        self._lanes = {path: anyio.CapacityLimiter(concurrency) for path in paths}
+        self._lanes = {
+            path: anyio.CapacityLimiter(concurrency if is_direct(path) else streams)
+            for path in paths
+        }
         self._suspects = {path: anyio.CapacityLimiter(narrow) for path in paths}
 
     def place(self, path: str, *, suspect: bool = False) -> Place:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from mcp_gpu.fleet.breaker import last_resort_at, retry_at
+from mcp_gpu.fleet.lanes import is_direct
 from transports.base import Identity
 from transports.errors import Reason, TransportError
 
@@ -123,8 +124,8 @@ class Paths:
             error.reason,
             error.message,
             now,
-            retry_at(error.reason, path.failures, now, self._jitter),
-            last_resort_at(error.reason, path.failures, now),
+            retry_at(error.reason, path.failures, now, self._jitter, direct=is_direct(via)),
+            last_resort_at(error, path.failures, now),
         )
         return path.failure
 

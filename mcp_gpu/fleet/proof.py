@@ -10,9 +10,13 @@ from mcp_gpu.fleet.patience import Patience
 from transports.base import Identity, Target, Transport
 from transports.errors import BadPeer, Broken, TimedOut, TransportError
 
-__all__ = ["mismatch", "prove"]
+__all__ = ["PROVEN_WITHOUT_TOKEN", "mismatch", "prove"]
 
 logger = logging.getLogger(__name__)
+
+PROVEN_WITHOUT_TOKEN = frozenset({"http", "portforward"})
+"""Paths whose probe shows no token, and whose calls show the same one to the same endpoint: that
+calls are let in takes a request of its own, and a token refused on one is refused on the other."""
 
 AGENT_NAME = "mcp-gpu"
 """What an agent calls itself; anything else on its port is somebody else."""

@@ -5,7 +5,7 @@ RFC 8305 races the addresses of a host so; here it is the ways to one agent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -34,8 +34,8 @@ class Probing:
     """How one path is tried in a race."""
 
     transport: Transport
-    head_start_seconds: float
-    """How long it may stay silent, from when its probe is sent, before the next path starts."""
+    head_start_seconds: Callable[[], float]
+    """How long it may stay silent before the next path starts; asked when its probe is sent."""
     place: Place
     """Where the probe waits for its turn."""
     cheap: bool
@@ -124,7 +124,7 @@ class Race:
                 runner.sent_at = anyio.current_time()
                 self.sent.set()
                 late = partial(_late, runner, place, go_on)
-                alarm = self._patience.after(probing.head_start_seconds, late)
+                alarm = self._patience.after(probing.head_start_seconds(), late)
                 identity = await self._told.prove(self.target, transport)
         except TransportError as error:
             runner.done = True

@@ -10,11 +10,12 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import anyio
 
 from mcp_gpu.fleet.knowledge import Knowledge
-from mcp_gpu.fleet.lanes import Lanes
+from mcp_gpu.fleet.lanes import STREAMS_AT_ONCE, Lanes, is_direct
 from mcp_gpu.fleet.paths import PathFailure, PathState
 from mcp_gpu.fleet.race import Probing, Race, Way
 from mcp_gpu.fleet.reprobe import Reprobe
@@ -41,7 +42,8 @@ class Reachability(OwnsTasks, Knowledge):
             because a stream is opened by starting a process (an exec stream was measured at
             0.6 s, ssh takes seconds).
         ttl_seconds: how long a proof counts. Each call over the path renews it.
-        concurrency: probes under way per kind of path.
+        concurrency: probes under way per kind of path, of streams no more than are opened at
+            the same time.
         own_node: the node that the gateway runs on, empty where it does not know. The path to
             an agent there crosses no network, and teaches nothing of those that do.
         clock: seconds, for tests.
@@ -71,7 +73,8 @@ class Reachability(OwnsTasks, Knowledge):
             clock=clock,
             jitter=jitter,
         )
-        self._lanes = Lanes(tuple(t.name for t in self.transports), concurrency)
+        names = tuple(each.name for each in self.transports)
+        self._lanes = Lanes(names, concurrency, streams=STREAMS_AT_ONCE)
         self._races: dict[str, Race] = {}
         self._reprobe = Reprobe(self, self._lanes, self._is_awaited, clock)
 
@@ -121,9 +124,9 @@ class Reachability(OwnsTasks, Knowledge):
         field = [
             Probing(
                 transport,
-                self.head_start_seconds(target, transport),
+                partial(self.head_start_seconds, target, transport),
                 self._lanes.place(transport.name, suspect=suspect),
-                cheap=self.is_preferred(target, transport),
+                cheap=is_direct(transport.name),
             )
             for transport in self._starters(target)
             if transport.name not in but
@@ -150,15 +153,15 @@ class Reachability(OwnsTasks, Knowledge):
         eligible.sort(key=lambda transport: self.dead_elsewhere(target, transport))
         return eligible + last_resorts
 
-    async def _run(self, race: Race) -> None:
-        try:
-            await race.run()
     def _is_awaited(self, key: str) -> bool:
         """Whether somebody waits for the race. One that nobody waits for may stand for long in
         the suspects' queue, and the background must not wait for it."""
         race = self._races.get(key)
         return race is not None and race.waiting > 0
 
+    async def _run(self, race: Race) -> None:
+        try:
+            await race.run()
         finally:
             if self._races.get(race.target.key) is race:
                 del self._races[race.target.key]

@@ -6,12 +6,12 @@ So that a network that has healed is in use again soon, and no call has to find 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 import anyio
 
 from mcp_gpu.fleet.knowledge import Knowledge
-from mcp_gpu.fleet.lanes import Lanes
+from mcp_gpu.fleet.lanes import Lanes, is_direct
 from transports.base import Target, Transport
 from transports.errors import TransportError
 
@@ -106,7 +106,7 @@ class Reprobe:
             del self._looks[target.key]
 
     async def _prove(self, target: Target, transport: Transport) -> None:
-        if self._knowledge.is_preferred(target, transport):
+        if is_direct(transport.name):
             await self._knowledge.prove(target, transport)  # the pace is limit enough
         else:  # a stream
             async with self._lanes.place(transport.name, suspect=True):

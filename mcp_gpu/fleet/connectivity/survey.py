@@ -15,7 +15,8 @@ import anyio
 
 from mcp_gpu.fleet.connectivity.model import NodeSurvey, PathResult, Place, Survey
 from mcp_gpu.fleet.discovery import Table
-from mcp_gpu.fleet.proof import mismatch
+from mcp_gpu.fleet.lanes import STREAMS_AT_ONCE, is_direct
+from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, mismatch
 from mcp_gpu.fleet.selection import pick
 from transports.base import PAD_CHARS, Identity, Target, Transport
 from transports.errors import TimedOut, TransportError
@@ -24,13 +25,6 @@ from transports.session import discover
 __all__ = ["PathKnowledge", "Paths", "Surveyor", "works"]
 
 logger = logging.getLogger(__name__)
-
-DIRECT = "http"
-"""The one path that costs nobody but the agent; every other opens a stream through the API server
-or starts a process."""
-
-PROVEN_WITHOUT_TOKEN = frozenset({"http", "portforward"})
-"""Paths whose probe shows no token: that calls are let in as well takes a request of its own."""
 
 SMALL_FLEET = 64
 """Up to so many agents all their paths are tried."""
@@ -41,9 +35,6 @@ it is needed."""
 
 DIRECT_AT_ONCE = 128
 """A thousand dead agents, each silent for a probe and a small one, then take half a minute."""
-
-STREAMS_AT_ONCE = 16
-"""What a stream transport opens at the same time."""
 
 SMALL_PROBE_SECONDS = 2.0
 """Longest wait for a small answer where a large one has not come. One round trip, or TCP asking
@@ -138,7 +129,7 @@ class Surveyor:
         self._survey_seconds = survey_seconds
         self._lanes = {
             each.name: anyio.CapacityLimiter(
-                DIRECT_AT_ONCE if each.name == DIRECT else STREAMS_AT_ONCE
+                DIRECT_AT_ONCE if is_direct(each.name) else STREAMS_AT_ONCE
             )
             for each in paths.transports
         }
@@ -198,7 +189,7 @@ class Surveyor:
             return
         for transport in agent.transports:
             name = transport.name
-            if agent.answers and name not in (DIRECT, agent.in_use):
+            if agent.answers and not is_direct(name) and name != agent.in_use:
                 agent.results[name] = PathResult(name, "not_tried", BETTER_WORKS)
             else:
                 await self._note(agent, transport)

@@ -12,7 +12,7 @@ from mcp_gpu.fleet.latency import Latencies
 from mcp_gpu.fleet.lessons import Lessons
 from mcp_gpu.fleet.paths import PathFailure, Paths, PathState
 from mcp_gpu.fleet.patience import Patience
-from mcp_gpu.fleet.proof import prove
+from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, prove
 from mcp_gpu.fleet.race import Way
 from transports.base import Identity, Target, Transport
 from transports.errors import TransportError
@@ -183,12 +183,21 @@ class Knowledge:
         self._worked(target, transport)
 
     def took(self, transport: Transport, tool: str, seconds: float) -> None:
-        """A call of the tool over a path that was known to be good took so long."""
+        """A call of the tool that was answered took so long."""
         self._latencies.add((transport.name, tool), seconds)
 
     def failed(self, target: Target, transport: Transport, error: TransportError) -> None:
-        """The path does not work: nobody waits for it again while another does."""
+        """The path does not work: nobody waits for it again while another does. Nor for those to
+        which the same token would be shown, where that was refused."""
         self._paths.fail(target.key, transport.name, error)
+        if error.symptom == "unauthorized" and transport.name in PROVEN_WITHOUT_TOKEN:
+            text = f"not tried: {transport.name} refused the same token: {error.message}"
+            for other in self.fitting(target):
+                if other is not transport and other.name in PROVEN_WITHOUT_TOKEN:
+                    same = type(error)(
+                        text, target=target, transport=other.name, symptom=error.symptom
+                    )
+                    self._paths.fail(target.key, other.name, same)
         self._teach(target)
 
     def outdated(self, target: Target, transport: Transport) -> None:

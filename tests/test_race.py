@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -207,6 +208,84 @@ async def test_silent_agents_give_their_place_up_once_they_only_wait() -> None:
 
 
 # Hedges.
+
+async def test_a_head_start_is_as_long_as_is_usual_when_the_probe_is_sent() -> None:
+    settings = {"concurrency": 1, "probe_timeout_seconds": {"http": NEVER_SECONDS}}
+    async with running("a", "b", **settings) as fleet:
+        fleet.reachability._latencies.add(("", "http"), NEVER_SECONDS)
+        gate = fleet.http.gates["a"] = anyio.Event()
+        fleet.http.silent.add("b")
+        async with asking(fleet) as found:
+            await until(lambda: fleet.http.probes == ["a"])
+            fleet.now = 11  # b has queued since when probes took that long
+            gate.set()
+        assert ways(found[0]) == {"a": "http", "b": "command"}
+
+
+@asynccontextmanager
+async def streams_alone(
+    agents: dict[str, Agent], **settings: Any
+) -> AsyncIterator[tuple[Path, Path, Router]]:
+    """A gateway that has two kinds of streams and nothing else."""
+    targets = [Target(node=name) for name in agents]
+    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS} | settings
+    async with (
+        Path("portforward", agents) as first,
+        Path("exec", agents) as second,
+        Reachability([first, second], **settings) as reachability,
+    ):
+        yield first, second, Router(StaticDiscovery(targets), reachability)
+
+
+async def test_a_stream_keeps_its_place_however_long_it_is_silent() -> None:
+    agents = {name: Agent(name, inventory(name)) for name in "ab"}
+    async with streams_alone(agents, head_start_seconds=0.01) as (first, second, router):
+        first.silent |= set("ab")
+        second.silent |= set("ab")
+        async with anyio.create_task_group() as group:
+            group.start_soon(router.fan_out, NAME, {}, NodeInventory)
+            await until(lambda: len(second.probes) == 1)
+            await turns(50)
+            assert (first.under_way.total(), second.under_way.total()) == (1, 1)
+            group.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("eager")
+async def test_the_background_queues_for_streams_even_where_they_are_preferred() -> None:
+    agents = {name: Agent(name, inventory(name)) for name in "abc"}
+    now = 0.0
+    async with streams_alone(agents, clock=lambda: now) as (first, second, router):
+        for path in (first, second):
+            path.probe_errors = dict.fromkeys("abc", Gone)
+        await router.fan_out(NAME, {}, NodeInventory)
+        first.probe_errors.clear()
+        first.silent |= set("abc")
+        now = 2.0
+        await until(lambda: first.under_way.total() > 0)
+        await turns(50)
+        assert first.under_way.total() == 1
+
+
+@pytest.mark.usefixtures("eager")
+async def test_a_dead_stream_is_looked_at_still_more_seldom() -> None:
+    agents = {"a": Agent("a", inventory("a"))}
+    now = 0.0
+    jitter: Callable[[float], float] = lambda most: most  # noqa: E731
+    settings = {"clock": lambda: now, "jitter": jitter, "ttl_seconds": NEVER_SECONDS}
+    async with streams_alone(agents, **settings) as (first, _, router):
+        first.probe_errors["a"] = Unreachable
+        await router.fan_out(NAME, {}, NodeInventory)
+        looks = []
+        for second in range(2, 1200, 2):
+            now = second
+            if second % 500 == 0:
+                await router.fan_out(NAME, {}, NodeInventory)  # the gateway is in use
+            before = len(first.probes)
+            await turns(30)
+            if len(first.probes) > before:
+                looks.append(second)
+        assert looks == [2, 6, 14, 30, 62, 126, 254, 510, 810, 1110]
+
 
 
 async def test_a_proven_path_that_is_silent_is_hedged_and_then_found_dead() -> None:
@@ -585,6 +664,43 @@ async def test_dead_agents_teach_nothing_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("error", [Denied, Gone, BadPeer])
+class Unauthorized(Denied):
+    symptom = "unauthorized"
+
+
+async def test_a_refusal_by_the_agent_is_asked_about_again_soon_where_nothing_else_is_left() -> (
+    None
+):
+    async with running("a", "b") as fleet:
+        fleet.http.call_errors = dict.fromkeys("ab", Unauthorized)
+        fleet.stream.probe_errors["a"] = Unreachable
+        found = await fleet.ask()
+        assert (reasons(found), ways(found)) == ({"a": "denied"}, {"b": "command"})
+        fleet.http.call_errors.clear()
+        fleet.now = 2
+        assert ways(await fleet.ask()) == {"a": "http", "b": "command"}
+        assert fleet.tried("b").count("http") == 1
+
+
+async def test_a_token_that_is_refused_over_http_is_not_shown_through_a_port_forward() -> None:
+    agents = {"a": Agent("a", inventory("a"))}
+    async with (
+        Path("http", agents) as http,
+        Path("portforward", agents) as forward,
+        Path("exec", agents) as relay,
+        Reachability([http, forward, relay]) as reachability,
+    ):
+        router = Router(StaticDiscovery([Target(node="a")]), reachability)
+        http.call_errors["a"] = Unauthorized
+        assert ways(await router.fan_out(NAME, {}, NodeInventory)) == {"a": "exec"}
+        assert forward.probes == []
+        states = {path.via: path for path in reachability.state(Target(node="a"))}
+        assert states["portforward"].status == "denied"
+        assert states["portforward"].message == (
+            "not tried: http refused the same token: scripted Unauthorized"
+        )
+
+
 async def test_an_agent_back_among_dead_ones_is_found_by_the_background(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

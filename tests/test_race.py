@@ -14,11 +14,13 @@ import pytest
 
 from mcp_gpu.fleet import reachability as reachability_module
 from mcp_gpu.fleet import reprobe
+from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.patience import MOST_PER_SLICE_SECONDS, Patience
-from mcp_gpu.fleet.router import FanOut
+from mcp_gpu.fleet.reachability import Reachability
+from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import ToolError
 from mcp_gpu.tools.inventory import NAME, NodeInventory
-from support.fleet import Agent, inventory
+from support.fleet import Agent, Path, inventory
 from support.routed import Fleet, reasons, running, turns, ways
 from transports.base import Target
 from transports.errors import BadPeer, Broken, Denied, Gone, TransportError, Unreachable
@@ -207,8 +209,6 @@ async def test_silent_agents_give_their_place_up_once_they_only_wait() -> None:
             group.cancel_scope.cancel()
 
 
-# Hedges.
-
 async def test_a_head_start_is_as_long_as_is_usual_when_the_probe_is_sent() -> None:
     settings = {"concurrency": 1, "probe_timeout_seconds": {"http": NEVER_SECONDS}}
     async with running("a", "b", **settings) as fleet:
@@ -287,6 +287,8 @@ async def test_a_dead_stream_is_looked_at_still_more_seldom() -> None:
         assert looks == [2, 6, 14, 30, 62, 126, 254, 510, 810, 1110]
 
 
+# Hedges.
+
 
 async def test_a_proven_path_that_is_silent_is_hedged_and_then_found_dead() -> None:
     async with running("a") as fleet:
@@ -357,6 +359,55 @@ async def test_a_hedge_that_fails_leaves_the_call_alone() -> None:
             await until(lambda: fleet.statuses("a")["command"] == "failed")
             gate.set()
         assert ways(found[0]) == {"a": "http"}
+
+
+@asynccontextmanager
+async def one_path() -> AsyncIterator[tuple[Path, Router]]:
+    agents = {"a": Agent("a", inventory("a"))}
+    async with Path("http", agents) as http, Reachability([http]) as reachability:
+        yield http, Router(StaticDiscovery([Target(node="a")]), reachability)
+
+
+async def test_a_silent_call_is_sent_again_over_its_path_where_there_is_no_other() -> None:
+    async with one_path() as (http, router):
+        await router.fan_out(NAME, {}, NodeInventory)
+        http.stalls.add("a")
+        assert ways(await router.fan_out(NAME, {}, NodeInventory)) == {"a": "http"}
+        assert http.probes == ["a", "a"]
+        assert not http.under_way
+
+
+async def test_a_silent_call_is_sent_again_where_all_other_paths_have_failed() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        fleet.stream.probe_errors["a"] = Gone
+        fleet.http.stalls.add("a")
+        assert ways(await fleet.ask()) == {"a": "http"}
+
+
+async def test_a_path_that_stays_silent_is_tried_once_more_and_no_more() -> None:
+    async with one_path() as (http, router):
+        await router.fan_out(NAME, {}, NodeInventory)
+        http.call_errors["a"] = Unreachable
+        slow = http.gates["a"] = anyio.Event()
+        found: list[FanOut[NodeInventory]] = []
+
+        async def ask() -> None:
+            found.append(await router.fan_out(NAME, {}, NodeInventory))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask)
+            await until(lambda: http.probes == ["a", "a"])
+            slow.set()
+        assert reasons(found[0]) == {"a": "unreachable"}
+        assert http.probes == ["a", "a"]
+        assert len(http.connects) <= 3
+
+
+async def test_a_call_over_a_path_just_proven_says_what_is_usual() -> None:
+    async with running("a") as fleet:
+        await fleet.ask()
+        assert fleet.reachability._latencies.p99_seconds(("http", NAME), within_seconds=1) > 0
 
 
 async def test_a_call_that_is_hedged_holds_up_no_other() -> None:
@@ -534,6 +585,27 @@ async def test_a_call_waits_little_for_an_agent_that_was_dead(
         assert ways(await fleet.ask()) == {"a": "http"}
 
 
+async def test_an_agent_back_among_dead_ones_is_found_by_the_background(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reachability_module, "SUSPECT_SECONDS", 0.05)
+    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
+    async with running("dead", "back", **settings) as fleet:
+        fleet.http.probe_errors = dict.fromkeys(["dead", "back"], Unreachable)
+        fleet.stream.probe_errors = dict.fromkeys(["dead", "back"], Gone)
+        await fleet.ask()
+        fleet.stream.probe_errors.clear()
+        fleet.stream.silent.add("dead")
+        fleet.now = 2
+        await fleet.ask("dead")  # its race holds the suspects' only place among streams
+        await fleet.ask("back")  # and this one's waits for it
+        assert fleet.stream.under_way == {"dead": 1}
+        fleet.http.probe_errors.clear()
+        fleet.now = 30
+        await until(lambda: fleet.statuses("back")["http"] == "in_use")
+        assert ways(await fleet.ask("back")) == {"back": "http"}
+
+
 async def test_an_agent_that_was_dead_holds_up_no_other() -> None:
     settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
     async with running("dead", "live", **settings) as fleet:
@@ -590,6 +662,43 @@ async def test_access_that_is_denied_is_asked_for_again_after_a_minute() -> None
         assert (fleet.http.probes, len(fleet.http.connects)) == (["a"], 2)
         fleet.now = 60
         assert ways(await fleet.ask()) == {"a": "http"}
+
+
+class Unauthorized(Denied):
+    symptom = "unauthorized"
+
+
+async def test_a_refusal_by_the_agent_is_asked_about_again_soon_where_nothing_else_is_left() -> (
+    None
+):
+    async with running("a", "b") as fleet:
+        fleet.http.call_errors = dict.fromkeys("ab", Unauthorized)
+        fleet.stream.probe_errors["a"] = Unreachable
+        found = await fleet.ask()
+        assert (reasons(found), ways(found)) == ({"a": "denied"}, {"b": "command"})
+        fleet.http.call_errors.clear()
+        fleet.now = 2
+        assert ways(await fleet.ask()) == {"a": "http", "b": "command"}
+        assert fleet.tried("b").count("http") == 1
+
+
+async def test_a_token_that_is_refused_over_http_is_not_shown_through_a_port_forward() -> None:
+    agents = {"a": Agent("a", inventory("a"))}
+    async with (
+        Path("http", agents) as http,
+        Path("portforward", agents) as forward,
+        Path("exec", agents) as relay,
+        Reachability([http, forward, relay]) as reachability,
+    ):
+        router = Router(StaticDiscovery([Target(node="a")]), reachability)
+        http.call_errors["a"] = Unauthorized
+        assert ways(await router.fan_out(NAME, {}, NodeInventory)) == {"a": "exec"}
+        assert forward.probes == []
+        states = {path.via: path for path in reachability.state(Target(node="a"))}
+        assert states["portforward"].status == "denied"
+        assert states["portforward"].message == (
+            "not tried: http refused the same token: scripted Unauthorized"
+        )
 
 
 async def test_a_tool_that_says_no_is_no_failure_of_its_path() -> None:
@@ -664,64 +773,6 @@ async def test_dead_agents_teach_nothing_of_the_path() -> None:
 
 
 @pytest.mark.parametrize("error", [Denied, Gone, BadPeer])
-class Unauthorized(Denied):
-    symptom = "unauthorized"
-
-
-async def test_a_refusal_by_the_agent_is_asked_about_again_soon_where_nothing_else_is_left() -> (
-    None
-):
-    async with running("a", "b") as fleet:
-        fleet.http.call_errors = dict.fromkeys("ab", Unauthorized)
-        fleet.stream.probe_errors["a"] = Unreachable
-        found = await fleet.ask()
-        assert (reasons(found), ways(found)) == ({"a": "denied"}, {"b": "command"})
-        fleet.http.call_errors.clear()
-        fleet.now = 2
-        assert ways(await fleet.ask()) == {"a": "http", "b": "command"}
-        assert fleet.tried("b").count("http") == 1
-
-
-async def test_a_token_that_is_refused_over_http_is_not_shown_through_a_port_forward() -> None:
-    agents = {"a": Agent("a", inventory("a"))}
-    async with (
-        Path("http", agents) as http,
-        Path("portforward", agents) as forward,
-        Path("exec", agents) as relay,
-        Reachability([http, forward, relay]) as reachability,
-    ):
-        router = Router(StaticDiscovery([Target(node="a")]), reachability)
-        http.call_errors["a"] = Unauthorized
-        assert ways(await router.fan_out(NAME, {}, NodeInventory)) == {"a": "exec"}
-        assert forward.probes == []
-        states = {path.via: path for path in reachability.state(Target(node="a"))}
-        assert states["portforward"].status == "denied"
-        assert states["portforward"].message == (
-            "not tried: http refused the same token: scripted Unauthorized"
-        )
-
-
-async def test_an_agent_back_among_dead_ones_is_found_by_the_background(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(reachability_module, "SUSPECT_SECONDS", 0.05)
-    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
-    async with running("dead", "back", **settings) as fleet:
-        fleet.http.probe_errors = dict.fromkeys(["dead", "back"], Unreachable)
-        fleet.stream.probe_errors = dict.fromkeys(["dead", "back"], Gone)
-        await fleet.ask()
-        fleet.stream.probe_errors.clear()
-        fleet.stream.silent.add("dead")
-        fleet.now = 2
-        await fleet.ask("dead")  # its race holds the suspects' only place among streams
-        await fleet.ask("back")  # and this one's waits for it
-        assert fleet.stream.under_way == {"dead": 1}
-        fleet.http.probe_errors.clear()
-        fleet.now = 30
-        await until(lambda: fleet.statuses("back")["http"] == "in_use")
-        assert ways(await fleet.ask("back")) == {"back": "http"}
-
-
 async def test_what_is_not_the_network_teaches_nothing_of_it(error: type[TransportError]) -> None:
     async with running("b", "c", "d", "e", own_node="a") as fleet:
         fleet.http.probe_errors = dict.fromkeys("bcd", error)

@@ -137,6 +137,29 @@ async def test_nodes_waiting_for_a_place_when_the_call_ends_are_failures_too() -
         assert "before the call's deadline" in found.failures[1].message
 
 
+async def test_waiting_for_a_place_takes_nothing_of_an_agents_time() -> None:
+    async with running("a", "b", "silent") as fleet:
+        await fleet.ask("a", "silent")
+        fleet.http.silent.add("silent")
+        fleet.stream.silent.add("silent")
+        router = fleet.router(node_deadline_seconds=0.3, concurrency=1)
+        found: list[FanOut[NodeInventory]] = []
+
+        async def ask() -> None:
+            found.append(await router.fan_out(NAME, {}, NodeInventory, nodes=["b"]))
+
+        async with anyio.create_task_group() as group, router._lanes.place("http"):
+            group.start_soon(ask)
+            with anyio.fail_after(10):
+                while fleet.statuses("b")["http"] != "in_use":
+                    await anyio.lowlevel.checkpoint()
+            # By when this one's time is over, b's would be.
+            await fleet.ask("silent", node_deadline_seconds=0.3)
+            assert not found
+        assert ways(found[0]) == {"b": "http"}
+        assert fleet.statuses("b")["http"] == "in_use"
+
+
 async def test_no_more_calls_run_at_once_than_the_limit() -> None:
     async with running() as fleet:
         gate = anyio.Event()

@@ -7,8 +7,9 @@ and raises nothing but the cancellation of its caller.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Generic, TypeVar
 
 import anyio
@@ -66,6 +67,11 @@ class Errand(Generic[M]):
         self._begun_at = reachability.now()
         self._started = 0.0
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the agent's own time ended it."""
+        return self._scope.cancelled_caught and not self.skipped
+
     def skip(self) -> None:
         """Give it up, without blame."""
         self.skipped = True
@@ -98,6 +104,11 @@ class Errand(Generic[M]):
 
             async def ask_over_others() -> None:
                 await self._over_others()
+                if not self._settled:
+                    # No other path is left, but perhaps only the connection kept since the proof
+                    # has died: once more over a new one, unless the path has failed meanwhile.
+                    self._taken.discard(way.transport.name)
+                    await self._over_others()
                 if self._settled:
                     self._reachability.doubt(self.target, way.transport)
                     group.cancel_scope.cancel()
@@ -168,7 +179,7 @@ class Errand(Generic[M]):
             self._settle(transport.name, "agent_too_old", too_old(question.tool, identity))
             return
         arguments = {name: value for name, value in question.arguments.items() if name in listed}
-        async with self._lanes.place(transport.name) as place:
+        async with self._turn(transport) as place:
             asked_at = anyio.current_time()
             left = self._start_clock() - asked_at
             if self._others_left():
@@ -185,8 +196,7 @@ class Errand(Generic[M]):
         if (outcome.meta or {}).get(INSTANCE_META_KEY) != identity.instance:
             raise self._other_peer(transport)
         answered_at = anyio.current_time()
-        if hedge is not None:
-            self._reachability.took(transport, question.tool, answered_at - asked_at)
+        self._reachability.took(transport, question.tool, answered_at - asked_at)
         if outcome.is_error:
             self._settle(transport.name, "tool_error", words(outcome))
         else:
@@ -202,12 +212,28 @@ class Errand(Generic[M]):
             self._settled = True
         self._reachability.succeeded(self.target, transport)
 
+    @asynccontextmanager
+    async def _turn(self, transport: Transport) -> AsyncIterator[Place]:
+        """A place for a call. Waiting for it takes nothing of the agent's time: it is bounded by
+        the deadline of all agents together."""
+        place = self._lanes.place(transport.name)
+        left = self._scope.deadline - anyio.current_time()
+        self._scope.deadline = math.inf
+        try:
+            await place.__aenter__()
+        finally:
+            self._scope.deadline = anyio.current_time() + left
+        try:
+            yield place
+        finally:
+            place.leave()
+
     @contextmanager
     def _hedging(
         self, transport: Transport, place: Place, hedge: Callable[[], None] | None
     ) -> Iterator[None]:
         """Have the call hedged if it is silent for long. It then holds up no other call."""
-        if hedge is None or not self._others_left():
+        if hedge is None:
             yield
             return
 

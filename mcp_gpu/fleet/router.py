@@ -197,9 +197,12 @@ class Router:
         telling = min(attempts, key=lambda attempt: _TELLING.index(attempt.reason), default=None)
         explanation = table.explanations.get(errand.target.key)
         reason: FailureReason = "timeout" if telling is None else telling.reason
-        message = f"no answer before the call's deadline of {self._call_deadline_seconds:g} s"
         if telling is not None:
             message = telling.message
+        elif errand.is_late:
+            message = f"no answer before the node's deadline of {self._node_deadline_seconds:g} s"
+        else:
+            message = f"no answer before the call's deadline of {self._call_deadline_seconds:g} s"
         if explanation is None or reason in _SPOKEN:
             pass
         elif explanation.stopped:

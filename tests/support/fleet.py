@@ -117,6 +117,8 @@ class Path:
         self.call_errors: dict[str, type[Exception]] = {}
         self.breaks: set[str] = set()
         """Targets whose next connection dies under the call, and no other."""
+        self.stalls: set[str] = set()
+        """Targets whose next connection falls silent, and no other."""
         self.silent: set[str] = set()
         """Targets that neither answer nor refuse."""
         self.gates: dict[str, anyio.Event] = {}
@@ -150,6 +152,9 @@ class Path:
             if label(target) in self.breaks:
                 self.breaks.remove(label(target))
                 raise Broken("scripted end", target=target, transport=self.name)
+            if label(target) in self.stalls:
+                self.stalls.remove(label(target))
+                await anyio.sleep_forever()
             async with self._memory.connect(target) as streams:
                 yield streams
 

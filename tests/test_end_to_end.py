@@ -158,7 +158,7 @@ async def test_a_gateway_reaches_its_fleet_by_exec_alone_and_leaves_no_relay(
             assert reasons(found) == {"a": "denied", "c": "denied"}
         assert len(server.requests) == asked  # a no is taken for an answer
         server.denied.clear()
-        found = await ask(gateway.url)  # within a minute access is not asked for again
+        found = await ask(gateway.url)  # what RBAC refuses is not asked for again for a minute
         assert reasons(found) == {"a": "denied", "c": "denied"}
         assert "s ago; tried again in " in found["failures"][0]["message"]
 

@@ -287,6 +287,30 @@ async def test_a_dead_stream_is_looked_at_still_more_seldom() -> None:
         assert looks == [2, 6, 14, 30, 62, 126, 254, 510, 810, 1110]
 
 
+async def test_waiting_for_a_probes_place_takes_nothing_of_an_agents_time() -> None:
+    settings = {"concurrency": 1, "default_probe_timeout_seconds": NEVER_SECONDS}
+    async with running("a", "b", **settings) as fleet, running("c") as other:
+        other.http.silent.add("c")
+        other.stream.silent.add("c")
+        fleet.http.probe_errors = dict.fromkeys("ab", Unreachable)
+        gate = fleet.stream.gates["a"] = anyio.Event()
+        found: list[FanOut[NodeInventory]] = []
+
+        async def ask() -> None:
+            found.append(await fleet.ask("b", node_deadline_seconds=0.3))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.ask, "a")
+            await until(lambda: fleet.stream.probes == ["a"])
+            group.start_soon(ask)
+            await until(lambda: fleet.statuses("b")["http"] == "failed")
+            # By when this one's time is over, b's would be.
+            assert reasons(await other.ask(node_deadline_seconds=0.3)) == {"c": "timeout"}
+            assert not found
+            gate.set()
+        assert ways(found[0]) == {"b": "command"}
+
+
 # Hedges.
 
 

@@ -7,9 +7,8 @@ and raises nothing but the cancellation of its caller.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import anyio
@@ -17,6 +16,7 @@ from mcp_types import Implementation
 from pydantic import BaseModel
 
 from mcp_gpu import __version__
+from mcp_gpu.fleet.allowance import Allowance
 from mcp_gpu.fleet.lanes import Lanes, Place
 from mcp_gpu.fleet.model import Attempt, FailureReason, PassedOver
 from mcp_gpu.fleet.question import NodeAnswer, Question, read, too_old, words
@@ -56,7 +56,7 @@ class Errand(Generic[M]):
         self._question = question
         self._reachability = reachability
         self._lanes = lanes
-        self._scope = anyio.CancelScope()
+        self._allowance = Allowance(question.node_deadline_seconds)
         self._settled = False
         """There is an answer, or none is to be had or needed."""
         self._taken: set[str] = set()
@@ -65,21 +65,20 @@ class Errand(Generic[M]):
         """Connections that died under the call, before their paths were tried anew."""
         self._others = anyio.Lock(fast_acquire=True)
         self._begun_at = reachability.now()
-        self._started = 0.0
 
     @property
     def is_late(self) -> bool:
         """Whether the agent's own time ended it."""
-        return self._scope.cancelled_caught and not self.skipped
+        return self._allowance.scope.cancelled_caught and not self.skipped
 
     def skip(self) -> None:
         """Give it up, without blame."""
         self.skipped = True
-        self._scope.cancel()
+        self._allowance.scope.cancel()
 
     async def run(self) -> None:
         """Ask, and keep the outcome."""
-        with self._scope:
+        with self._allowance.scope:
             try:
                 way = self._reachability.known(self.target)
                 if way is None:
@@ -126,7 +125,7 @@ class Errand(Generic[M]):
         """Ask over one path after another that nobody has taken, until one has led to the end."""
         async with self._others:
             while not self._settled:
-                way = await self._reachability.find(self.target, self._taken, self._start_clock)
+                way = await self._reachability.find(self.target, self._taken, self._allowance)
                 if way is None:
                     return
                 if way.transport.name not in self._taken:
@@ -155,7 +154,7 @@ class Errand(Generic[M]):
                 self._reachability.failed(self.target, transport, error)
         except anyio.get_cancelled_exc_class():
             # By the deadline, or by a caller who left: that says nothing of the path.
-            if self._scope.deadline <= anyio.current_time() and not self._settled:
+            if self._allowance.left_seconds <= 0 and not self._settled:
                 late = TimedOut("no answer in time", target=self.target, transport=transport.name)
                 self._reachability.failed(self.target, transport, late)
             raise
@@ -179,9 +178,11 @@ class Errand(Generic[M]):
             self._settle(transport.name, "agent_too_old", too_old(question.tool, identity))
             return
         arguments = {name: value for name, value in question.arguments.items() if name in listed}
-        async with self._turn(transport) as place:
+        self._allowance.rest()  # the queue is ours
+        async with self._lanes.place(transport.name) as place:
+            self._allowance.run()
             asked_at = anyio.current_time()
-            left = self._start_clock() - asked_at
+            left = self._allowance.left_seconds
             if self._others_left():
                 left *= FIRST_PATH_SHARE
             with self._hedging(transport, place, hedge):
@@ -206,27 +207,11 @@ class Errand(Generic[M]):
                 data=read(outcome, question.result, self.target, transport),
                 identity=identity,
                 ready=self.target.ready,
-                elapsed_seconds=answered_at - self._started,
+                elapsed_seconds=answered_at - self._allowance.begun_at,
                 passed_over=self._passed_over(transport),
             )
             self._settled = True
         self._reachability.succeeded(self.target, transport)
-
-    @asynccontextmanager
-    async def _turn(self, transport: Transport) -> AsyncIterator[Place]:
-        """A place for a call. Waiting for it takes nothing of the agent's time: it is bounded by
-        the deadline of all agents together."""
-        place = self._lanes.place(transport.name)
-        left = self._scope.deadline - anyio.current_time()
-        self._scope.deadline = math.inf
-        try:
-            await place.__aenter__()
-        finally:
-            self._scope.deadline = anyio.current_time() + left
-        try:
-            yield place
-        finally:
-            place.leave()
 
     @contextmanager
     def _hedging(
@@ -251,14 +236,6 @@ class Errand(Generic[M]):
     def _others_left(self) -> bool:
         fitting = self._reachability.fitting(self.target)
         return any(each.name not in self._taken for each in fitting)
-
-    def _start_clock(self) -> float:
-        """The agent's time runs from its first attempt, not from its place in a queue. Returns
-        when it ends."""
-        if not self._started:
-            self._started = anyio.current_time()
-            self._scope.deadline = self._started + self._question.node_deadline_seconds
-        return self._scope.deadline
 
     def _settle(self, via: str, reason: FailureReason, message: str) -> None:
         self._settled = True

@@ -13,6 +13,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from mcp_gpu.fleet.allowance import Allowance
 from mcp_gpu.fleet.lanes import Place
 from mcp_gpu.fleet.patience import Patience
 from transports.base import Identity, Target, Transport
@@ -78,16 +79,33 @@ class Race:
         """The agent had failed on every path before."""
         self.winner: Way | None = None
         self.made_at = anyio.current_time()
-        self.sent = anyio.Event()
-        """The first probe is on its way, or never will be."""
         self.over = anyio.Event()
-        self.waiting = 0
-        """How many want to know; kept by them."""
+        self._waiting: set[Allowance] = set()
+        self._queues = True
+        """The path whose turn it is to be tried waits for its place."""
         self._field = field
         self._told = told
         self._patience = patience
         self._runners: list[_Runner] = []
         self._scope = anyio.CancelScope()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody wants to know."""
+        return bool(self._waiting)
+
+    def join(self, allowance: Allowance) -> None:
+        """Somebody wants to know, whose time runs while no path waits for its place."""
+        self._waiting.add(allowance)
+        if self._queues:
+            allowance.rest()
+        else:
+            allowance.run()
+
+    def leave(self, allowance: Allowance) -> None:
+        """Undo `join`."""
+        self._waiting.discard(allowance)
+        allowance.run()
 
     def end(self, *, blame: bool) -> None:
         """Nobody wants to know any more.
@@ -112,7 +130,6 @@ class Race:
                         group.start_soon(self._probe, runner, go_on, group)
                         await go_on.wait()
         finally:
-            self.sent.set()
             self.over.set()
 
     async def _probe(self, runner: _Runner, go_on: anyio.Event, group: TaskGroup) -> None:
@@ -120,9 +137,10 @@ class Race:
         transport = probing.transport
         alarm = None
         try:
+            self._queue(True)
             async with probing.place as place:
+                self._queue(False)
                 runner.sent_at = anyio.current_time()
-                self.sent.set()
                 late = partial(_late, runner, place, go_on)
                 alarm = self._patience.after(probing.head_start_seconds(), late)
                 identity = await self._told.prove(self.target, transport)
@@ -139,6 +157,15 @@ class Race:
         finally:
             if alarm is not None:
                 alarm.cancel()
+
+    def _queue(self, queues: bool) -> None:
+        """A path begins to wait for its place or has it. No two do at once."""
+        self._queues = queues
+        for allowance in self._waiting:
+            if queues:
+                allowance.rest()
+            else:
+                allowance.run()
 
     def _blame(self, runners: Sequence[_Runner], text: str) -> None:
         """Those whose head start is over have failed."""

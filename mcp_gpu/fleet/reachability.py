@@ -6,7 +6,6 @@ while another works; the background looks at it again.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 
 import anyio
 
+from mcp_gpu.fleet.allowance import Allowance
 from mcp_gpu.fleet.knowledge import Knowledge
 from mcp_gpu.fleet.lanes import STREAMS_AT_ONCE, Lanes, is_direct
 from mcp_gpu.fleet.paths import PathFailure, PathState
@@ -83,9 +83,7 @@ class Reachability(OwnsTasks, Knowledge):
         self.retain(targets)
         self._reprobe.asked()
 
-    async def find(
-        self, target: Target, but: Collection[str], begun: Callable[[], float]
-    ) -> Way | None:
+    async def find(self, target: Target, but: Collection[str], allowance: Allowance) -> Way | None:
         """Race the agent's paths. Callers that come meanwhile wait for the same race.
 
         A caller that is cancelled ends nothing for the others. When nobody waits any more the race
@@ -93,8 +91,7 @@ class Reachability(OwnsTasks, Knowledge):
 
         Args:
             but: transport names to leave out of a race that is begun here.
-            begun: called once the first probe is sent; says until when to wait, by
-                `anyio.current_time`.
+            allowance: the caller's for this agent, which rests while a path waits for its place.
 
         Returns:
             None when no path works, or none may be tried again yet; `failure` knows why.
@@ -102,21 +99,17 @@ class Reachability(OwnsTasks, Knowledge):
         race = self._races.get(target.key) or self._start(target, but)
         if race is None:
             return None
-        until = math.inf
-        race.waiting += 1
+        race.join(allowance)
         try:
             with anyio.CancelScope() as scope:
                 if race.suspect:
                     scope.deadline = race.made_at + SUSPECT_SECONDS
-                await race.sent.wait()
-                until = begun()
-                scope.deadline = min(scope.deadline, until)
                 await race.over.wait()
         finally:
-            race.waiting -= 1
-            if not race.waiting and not race.suspect and not race.over.is_set():
+            race.leave(allowance)
+            if not race.is_awaited and not race.suspect and not race.over.is_set():
                 self._races.pop(target.key)
-                race.end(blame=anyio.current_time() >= until)
+                race.end(blame=allowance.left_seconds <= 0)
         return race.winner
 
     def _start(self, target: Target, but: Collection[str]) -> Race | None:
@@ -157,7 +150,7 @@ class Reachability(OwnsTasks, Knowledge):
         """Whether somebody waits for the race. One that nobody waits for may stand for long in
         the suspects' queue, and the background must not wait for it."""
         race = self._races.get(key)
-        return race is not None and race.waiting > 0
+        return race is not None and race.is_awaited
 
     async def _run(self, race: Race) -> None:
         try:

@@ -280,7 +280,7 @@ class KubernetesApi:
         that takes longer than they would wait has done its work when the next one asks."""
         if self._loads is None:
             self._loads = asyncio.create_task(self._load_on_thread())
-            self._loads.add_done_callback(_note_failure)
+            self._loads.add_done_callback(self._forget_failure)
         loads = self._loads
         try:
             return await asyncio.shield(loads)
@@ -297,11 +297,11 @@ class KubernetesApi:
             load, self._kubeconfig, self._context, abandon_on_cancel=True
         )
 
-
-def _note_failure(loads: asyncio.Task[Credentials]) -> None:
-    """Whoever waits is told; where nobody does, the next caller tries anew."""
-    if not loads.cancelled():
-        loads.exception()
+    def _forget_failure(self, loads: asyncio.Task[Credentials]) -> None:
+        """Whoever waits is told; where nobody does, the next caller tries anew."""
+        failed = loads.cancelled() or loads.exception() is not None
+        if failed and self._loads is loads:
+            self._loads = None
 
 
 def _new_session() -> aiohttp.ClientSession:

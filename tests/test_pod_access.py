@@ -13,11 +13,12 @@ import anyio
 import pytest
 from aiohttp import web
 
+from mcp_gpu.settings import FleetSettings
 from support.kubeapi.answering import PRINT, answering, program
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status
 from support.kubeapi.streams import Pod, StreamsServer, one_pod
-from support.peer import Peer, relayed, serve_http
+from support.peer import Peer, relayed, serve_http, swallowing
 from transports import BadPeer, Denied, Gone, Target, Transport, TransportError, Unreachable, pods
 from transports.exec import ExecSettings, ExecTransport
 from transports.portforward import PortForwardSettings, PortForwardTransport
@@ -286,6 +287,16 @@ async def test_an_api_server_that_does_not_answer_is_given_up(
             error = await refused(transport)
     assert (type(error), error.symptom) == (Unreachable, "api_unreachable")
     assert "did not answer" in error.message
+
+
+async def test_an_api_server_that_drops_packets_is_told_while_a_probe_lasts(
+    path: Way, tmp_path: Path
+) -> None:
+    async with swallowing() as port, path.make() as transport:
+        write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{port}")
+        with anyio.fail_after(FleetSettings.model_fields["stream_timeout_seconds"].default):
+            error = await refused(transport)
+    assert (type(error), error.symptom) == (Unreachable, "api_unreachable")
 
 
 async def test_both_paths_share_what_a_program_gives_as_credentials(tmp_path: Path) -> None:

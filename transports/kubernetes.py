@@ -41,8 +41,9 @@ __all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal"]
 
 _Answer = TypeVar("_Answer")
 
-CONNECT_SECONDS = 5.0
-"""For name, proxy, TCP and TLS: an API server that takes longer is not there."""
+CONNECT_SECONDS = 3.0
+"""For name, proxy, TCP and TLS: an API server that takes longer is not there. TCP asks again after
+a second. Less than the 5 s that a gateway gives a probe, which can then say why."""
 
 RELOAD_SECONDS = 60.0
 """Age from which credentials are read again where no server answers to them."""

@@ -1,7 +1,8 @@
 """Streams into pods, by the API server's leave: what exec and port-forward share.
 
 Which API server it is, whether it lets us, and what its refusals mean. What is not granted is
-asked for once and then left alone: a fleet of forbidden streams must not hammer an API server.
+asked for once and then left alone: a fleet of forbidden streams must not hammer an API server, nor
+run a program for credentials in a loop.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 REVIEW_SECONDS = 4.0
 """For the answer to that. Less than the 5 s that a gateway gives a probe, as `CONNECT_SECONDS`."""
 
-DENIED_SECONDS = 60.0
-"""How long a "no" is taken for one without asking again."""
+BELIEVED_SECONDS = {"rbac": 60.0, "credentials": 5.0, "api_unreachable": 1.0}
+"""How long what keeps every stream from being opened is believed without asking again, by symptom.
+Whoever has logged in again is not to wait; and who waited for an answer shares it."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names of Kubernetes objects. Nothing else may stand in a path to the API server."""
@@ -64,7 +66,7 @@ class Grant:
 
 @dataclass(slots=True)
 class _Knowledge:
-    """Whether a grant is ours in one namespace of one API server."""
+    """Whether streams of one kind are to be had in one namespace of one API server."""
 
     denial: Failure | None = None
     expires: float = -math.inf
@@ -118,8 +120,8 @@ class PodApi:
         caller bounds.
 
         Raises:
-            Denied: there are no credentials, or they do not suffice, or admission refuses. What
-                RBAC denies is not asked for again for `DENIED_SECONDS`.
+            Denied: there are no credentials, or they do not suffice, or admission refuses. But
+                for admission's, it stands for `BELIEVED_SECONDS`.
             Gone: the pod is not there or not running.
             BadPeer: what answers is no API server, or a name is none of Kubernetes'.
             Unreachable: the API server or the kubelet cannot be reached.
@@ -132,16 +134,16 @@ class PodApi:
         api = self._api(context)
         known = self._known.setdefault((context, target.namespace), _Knowledge())
         path = f"/api/v1/namespaces/{target.namespace}/pods/{target.pod}/{self.grant.subresource}"
+        denial = await self._denial(api, known, target.namespace)
+        if denial is not None:
+            raise denial.error(target, transport)
         try:
-            denial = await self._denial(api, known, target.namespace)
-            if denial is None:
-                return await api.websocket(path, params, protocols)
+            return await api.websocket(path, params, protocols)
         except KubernetesError as error:
-            denial = self._refusal(error)
-            if denial.symptom == "rbac":
-                _note(known, denial)
-            raise denial.error(target, transport) from error
-        raise denial.error(target, transport)
+            refusal = self._refusal(error)
+            if refusal.symptom in ("rbac", "credentials"):  # which the next stream lacks as well
+                _note(known, refusal)
+            raise refusal.error(target, transport) from error
 
     async def aclose(self) -> None:
         """Forget everything. The last one who uses an API server closes its connections."""
@@ -175,25 +177,19 @@ class PodApi:
     async def _denial(
         self, api: KubernetesApi, known: _Knowledge, namespace: str
     ) -> Failure | None:
-        """Why the grant is not ours, asked for by one caller for all.
-
-        Raises:
-            KubernetesError: the server is not to be spoken to at all.
-        """
+        """Why no stream is to be had, asked for by one caller for all."""
         async with known.asking:
             if anyio.current_time() >= known.expires:
-                missing = await self._missing(api, namespace)
-                words = f"an access review denies {' and '.join(missing)} in namespace {namespace}"
-                _note(known, self._ungranted(words) if missing else None)
+                _note(known, await self._review(api, namespace))
         return known.denial
 
-    async def _missing(self, api: KubernetesApi, namespace: str) -> list[str]:
-        """The verbs that the server says we may not use. Where it does not say, trying will."""
+    async def _review(self, api: KubernetesApi, namespace: str) -> Failure | None:
+        """What the server says of the grant. Where it does not say, trying will."""
         said: dict[str, bool] = {}
         failures: list[KubernetesError] = []
 
         async def ask(verb: str) -> None:
-            review = _review(namespace, verb, self.grant.subresource)
+            review = _asking(namespace, verb, self.grant.subresource)
             try:
                 said[verb] = _allows(await api.post(REVIEWS, review, seconds=REVIEW_SECONDS))
             except KubernetesError as error:
@@ -204,8 +200,12 @@ class PodApi:
                 tasks.start_soon(ask, verb)
         for error in failures:
             if error.status in (0, 401):
-                raise error  # as the stream would meet it
-        return [verb for verb in self.grant.verbs if not said.get(verb, True)]
+                return self._refusal(error)  # as the stream would meet it
+        missing = [verb for verb in self.grant.verbs if not said.get(verb, True)]
+        if not missing:
+            return None
+        words = f"an access review denies {' and '.join(missing)} in namespace {namespace}"
+        return self._ungranted(words)
 
     def _ungranted(self, words: str) -> Failure:
         # The grant first, as answers cut long words.
@@ -245,11 +245,12 @@ def broken_off(words: str) -> Failure:
 
 
 def _note(known: _Knowledge, denial: Failure | None) -> None:
+    seconds = math.inf if denial is None else BELIEVED_SECONDS.get(denial.symptom or "", 0.0)
     known.denial = denial
-    known.expires = math.inf if denial is None else anyio.current_time() + DENIED_SECONDS
+    known.expires = anyio.current_time() + seconds
 
 
-def _review(namespace: str, verb: str, subresource: str) -> dict[str, Any]:
+def _asking(namespace: str, verb: str, subresource: str) -> dict[str, Any]:
     asked = {"namespace": namespace, "verb": verb, "resource": "pods", "subresource": subresource}
     return {
         "apiVersion": "authorization.k8s.io/v1",

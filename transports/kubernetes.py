@@ -21,11 +21,11 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 from transports.credentials import Credentials, CredentialsError, in_cluster, load
 from transports.errors import MESSAGE_CHARS, one_line
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from transports.websocket import WebSocket
 
-__all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal"]
+__all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal", "shared"]
 
 _Answer = TypeVar("_Answer")
 
@@ -93,8 +93,9 @@ class KubernetesError(Exception):
 class KubernetesApi:
     """One API server.
 
-    Entering does no I/O. Credentials are loaded at the first request, and once more when the
-    server answers 401: tokens expire, and programs that make them have to be asked again.
+    Entering does no I/O; whoever leaves last closes it. Credentials are loaded at the first
+    request, and once more when the server answers 401: tokens expire, and programs that make them
+    have to be asked again.
 
     Args:
         kubeconfig: a path, or several as in `KUBECONFIG`. Empty for the pod's own credentials
@@ -110,16 +111,16 @@ class KubernetesApi:
         self._loads: asyncio.Task[Credentials] | None = None
         self._loading = anyio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._users = 0
 
     async def __aenter__(self) -> Self:
+        self._users += 1
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users:
+            return
         if self._loads is not None:
             self._loads.cancel()
             self._loads = None
@@ -303,6 +304,18 @@ class KubernetesApi:
         failed = loads.cancelled() or loads.exception() is not None
         if failed and self._loads is loads:
             self._loads = None
+
+
+_SHARED: RunVar[dict[tuple[str, str], KubernetesApi]] = RunVar("shared")
+"""Of this event loop, by kubeconfig and context."""
+
+
+def shared(kubeconfig: str = "", context: str = "") -> KubernetesApi:
+    """The one that all share who ask for it in this event loop: whoever comes second finds the
+    credentials loaded, for which a program may have asked a cloud."""
+    apis = _SHARED.get({})
+    _SHARED.set(apis)
+    return apis.setdefault((kubeconfig, context), KubernetesApi(kubeconfig, context))
 
 
 def _new_session() -> aiohttp.ClientSession:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import RunVar
 
 from transports.base import Target
 from transports.errors import BadPeer, Denied, Failure, Gone, Unreachable
-from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
+from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError, shared
 
 if TYPE_CHECKING:
     from transports.websocket import WebSocket
@@ -73,19 +72,6 @@ class _Knowledge:
     asking: anyio.Lock = field(default_factory=anyio.Lock)
 
 
-@dataclass(slots=True)
-class _Server:
-    """An API server, and how many of us use it."""
-
-    api: KubernetesApi
-    users: int = 0
-
-
-_SERVERS: RunVar[dict[tuple[str, str], _Server]] = RunVar("servers")
-"""Of this event loop, by kubeconfig and context: whoever comes second finds the credentials loaded,
-for which a program may have asked a cloud."""
-
-
 class PodApi:
     """Where the streams of one kind are opened. Constructing is free; `aclose` ends it.
 
@@ -100,7 +86,7 @@ class PodApi:
         self.grant = grant
         self._kubeconfig = kubeconfig
         self._contexts = tuple(contexts)
-        self._used: dict[str, _Server] = {}
+        self._used: dict[str, KubernetesApi] = {}
         self._known: dict[tuple[str, str], _Knowledge] = {}
 
     def applies(self, target: Target) -> bool:
@@ -131,7 +117,7 @@ class PodApi:
         if context is None:
             message = f"cluster {target.cluster!r} is none of the contexts given"
             raise Unreachable(message, target=target, transport=transport)
-        api = self._api(context)
+        api = await self._api(context)
         known = self._known.setdefault((context, target.namespace), _Knowledge())
         path = f"/api/v1/namespaces/{target.namespace}/pods/{target.pod}/{self.grant.subresource}"
         denial = await self._denial(api, known, target.namespace)
@@ -146,14 +132,11 @@ class PodApi:
             raise refusal.error(target, transport) from error
 
     async def aclose(self) -> None:
-        """Forget everything. The last one who uses an API server closes its connections."""
+        """Forget everything, and leave the API servers."""
         self._known.clear()
         while self._used:
-            context, server = self._used.popitem()
-            server.users -= 1
-            if not server.users:
-                del _SERVERS.get()[self._kubeconfig, context]
-                await server.api.__aexit__(None, None, None)
+            _, api = self._used.popitem()
+            await api.__aexit__(None, None, None)
 
     def _context(self, cluster: str) -> str | None:
         if cluster in self._contexts:
@@ -164,15 +147,10 @@ class PodApi:
             return None
         return self._contexts[0] if len(self._contexts) == 1 else ""
 
-    def _api(self, context: str) -> KubernetesApi:
+    async def _api(self, context: str) -> KubernetesApi:
         if context not in self._used:
-            servers = _SERVERS.get({})
-            _SERVERS.set(servers)
-            key = self._kubeconfig, context
-            server = servers.setdefault(key, _Server(KubernetesApi(*key)))
-            server.users += 1
-            self._used[context] = server
-        return self._used[context].api
+            self._used[context] = await shared(self._kubeconfig, context).__aenter__()
+        return self._used[context]
 
     async def _denial(
         self, api: KubernetesApi, known: _Knowledge, namespace: str

@@ -33,7 +33,7 @@ from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
-from transports.kubernetes import KubernetesApi, KubernetesError
+from transports.kubernetes import KubernetesApi, KubernetesError, shared
 from transports.registry import load
 
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
@@ -111,8 +111,7 @@ async def _checkup(
     namespace = ""
     if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
         for name in settings.context or ("",):
-            api = KubernetesApi(settings.kubeconfig, name)
-            apis[name] = await stack.enter_async_context(api)
+            apis[name] = await stack.enter_async_context(shared(settings.kubeconfig, name))
         if settings.pod_name:
             with suppress(KubernetesError):  # which discovery meets too, and tells
                 namespace = await next(iter(apis.values())).namespace()
@@ -281,7 +280,7 @@ def _check_contexts(settings: FleetSettings) -> None:
 def _cluster(settings: FleetSettings, context: str) -> KubernetesDiscovery:
     as_a_pod = in_cluster() and not settings.kubeconfig and not context
     return KubernetesDiscovery(
-        KubernetesApi(settings.kubeconfig, context),
+        shared(settings.kubeconfig, context),
         namespace=settings.namespace,
         everywhere=not as_a_pod,
         selector=settings.agent_selector,

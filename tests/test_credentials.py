@@ -1,5 +1,6 @@
 """Credentials for an API server, from kubeconfigs of every kind and from a pod's own mount."""
 
+import asyncio
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from anyio.abc import ByteStream
 
 from support.kubeapi.answering import PRINT, SECRET, answering, asked, failure, program, who
 from support.kubeapi.credentials import Authority, embedded, write_kubeconfig
-from support.peer import speaking
+from support.peer import speaking, until
 from transports import credentials
 from transports import program as module
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi
@@ -476,6 +477,27 @@ async def test_a_slow_program_is_asked_once_for_all_who_wait_and_leave(tmp_path:
             with anyio.fail_after(20):
                 assert (await api.get("/api"))["authorization"] == f"Bearer {SECRET}"
     assert await anyio.Path(runs).read_text() == "x"
+
+
+async def test_a_failure_that_nobody_waited_for_is_not_the_next_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_SECONDS", 0.0)
+    go = tmp_path / "go"
+    body = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n{PRINT}"
+    async with answering(who) as port:
+        config = write_kubeconfig(
+            tmp_path / "c", f"http://127.0.0.1:{port}", user=program(tmp_path, body)
+        )
+        others = asyncio.all_tasks()
+        async with KubernetesApi(str(config)) as api:
+            with anyio.move_on_after(0.2) as left:
+                await api.get("/api")
+            assert left.cancelled_caught
+            go.touch()  # it has nothing to print, and fails
+            await until(lambda: asyncio.all_tasks() <= others)
+            (tmp_path / "status").write_text(json.dumps({"token": SECRET}))
+            assert (await api.get("/api"))["authorization"] == f"Bearer {SECRET}"
 
 
 async def test_credentials_are_not_shown(tmp_path: Path) -> None:

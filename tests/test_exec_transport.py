@@ -16,7 +16,7 @@ from support.kubeapi.credentials import Authority
 from support.kubeapi.streams import Faults, Pod, StreamsServer, one_pod
 from support.peer import Peer, children, connections_to, relayed, text_of, until
 from support.wire import serving
-from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable
+from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable, turns
 from transports.channels import V4, V5
 from transports.exec import ExecSettings, ExecTransport
 from transports.registry import load
@@ -333,7 +333,10 @@ async def test_a_stream_nobody_uses_is_closed_and_leaves_no_process(reached: Rea
         assert await call(transport, "echo", text="anew") == "anew"
 
 
-async def test_forty_pods_are_opened_sixteen_at_a_time(tmp_path: Path) -> None:
+async def test_forty_pods_are_opened_sixteen_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60)
     peer = Peer()
     hold = anyio.Event()
     shared = Faults(hold=hold)

@@ -304,7 +304,7 @@ def test_without_agents_and_without_a_cluster_all_ways_are_named(
 
 
 @pytest.mark.parametrize("place", ["flag", "variable", "home"])
-def test_a_kubeconfig_in_its_usual_places_makes_kubernetes_the_default(
+async def test_a_kubeconfig_in_its_usual_places_makes_kubernetes_the_default(
     place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kubeconfig = tmp_path / ".kube" / "config"
@@ -370,7 +370,7 @@ def test_contexts_that_make_no_sense_are_refused_at_once(
     assert capfd.readouterr().err == f"mcp-gpu status: --context: {words}\n"
 
 
-def test_a_kubeconfig_that_cannot_be_read_is_told_by_answers_not_at_the_start(
+async def test_a_kubeconfig_that_cannot_be_read_is_told_by_answers_not_at_the_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "config").write_text("hello")

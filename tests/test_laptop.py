@@ -223,15 +223,29 @@ async def test_two_releases_on_one_node_are_one_node(tmp_path: Path) -> None:
 
 
 def login(here: Laptop, folder: Path) -> Path:
-    """Let the program log in that prints this file's token, and fails where there is none."""
+    """Let the program log in that prints this file's token, and fails where there is none. Each
+    run adds a character to `runs` beside it."""
     file = folder / "session"
     body = (
         "import json, sys\n"
+        f"open({str(folder / 'runs')!r}, 'a').write('x')\n"
         f"token = open({str(file)!r}).read()\n"
         "print(json.dumps({'status': {'token': token}}))\n"
     )
     here.users["east"] = program(folder, body)
     return file
+
+
+async def test_a_program_for_credentials_is_run_once_for_all_that_needs_them(
+    tmp_path: Path,
+) -> None:
+    async with laptop(tmp_path, east=["gpu"]) as here:
+        login(here, tmp_path).write_text(TOKEN)
+        async with here.client() as client:
+            assert ways(await inventory(client)) == {"n1": "exec"}
+            checked = await client.call_tool("check_connectivity", {})
+            assert not checked.is_error
+    assert (tmp_path / "runs").read_text() == "x"
 
 
 async def test_a_login_that_has_expired_is_told_and_once_renewed_all_goes_on(

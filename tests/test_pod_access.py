@@ -13,11 +13,12 @@ import anyio
 import pytest
 from aiohttp import web
 
+from mcp_gpu.settings import FleetSettings
 from support.kubeapi.answering import PRINT, answering, program
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status
-from support.kubeapi.streams import Pod, StreamsServer, one_pod
-from support.peer import Peer, relayed, serve_http
+from support.kubeapi.streams import REVIEWS, Pod, StreamsServer, one_pod
+from support.peer import Peer, relayed, serve_http, swallowing
 from transports import BadPeer, Denied, Gone, Target, Transport, TransportError, Unreachable, pods
 from transports.exec import ExecSettings, ExecTransport
 from transports.portforward import PortForwardSettings, PortForwardTransport
@@ -114,7 +115,7 @@ async def test_a_denial_is_asked_about_again_in_a_while(
     path: Way, server: StreamsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.denied.add(("create", path.resource))
-    monkeypatch.setattr(pods, "DENIED_SECONDS", 0.0)
+    monkeypatch.setitem(pods.BELIEVED_SECONDS, "rbac", 0.0)
     async with path.make() as transport:
         for _ in range(3):
             assert (await refused(transport)).symptom == "rbac"
@@ -271,21 +272,39 @@ async def test_an_api_server_that_is_not_there_is_asked_nothing_more(
     assert (type(error), error.symptom) == (Unreachable, "api_unreachable")
 
 
-async def test_an_api_server_that_does_not_answer_is_given_up(
+async def test_an_api_server_that_does_not_answer_is_given_up_by_all_who_wait(
     path: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pods, "REVIEW_SECONDS", 0.2)
+    asked: list[str] = []
+    found: list[TransportError] = []
 
     async def hang(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
         await anyio.sleep_forever()
         raise AssertionError
 
+    async def probe(target: Target) -> None:
+        found.append(await refused(transport, target))
+
     async with answering(hang) as port:
         write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{port}")
-        async with path.make() as transport:
+        async with path.make() as transport, anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(probe, replace(AGENT, uid=str(number)))
+    assert {(type(error), error.symptom) for error in found} == {(Unreachable, "api_unreachable")}
+    assert {"did not answer" in error.message for error in found} == {True}
+    assert asked == [REVIEWS, REVIEWS]
+
+
+async def test_an_api_server_that_drops_packets_is_told_while_a_probe_lasts(
+    path: Way, tmp_path: Path
+) -> None:
+    async with swallowing() as port, path.make() as transport:
+        write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{port}")
+        with anyio.fail_after(FleetSettings.model_fields["stream_timeout_seconds"].default):
             error = await refused(transport)
     assert (type(error), error.symptom) == (Unreachable, "api_unreachable")
-    assert "did not answer" in error.message
 
 
 async def test_both_paths_share_what_a_program_gives_as_credentials(tmp_path: Path) -> None:
@@ -303,6 +322,36 @@ async def test_both_paths_share_what_a_program_gives_as_credentials(tmp_path: Pa
                 await one.probe(AGENT)
                 await other.probe(AGENT)
             assert (tmp_path / "runs").read_text() == runs
+
+
+async def test_credentials_that_are_refused_are_not_renewed_for_each_stream(
+    path: Way, server: StreamsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, runs = tmp_path / "status", tmp_path / "runs"
+    session.write_text(json.dumps({"token": server.token}))
+    body = f"open({str(runs)!r}, 'a').write('x')\n{PRINT}"
+    write_kubeconfig(tmp_path / "kubeconfig", server.url, user=program(tmp_path, body))
+
+    async def meet(transport: Transport) -> None:
+        for number in range(20):
+            error = await refused(transport, replace(AGENT, uid=str(number)))
+            assert (type(error), error.symptom) == (Denied, "credentials")
+            assert error.message == "HTTP 401 Unauthorized: Unauthorized"
+
+    monkeypatch.setitem(pods.BELIEVED_SECONDS, "credentials", 60.0)
+    async with path.make() as transport:
+        await transport.probe(AGENT)
+        server.token = "s3cret-second"
+        await meet(transport)
+        assert (server.reviews, server.streams, runs.read_text()) == (2, 1 + 2, "x" + "x")
+    async with path.make() as transport:
+        await meet(transport)
+        assert (server.reviews, server.streams, runs.read_text()) == (2 + 4, 3, "xx" + "xx")
+    monkeypatch.setitem(pods.BELIEVED_SECONDS, "credentials", 0.0)
+    async with path.make() as transport:
+        assert (await refused(transport)).symptom == "credentials"
+        session.write_text(json.dumps({"token": server.token}))  # somebody has logged in
+        await transport.probe(AGENT)
 
 
 async def test_the_targets_cluster_picks_the_context(path: Way, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from support.kubeapi.pods import Faults
 from support.kubeapi.streams import Pod, StreamsServer, one_pod
 from support.peer import Peer, connections_to, serve_http, speaking, text_of, until
 from support.wire import serving
-from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable
+from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable, turns
 from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.registry import load
 from transports.session import call_tool
@@ -251,7 +251,10 @@ async def test_connections_that_nobody_uses_are_closed(reached: Reached) -> None
         assert len(reached.pod.asked) == 2
 
 
-async def test_forty_pods_are_opened_sixteen_at_a_time(tmp_path: Path) -> None:
+async def test_forty_pods_are_opened_sixteen_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60)
     hold = anyio.Event()
     shared = Faults(hold=hold)
     async with serve_http(Peer().app()) as port:
@@ -271,6 +274,27 @@ async def test_forty_pods_are_opened_sixteen_at_a_time(tmp_path: Path) -> None:
             hold.set()
     assert shared.most_held == 16
     assert server.reviews == 2
+
+
+async def test_dead_kubelets_hold_up_the_living_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
+    dead = Faults(hold=anyio.Event())
+    async with serve_http(Peer().app()) as port:
+        pods = {("gpu", f"dead-{number}"): Pod(faults=dead) for number in range(6)}
+        async with (
+            StreamsServer(pods | {("gpu", "agent-1"): Pod(ports={8080: port})}) as server,
+            Reached(tmp_path, 0).transport(max_opening=2, connect_timeout_seconds=60) as transport,
+            anyio.create_task_group() as tasks,
+        ):
+            server.kubeconfig(tmp_path / "kubeconfig")
+            for _, name in pods:
+                tasks.start_soon(transport.probe, replace(AGENT, pod=name))
+            await until(lambda: dead.held >= 2)
+            with anyio.fail_after(20):
+                await transport.probe(AGENT)
+            tasks.cancel_scope.cancel()
 
 
 async def test_openings_that_are_cancelled_leave_nothing_behind(reached: Reached) -> None:

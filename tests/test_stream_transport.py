@@ -20,7 +20,7 @@ from mcp.types import (
 )
 
 from support.peer import Peer, children, relayed, text_of, until
-from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable
+from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable, turns
 from transports.command import CommandTransport
 from transports.framing import LineSplitter, decode, encode
 from transports.session import call_tool
@@ -485,6 +485,61 @@ async def test_only_so_many_streams_are_opened_at_once() -> None:
         for number in range(12):
             tasks.start_soon(refused, number)
     assert most == 3
+
+
+async def test_what_opens_slowly_holds_up_others_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 0.1)
+
+    async def dead_or_gone(target: Target) -> Pipe:
+        if target.node.startswith("dead"):
+            await anyio.sleep_forever()
+        raise Gone("not running", target=target, transport="custom")
+
+    async with (
+        Custom(dead_or_gone, max_opening=2, open_timeout_seconds=60) as transport,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(6):
+            tasks.start_soon(call, transport, "whoami", Target(node=f"dead-{number}"))
+        await until(lambda: len(transport._streams) == 6)
+        with anyio.fail_after(20), pytest.raises(Gone):
+            await call(transport, "whoami", Target(node="well"))
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_stream_for_which_nobody_waits_any_more_is_not_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "TURN_SECONDS", 60)
+    opened: list[str] = []
+    go = anyio.Event()
+
+    async def slow(target: Target) -> Pipe:
+        opened.append(target.node)
+        await go.wait()
+        raise Gone("not running", target=target, transport="custom")
+
+    async def leave(node: str) -> None:
+        with anyio.move_on_after(0.1) as left:
+            await transport.probe(Target(node=node))
+        assert left.cancelled_caught
+
+    async def stay(node: str) -> None:
+        with pytest.raises(Gone):
+            await transport.probe(Target(node=node))
+
+    async with Custom(slow, max_opening=1) as transport, anyio.create_task_group() as tasks:
+        tasks.start_soon(stay, "first")
+        await until(lambda: opened == ["first"])
+        async with anyio.create_task_group() as leaving:
+            leaving.start_soon(leave, "left")
+            leaving.start_soon(leave, "joined")
+            tasks.start_soon(stay, "joined")
+        go.set()
+        await stay("last")
+    assert opened == ["first", "joined", "last"]
 
 
 async def test_a_defect_of_one_pipe_costs_one_stream(

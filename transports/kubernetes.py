@@ -21,11 +21,11 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import RunVar
 
 from transports.credentials import Credentials, CredentialsError, in_cluster, load
 from transports.errors import MESSAGE_CHARS, one_line
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
 
     from transports.websocket import WebSocket
 
-__all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal"]
+__all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal", "shared"]
 
 _Answer = TypeVar("_Answer")
 
-CONNECT_SECONDS = 5.0
-"""For name, proxy, TCP and TLS: an API server that takes longer is not there."""
+CONNECT_SECONDS = 3.0
+"""For name, proxy, TCP and TLS: an API server that takes longer is not there. TCP asks again after
+a second. Less than the 5 s that a gateway gives a probe, which can then say why."""
 
 RELOAD_SECONDS = 60.0
 """Age from which credentials are read again where no server answers to them."""
@@ -92,8 +93,9 @@ class KubernetesError(Exception):
 class KubernetesApi:
     """One API server.
 
-    Entering does no I/O. Credentials are loaded at the first request, and once more when the
-    server answers 401: tokens expire, and programs that make them have to be asked again.
+    Entering does no I/O; whoever leaves last closes it. Credentials are loaded at the first
+    request, and once more when the server answers 401: tokens expire, and programs that make them
+    have to be asked again.
 
     Args:
         kubeconfig: a path, or several as in `KUBECONFIG`. Empty for the pod's own credentials
@@ -109,16 +111,16 @@ class KubernetesApi:
         self._loads: asyncio.Task[Credentials] | None = None
         self._loading = anyio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._users = 0
 
     async def __aenter__(self) -> Self:
+        self._users += 1
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users:
+            return
         if self._loads is not None:
             self._loads.cancel()
             self._loads = None
@@ -280,7 +282,7 @@ class KubernetesApi:
         that takes longer than they would wait has done its work when the next one asks."""
         if self._loads is None:
             self._loads = asyncio.create_task(self._load_on_thread())
-            self._loads.add_done_callback(_note_failure)
+            self._loads.add_done_callback(self._forget_failure)
         loads = self._loads
         try:
             return await asyncio.shield(loads)
@@ -297,11 +299,23 @@ class KubernetesApi:
             load, self._kubeconfig, self._context, abandon_on_cancel=True
         )
 
+    def _forget_failure(self, loads: asyncio.Task[Credentials]) -> None:
+        """Whoever waits is told; where nobody does, the next caller tries anew."""
+        failed = loads.cancelled() or loads.exception() is not None
+        if failed and self._loads is loads:
+            self._loads = None
 
-def _note_failure(loads: asyncio.Task[Credentials]) -> None:
-    """Whoever waits is told; where nobody does, the next caller tries anew."""
-    if not loads.cancelled():
-        loads.exception()
+
+_SHARED: RunVar[dict[tuple[str, str], KubernetesApi]] = RunVar("shared")
+"""Of this event loop, by kubeconfig and context."""
+
+
+def shared(kubeconfig: str = "", context: str = "") -> KubernetesApi:
+    """The one that all share who ask for it in this event loop: whoever comes second finds the
+    credentials loaded, for which a program may have asked a cloud."""
+    apis = _SHARED.get({})
+    _SHARED.set(apis)
+    return apis.setdefault((kubeconfig, context), KubernetesApi(kubeconfig, context))
 
 
 def _new_session() -> aiohttp.ClientSession:

@@ -1,7 +1,8 @@
 """Streams into pods, by the API server's leave: what exec and port-forward share.
 
 Which API server it is, whether it lets us, and what its refusals mean. What is not granted is
-asked for once and then left alone: a fleet of forbidden streams must not hammer an API server.
+asked for once and then left alone: a fleet of forbidden streams must not hammer an API server, nor
+run a program for credentials in a loop.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.lowlevel import RunVar
 
 from transports.base import Target
 from transports.errors import BadPeer, Denied, Failure, Gone, Unreachable
-from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
+from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError, shared
 
 if TYPE_CHECKING:
     from transports.websocket import WebSocket
@@ -27,11 +27,12 @@ __all__ = ["Grant", "PodApi", "broken_off", "check_names"]
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 """Where everybody may ask what they may do."""
 
-REVIEW_SECONDS = 5.0
-"""For the answer to that."""
+REVIEW_SECONDS = 4.0
+"""For the answer to that. Less than the 5 s that a gateway gives a probe, as `CONNECT_SECONDS`."""
 
-DENIED_SECONDS = 60.0
-"""How long a "no" is taken for one without asking again."""
+BELIEVED_SECONDS = {"rbac": 60.0, "credentials": 5.0, "api_unreachable": 1.0}
+"""How long what keeps every stream from being opened is believed without asking again, by symptom.
+Whoever has logged in again is not to wait; and who waited for an answer shares it."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
 """Names of Kubernetes objects. Nothing else may stand in a path to the API server."""
@@ -64,24 +65,11 @@ class Grant:
 
 @dataclass(slots=True)
 class _Knowledge:
-    """Whether a grant is ours in one namespace of one API server."""
+    """Whether streams of one kind are to be had in one namespace of one API server."""
 
     denial: Failure | None = None
     expires: float = -math.inf
     asking: anyio.Lock = field(default_factory=anyio.Lock)
-
-
-@dataclass(slots=True)
-class _Server:
-    """An API server, and how many of us use it."""
-
-    api: KubernetesApi
-    users: int = 0
-
-
-_SERVERS: RunVar[dict[tuple[str, str], _Server]] = RunVar("servers")
-"""Of this event loop, by kubeconfig and context: whoever comes second finds the credentials loaded,
-for which a program may have asked a cloud."""
 
 
 class PodApi:
@@ -98,7 +86,7 @@ class PodApi:
         self.grant = grant
         self._kubeconfig = kubeconfig
         self._contexts = tuple(contexts)
-        self._used: dict[str, _Server] = {}
+        self._used: dict[str, KubernetesApi] = {}
         self._known: dict[tuple[str, str], _Knowledge] = {}
 
     def applies(self, target: Target) -> bool:
@@ -118,8 +106,8 @@ class PodApi:
         caller bounds.
 
         Raises:
-            Denied: there are no credentials, or they do not suffice, or admission refuses. What
-                RBAC denies is not asked for again for `DENIED_SECONDS`.
+            Denied: there are no credentials, or they do not suffice, or admission refuses. But
+                for admission's, it stands for `BELIEVED_SECONDS`.
             Gone: the pod is not there or not running.
             BadPeer: what answers is no API server, or a name is none of Kubernetes'.
             Unreachable: the API server or the kubelet cannot be reached.
@@ -129,29 +117,26 @@ class PodApi:
         if context is None:
             message = f"cluster {target.cluster!r} is none of the contexts given"
             raise Unreachable(message, target=target, transport=transport)
-        api = self._api(context)
+        api = await self._api(context)
         known = self._known.setdefault((context, target.namespace), _Knowledge())
         path = f"/api/v1/namespaces/{target.namespace}/pods/{target.pod}/{self.grant.subresource}"
+        denial = await self._denial(api, known, target.namespace)
+        if denial is not None:
+            raise denial.error(target, transport)
         try:
-            denial = await self._denial(api, known, target.namespace)
-            if denial is None:
-                return await api.websocket(path, params, protocols)
+            return await api.websocket(path, params, protocols)
         except KubernetesError as error:
-            denial = self._refusal(error)
-            if denial.symptom == "rbac":
-                _note(known, denial)
-            raise denial.error(target, transport) from error
-        raise denial.error(target, transport)
+            refusal = self._refusal(error)
+            if refusal.symptom in ("rbac", "credentials"):  # which the next stream lacks as well
+                _note(known, refusal)
+            raise refusal.error(target, transport) from error
 
     async def aclose(self) -> None:
-        """Forget everything. The last one who uses an API server closes its connections."""
+        """Forget everything, and leave the API servers."""
         self._known.clear()
         while self._used:
-            context, server = self._used.popitem()
-            server.users -= 1
-            if not server.users:
-                del _SERVERS.get()[self._kubeconfig, context]
-                await server.api.__aexit__(None, None, None)
+            _, api = self._used.popitem()
+            await api.__aexit__(None, None, None)
 
     def _context(self, cluster: str) -> str | None:
         if cluster in self._contexts:
@@ -162,38 +147,27 @@ class PodApi:
             return None
         return self._contexts[0] if len(self._contexts) == 1 else ""
 
-    def _api(self, context: str) -> KubernetesApi:
+    async def _api(self, context: str) -> KubernetesApi:
         if context not in self._used:
-            servers = _SERVERS.get({})
-            _SERVERS.set(servers)
-            key = self._kubeconfig, context
-            server = servers.setdefault(key, _Server(KubernetesApi(*key)))
-            server.users += 1
-            self._used[context] = server
-        return self._used[context].api
+            self._used[context] = await shared(self._kubeconfig, context).__aenter__()
+        return self._used[context]
 
     async def _denial(
         self, api: KubernetesApi, known: _Knowledge, namespace: str
     ) -> Failure | None:
-        """Why the grant is not ours, asked for by one caller for all.
-
-        Raises:
-            KubernetesError: the server is not to be spoken to at all.
-        """
+        """Why no stream is to be had, asked for by one caller for all."""
         async with known.asking:
             if anyio.current_time() >= known.expires:
-                missing = await self._missing(api, namespace)
-                words = f"an access review denies {' and '.join(missing)} in namespace {namespace}"
-                _note(known, self._ungranted(words) if missing else None)
+                _note(known, await self._review(api, namespace))
         return known.denial
 
-    async def _missing(self, api: KubernetesApi, namespace: str) -> list[str]:
-        """The verbs that the server says we may not use. Where it does not say, trying will."""
+    async def _review(self, api: KubernetesApi, namespace: str) -> Failure | None:
+        """What the server says of the grant. Where it does not say, trying will."""
         said: dict[str, bool] = {}
         failures: list[KubernetesError] = []
 
         async def ask(verb: str) -> None:
-            review = _review(namespace, verb, self.grant.subresource)
+            review = _asking(namespace, verb, self.grant.subresource)
             try:
                 said[verb] = _allows(await api.post(REVIEWS, review, seconds=REVIEW_SECONDS))
             except KubernetesError as error:
@@ -204,8 +178,12 @@ class PodApi:
                 tasks.start_soon(ask, verb)
         for error in failures:
             if error.status in (0, 401):
-                raise error  # as the stream would meet it
-        return [verb for verb in self.grant.verbs if not said.get(verb, True)]
+                return self._refusal(error)  # as the stream would meet it
+        missing = [verb for verb in self.grant.verbs if not said.get(verb, True)]
+        if not missing:
+            return None
+        words = f"an access review denies {' and '.join(missing)} in namespace {namespace}"
+        return self._ungranted(words)
 
     def _ungranted(self, words: str) -> Failure:
         # The grant first, as answers cut long words.
@@ -245,11 +223,12 @@ def broken_off(words: str) -> Failure:
 
 
 def _note(known: _Knowledge, denial: Failure | None) -> None:
+    seconds = math.inf if denial is None else BELIEVED_SECONDS.get(denial.symptom or "", 0.0)
     known.denial = denial
-    known.expires = math.inf if denial is None else anyio.current_time() + DENIED_SECONDS
+    known.expires = anyio.current_time() + seconds
 
 
-def _review(namespace: str, verb: str, subresource: str) -> dict[str, Any]:
+def _asking(namespace: str, verb: str, subresource: str) -> dict[str, Any]:
     asked = {"namespace": namespace, "verb": verb, "resource": "pods", "subresource": subresource}
     return {
         "apiVersion": "authorization.k8s.io/v1",

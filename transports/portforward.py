@@ -24,6 +24,7 @@ from transports.errors import Broken, Failure, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.pods import Grant, PodApi, broken_off
 from transports.registry import read_options
+from transports.turns import Turns
 
 if TYPE_CHECKING:
     from transports.websocket import WebSocket
@@ -62,7 +63,8 @@ class PortForwardSettings(HttpSettings):
     write_timeout_seconds: float = 10.0
     """How long the far side may read nothing before a stream counts as dead."""
     max_opening: int = 16
-    """Streams opened at the same time: a cold start must not flood an API server."""
+    """Streams opened at the same time, of which one that takes long no longer counts: a cold start
+    must not flood an API server."""
     kubeconfig: str = ""
     """A path, or several as in `KUBECONFIG`. Empty: the pod's own credentials, else
     `KUBECONFIG` or `~/.kube/config`."""
@@ -114,7 +116,7 @@ class PortForwardTransport(HttpTransport):
             TransportError: it cannot be opened. Nothing is left behind, on cancellation neither.
         """
         seconds = self.settings.connect_timeout_seconds
-        async with self._opening:
+        async with self._turns.one():
             try:
                 with anyio.fail_after(seconds):
                     socket = await self._pods.open(
@@ -136,7 +138,7 @@ class PortForwardTransport(HttpTransport):
 
     async def _entered(self) -> None:
         await super()._entered()
-        self._opening = anyio.CapacityLimiter(self.settings.max_opening)
+        self._turns = Turns(self.settings.max_opening)
 
     async def _left(self) -> None:
         await self._pods.aclose()

@@ -37,6 +37,7 @@ from transports.framing import MAX_FRAME_BYTES, FrameTooLong, LineSplitter, deco
 from transports.multiplex import Channel, Multiplexer
 from transports.session import discover, request_identity
 from transports.tasks import OwnsTasks
+from transports.turns import Turns
 
 __all__ = ["Pipe", "StreamSettings", "StreamTransport"]
 
@@ -109,7 +110,8 @@ class StreamSettings:
     idle_seconds: float = 300.0
     """Time without a call after which a stream is closed."""
     max_opening: int = 16
-    """Streams opened at the same time: a cold start must not flood an API server."""
+    """Streams opened at the same time, of which one that takes long no longer counts: a cold start
+    must not flood an API server."""
     max_open: int = 1024
     """Streams held at the same time. Past it the longest unused one makes room."""
     max_frame_bytes: int = MAX_FRAME_BYTES
@@ -182,7 +184,7 @@ class StreamTransport(OwnsTasks, ABC):
             self._streams[target.key] = stream
             if stream.ready.is_set():
                 return stream  # without a checkpoint since the look: it is alive
-            await stream.ready.wait()
+            await stream.opened()
             if stream.failure is not None:
                 raise stream.failure.error(target, self.name)
 
@@ -204,7 +206,7 @@ class StreamTransport(OwnsTasks, ABC):
             del self._streams[stream.target.key]
 
     async def _entered(self) -> None:
-        self.opening = anyio.CapacityLimiter(self.settings.max_opening)
+        self.turns = Turns(self.settings.max_opening)
 
 
 class _Stream:
@@ -217,7 +219,7 @@ class _Stream:
         self.failure: Failure | None = None
         self._transport = transport
         self._settings = transport.settings
-        self._users = 0
+        self._users = self._waiting = 0
         self._used_at = self._heard_at = anyio.current_time()
         self._answered = False
         self._noise: list[str] = []
@@ -232,6 +234,14 @@ class _Stream:
     def unused(self) -> bool:
         """Open, and nobody has a conversation on it."""
         return self._users == 0 and self.ready.is_set()
+
+    async def opened(self) -> None:
+        """Wait until it is `ready`."""
+        self._waiting += 1
+        try:
+            await self.ready.wait()
+        finally:
+            self._waiting -= 1
 
     def attach(self) -> Channel:
         """A conversation on the stream, which counts as in use until `detach`."""
@@ -274,7 +284,12 @@ class _Stream:
     async def _open(self, tasks: TaskGroup) -> Pipe | None:
         seconds = self._settings.open_timeout_seconds
         try:
-            async with self._transport.opening:
+            async with self._transport.turns.one():
+                if not self._waiting:
+                    # All have left while it was others' turn. What has begun goes on, for the next
+                    # caller: some ways take longer to open than a probe is waited for.
+                    self.end(Failure(Broken, "nobody waited for it any more"))
+                    return None
                 with anyio.fail_after(seconds):
                     return await self._transport.open_pipe(self.target, tasks)
         except TransportError as error:

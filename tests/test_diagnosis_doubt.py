@@ -72,7 +72,7 @@ UNFINISHED = {
     ),
     "the best path failed": (
         CALICO.but(**late("n3", http={"n3": "refused"})),
-        "unknown: 5 of 6 nodes answer, 1 were not looked at to the end. Cause (medium confidence):"
+        "unknown: 5 of 6 nodes answer, 1 was not looked at to the end. Cause (medium confidence):"
         " nothing listens on TCP 8080",
         "1 node was not looked at in time",
     ),
@@ -85,7 +85,7 @@ UNFINISHED = {
                 exec={"n5": "not_running"},
             )
         ),
-        "broken: 4 of 6 nodes answer, 1 were not looked at to the end. Cause (high confidence):"
+        "broken: 4 of 6 nodes answer, 1 was not looked at to the end. Cause (high confidence):"
         " the agent does not run, or hangs",
         "no path leads to 1 of 6 nodes; 1 node was not looked at in time",
     ),

@@ -172,7 +172,7 @@ def _headline(case: Case, verdict: Verdict, findings: Sequence[Finding]) -> str:
     if pathless:
         said += f", to {pathless} no path applies"
     if cut_short:
-        said += f", {cut_short} were not looked at to the end"
+        said += f", {cut_short} {'was' if cut_short == 1 else 'were'} not looked at to the end"
     if not findings:
         return f"{verdict}: {said}"
     first = findings[0]

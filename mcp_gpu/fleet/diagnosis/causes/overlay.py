@@ -59,6 +59,8 @@ def source_check(case: Case) -> Judgement:
     if direct and whole:
         sure = contrast or (case.on_aws and case.policies_allow)
         confidence = "high" if sure and case.subnets_sure else "medium"
+        if crossing and far and not contrast:
+            confidence = "low"  # all is lost, and which of it is wrapped is a guess
     elif direct and case.on_aws:
         confidence = "medium"  # some machines have the check on, others not
     elif routed and whole and case.on_aws:

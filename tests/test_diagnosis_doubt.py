@@ -98,7 +98,13 @@ def test_agents_that_were_not_looked_at_to_the_end(case: tuple[Fleet, str, str])
     found = diagnosed(fleet)
     assert found.headline == headline
     assert "unknown" not in [each.code for each in found.causes]
-    assert shortfall(told(fleet)) == problem
+    report = told(fleet)
+    assert shortfall(report) == problem
+    (row,) = [line for line in lines(report, report.nodes) if "not looked at to the end" in line][
+        1:
+    ]
+    assert row.startswith("! ")
+    assert "no path works" not in row
 
 
 def test_an_agent_that_answers_needs_no_other_path() -> None:
@@ -282,6 +288,14 @@ def test_cilium_means_no_pod_by_a_block() -> None:
         assert "network-policy" not in [*codes(fleet), *ruled_out(fleet)]
     calico = WRAPPED.but(http=all_of(REMOTE), policies=(block,))
     assert "network-policy" in ruled_out(calico)
+    on_node = Fleet(
+        plugins=(CILIUM,),
+        http=all_of(REMOTE),
+        policies=(policy(),),
+        gateway={"host_network": True, "addresses": ("10.0.0.1",)},
+    )
+    (line,) = named(on_node, "network-policy").fix
+    assert "fromEntities: [host, remote-node]" in line
     labels = policy(ingress=[{"from": [{"podSelector": {"matchLabels": GATEWAY}}]}])
     named_pods = Fleet(plugins=(CILIUM,), http=all_of(REMOTE), policies=(labels,))
     assert "network-policy" in ruled_out(named_pods)

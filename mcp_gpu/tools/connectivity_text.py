@@ -65,7 +65,10 @@ class Group:
         in_use = self.nodes[0].in_use
         if in_use is not None:
             return f"calls use {in_use}"
-        return "" if self.answers else "no path works"
+        if self.answers:
+            return ""
+        late = any(path.outcome == "not_tried" for path in self.nodes[0].paths)
+        return "not looked at to the end" if late else "no path works"
 
     @property
     def answers(self) -> bool:

@@ -42,7 +42,7 @@ def source_check(case: Case) -> Judgement:
     code: Code = "crosssubnet-source-check"
     pools_known = POOLS in case.evidence.read
     crossing = [pool for pool in case.pools if pool.crosses]
-    direct = [pool for pool in case.pools if pool.crosses or pool.unwrapped]
+    direct = crossing or [pool for pool in case.pools if pool.unwrapped]
     overlay, routed = case.overlay, _routed(case)
     if case.home_lost:
         return RuledOut(code, HOME_LOST)
@@ -120,9 +120,10 @@ def overlay_blocked(case: Case) -> Judgement:
     if case.home_lost:
         return RuledOut("overlay-blocked", HOME_LOST)
     evidence = [f"{len(lost)} of {len(wrapped)} nodes reached by {overlay.kind} are lost over http"]
-    direct = [a for a in case.at("same subnet") if a not in wrapped and a.passes]
+    across = overlay.across_subnets_only
+    direct = [a for a in case.at("same subnet") if across and a.passes]
     confidence: Confidence
-    if overlay.across_subnets_only and not case.subnets_sure:
+    if across and not case.subnets_sure:
         if passing:
             return None  # who of them is reached by it is not known
         confidence = "low"

@@ -127,6 +127,11 @@ def _fix(case: Case, agent: Agent, direction: str, missing: str) -> tuple[str, .
     selected, other = (agent.pod, case.pod) if ingress else (case.pod, agent.pod)
     namespace, far = (target.namespace, own) if ingress else (own, target.namespace)
     kind, key, side = ("Ingress", "ingress", "from") if ingress else ("Egress", "egress", "to")
+    if other is not None and other.host_network and case.plugin("cilium") is not None:
+        return (
+            "# Cilium means no node by a block: add a CiliumNetworkPolicy in namespace"
+            f" {namespace} with {side}Entities: [host, remote-node] on TCP {target.port}",
+        )
     pods, peers = _selector(selected), _peers(other, far)
     if not pods or not peers:
         return (

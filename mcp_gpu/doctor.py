@@ -21,7 +21,7 @@ from mcp_gpu.tools.connectivity_report import FleetConnectivity, whole
 from mcp_gpu.tools.connectivity_text import Group, groups, headline, healthy_line
 from mcp_gpu.tools.spans import counted, spans
 
-__all__ = ["render", "run"]
+__all__ = ["render", "run", "shortfall"]
 
 LIMIT = 500
 """Most nodes that a gateway is asked to list. It looks at all of them again for each page, so no
@@ -36,6 +36,13 @@ GROUPS = 12
 NAMED = 20
 """Nodes without an agent shown."""
 
+CAUSES = 8
+"""Causes shown; of one cluster there are rarely more than two."""
+
+NOTES = 12
+"""Patterns, causes ruled out and things not read that are shown, of each: some for every cluster
+that is looked at."""
+
 COLOURS: dict[Verdict, str] = {
     "healthy": "green",
     "degraded": "yellow",
@@ -48,7 +55,8 @@ def run(settings: DoctorSettings) -> int:
     """Look, and print what was found. Returns the exit status.
 
     0 when every node is reached by its preferred path, else 1. With --in-cluster 0 in any case,
-    but for --strict, where it is 1 if no path leads to some node, or there is no agent.
+    but for --strict, where it is 1 if no path leads to some node, or some was not looked at in
+    time, or there is no agent.
     """
     _check(settings)
     if settings.in_cluster:
@@ -102,13 +110,24 @@ async def _preflight(settings: DoctorSettings) -> int:
             _last_line(str(error), settings)
             return 1 if settings.strict else 0
     _show(found, settings)
-    asked, answered = found.coverage.nodes_asked, found.coverage.nodes_answered
-    if answered < asked:
-        _last_line(f"no path leads to {asked - answered} of {counted(asked)}", settings)
+    problem = shortfall(found)
+    if problem:
+        _last_line(problem, settings)
         return 1 if settings.strict else 0
     if not settings.json_output:
+        asked = found.coverage.nodes_asked
         print(f"pre-flight passed: {counted(asked)} reached, {found.nodes_healthy} the best way")
     return 0
+
+
+def shortfall(found: FleetConnectivity) -> str:
+    """What keeps a pre-flight from passing, in words; empty for nothing."""
+    asked, late = found.coverage.nodes_asked, found.nodes_cut_short
+    unreached = asked - found.coverage.nodes_answered - late
+    problems = [f"no path leads to {unreached} of {counted(asked)}"] if unreached else []
+    if late:
+        problems.append(f"{counted(late)} {'was' if late == 1 else 'were'} not looked at in time")
+    return "; ".join(problems)
 
 
 async def _agents_ready(discovery: Discovery, seconds: float) -> None:
@@ -156,7 +175,7 @@ def render(found: FleetConnectivity, console: Console) -> None:
         console.print(f"[yellow]! {escape(text)}[/]")
     console.print()
     console.print(_paths(found))
-    for number, cause in enumerate(found.causes, 1):
+    for number, cause in enumerate(found.causes[:CAUSES], 1):
         console.print(f"\n[bold]{number}. {escape(cause.title)}[/]")
         nodes = spans(cause.nodes, count=cause.node_count)
         said = f"{cause.confidence} confidence, {counted(cause.node_count)}: {nodes}"
@@ -169,6 +188,8 @@ def render(found: FleetConnectivity, console: Console) -> None:
                 _indented(console, shown)
             else:  # to be copied: never broken
                 console.print(f"   {shown}", soft_wrap=True)
+    if len(found.causes) > CAUSES:
+        console.print(f"\n{counted(len(found.causes) - CAUSES, 'more cause')}; --json tells all")
     _nodes(groups(found.nodes), found.nodes_omitted, console)
     for line in _notes(found):
         console.print(escape(line))
@@ -204,7 +225,7 @@ def _nodes(found: Sequence[Group], omitted: int, console: Console) -> None:
             _indented(console, f"[dim]{escape(group.example)}[/]", by=5)
     left = sum(len(group.nodes) for group in found[GROUPS:]) + omitted
     if left:
-        _indented(console, f"{counted(left)} more; name some with --nodes")
+        _indented(console, f"{counted(left, 'more node')}; name some with --nodes")
 
 
 def _notes(found: FleetConnectivity) -> Iterator[str]:
@@ -213,12 +234,16 @@ def _notes(found: FleetConnectivity) -> Iterator[str]:
     yield from (f"No agent on {each.node}: {each.why}" for each in found.absent[:NAMED])
     left = len(found.absent[NAMED:]) + found.absent_omitted
     if left:
-        yield f"No agent on {counted(left)} more"
-    yield from (f"Pattern: {each}" for each in found.patterns)
+        yield f"No agent on {counted(left, 'more node')}"
+    yield from (f"Pattern: {each}" for each in found.patterns[:NOTES])
     if found.ruled_out:
-        yield f"Ruled out: {'; '.join(found.ruled_out)}"
-    for each in found.unread:
+        yield f"Ruled out: {'; '.join(found.ruled_out[:NOTES])}"
+    for each in found.unread[:NOTES]:
         yield f"Not read: {each.what}: {each.why}" + (f"; {each.grant}" if each.grant else "")
+    told = (found.patterns, found.ruled_out, found.unread)
+    more = sum(max(len(each) - NOTES, 0) for each in told)
+    if more:
+        yield f"{counted(more, 'more remark')}; --json tells all"
 
 
 def _indented(console: Console, text: str, *, by: int = 3) -> None:

@@ -182,7 +182,7 @@ async def test_everything_is_read_that_a_diagnosis_goes_by(server: FakeApiServer
     assert found.namespaces == {"gpu": {"team": "ml"}}
     assert [(p.namespace, p.name) for p in found.policies] == [("gpu", "out")]
     assert found.pools == (IpPool("default-ipv4-ippool", "10.244.0.0/16", "CrossSubnet"),)
-    assert found.felix == Felix(vxlan_port=4790, vxlan_mtu=1400)
+    assert found.felix == Felix(vxlan_port=4790, mtus={"vxlanMTU": 1400})
     assert found.plugins == (
         Plugin(
             "calico",

@@ -123,6 +123,29 @@ async def test_a_connection_that_is_cut_is_reset() -> None:
         assert outcomes(await over_http(target)) == {"http": "reset"}
 
 
+async def test_a_connection_that_is_kept_hides_nothing() -> None:
+    """As where a policy drops new connections and lets those pass that are there."""
+    peer = Peer("peer-1").app()
+    seen: list[Any] = []
+
+    async def first_come(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            seen.append(scope["client"])
+            if scope["client"] != seen[0]:
+                await anyio.sleep_forever()
+        await peer(scope, receive, send)
+
+    http = HttpTransport()
+    async with serve_http(first_come) as port, http:
+        target = Target(node="peer-1", addresses=("127.0.0.1",), port=port)
+        surveyor = Surveyor(KnownPaths([http]), place=Place(), probe_timeout_seconds={"http": 0.5})
+        with anyio.fail_after(30):
+            await http.probe(target)
+            found = await surveyor.survey(table(target))
+            assert outcomes(found.nodes[0]) == {"http": "silent"}
+            assert (await http.probe(target)).node == "peer-1"
+
+
 async def test_tls_asked_of_a_server_without() -> None:
     async with agent() as target:
         found = await survey([HttpTransport(HttpSettings(scheme="https"))], target)

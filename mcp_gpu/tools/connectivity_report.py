@@ -78,6 +78,9 @@ class FleetConnectivity(Diagnosis):
     gateway_pod: str | None
     coverage: Coverage
     nodes_healthy: int = Field(description="Nodes whose preferred path works.")
+    nodes_cut_short: int = Field(
+        description="Nodes that no path had reached when time was up, with some still to try."
+    )
     healthy_by_path: dict[str, int] = Field(description="Those by the path that calls take.")
     paths: tuple[PathTotals, ...] = Field(description="In order of preference.")
     nodes: tuple[NodeConnectivity, ...] = Field(description="All others, by name.")
@@ -91,7 +94,8 @@ def whole(found: Findings) -> FleetConnectivity:
     """All nodes at once, for a reader without a context to fill."""
     table, survey = found.table, found.survey
     # By the diagnosis's own measure: HTTP does not count where it cannot be expected.
-    well = {each.survey.node for each in Case(survey, Evidence()).agents if each.preferred}
+    agents = Case(survey, Evidence()).agents
+    well = {each.name for each in agents if each.preferred}
     healthy = [node for node in survey.nodes if node.node in well]
     return FleetConnectivity(
         **dict(found.diagnosis),
@@ -106,6 +110,7 @@ def whole(found: Findings) -> FleetConnectivity:
             discovery_problem=table.problem,
         ),
         nodes_healthy=len(healthy),
+        nodes_cut_short=sum(each.cut_short for each in agents),
         healthy_by_path=dict(Counter(_way(node) for node in healthy).most_common()),
         paths=_totals(survey),
         nodes=tuple(_row(node) for node in survey.nodes if node.node not in well),

@@ -15,11 +15,14 @@ LINES = 40
 """The whole text, for a fleet of any size in any state."""
 
 LINE_CHARS = 220
-"""Length of one line. With commands, which are never cut, the text stays under 10,000
-characters."""
+"""Length of one line. With commands, which are shown whole or not at all, the text stays under
+10,000 characters."""
 
 COMMAND_CHARS = 400
 """A longer command is left to the structured content."""
+
+BLOCK_CHARS = 1500
+"""As for a command of several lines."""
 
 GROUPS = 4
 """Kinds of unhealthy nodes told; two lines each."""
@@ -62,7 +65,10 @@ class Group:
         in_use = self.nodes[0].in_use
         if in_use is not None:
             return f"calls use {in_use}"
-        return "" if self.answers else "no path works"
+        if self.answers:
+            return ""
+        late = any(path.outcome == "not_tried" for path in self.nodes[0].paths)
+        return "not looked at to the end" if late else "no path works"
 
     @property
     def answers(self) -> bool:
@@ -150,11 +156,25 @@ def _cause(number: int, cause: Cause, most: int = LINES) -> list[str]:
     nodes = spans(cause.nodes, count=cause.node_count)
     concerned = f", {counted(cause.node_count)}: {nodes}" if nodes else ""
     certainty = f"{cause.code}, {cause.confidence} confidence{concerned}"
-    fixes = [f"   fix: {each}" for each in cause.fix if len(each) <= COMMAND_CHARS]
+    blocks = [f"   fix: {each}".splitlines() for each in cause.fix]
     evidence = [_clipped(f"   seen: {each}") for each in cause.evidence]
-    evidence = evidence[: max(most - 1 - len(fixes), (most - 1) // 3, 1)]
-    fixes = fixes[: most - 1 - len(evidence)]
+    evidence = evidence[: max(most - 1 - sum(map(len, blocks)), (most - 1) // 3, 1)]
+    fixes: list[str] = []
+    for block in blocks:
+        shown = _block(block, most - 1 - len(evidence) - len(fixes))
+        if not shown:
+            break
+        fixes += shown
     return [_clipped(f"{number}. {cause.title} [{certainty}]"), *evidence, *fixes]
+
+
+def _block(block: list[str], room: int) -> list[str]:
+    """A command whole, or where it is: half of one is worse than none."""
+    limit = COMMAND_CHARS if len(block) == 1 else BLOCK_CHARS
+    if len(block) <= room and sum(map(len, block)) <= limit:
+        return block
+    what = "a command" if len(block) == 1 else f"a policy to apply, {len(block)} lines"
+    return [f"   fix: {what}: in the structured content"][:room]
 
 
 def _group_lines(found: Sequence[Group]) -> list[str]:
@@ -169,7 +189,7 @@ def _group_lines(found: Sequence[Group]) -> list[str]:
             told.append(f"    {group.example}")
     left = sum(len(group.nodes) for group in found[GROUPS:])
     if left:
-        told.append(f"! {counted(left)} more that are not healthy")
+        told.append(f"! {counted(left, 'more node')} not healthy")
     return told
 
 
@@ -178,7 +198,7 @@ def _notes(told: FleetConnectivity) -> list[str]:
     notes += [f"No agent: {each.node}: {each.why}" for each in told.absent[:NOTES]]
     left = len(told.absent) + told.absent_omitted - NOTES
     if left > 0:
-        notes.append(f"No agent: {counted(left)} more")
+        notes.append(f"No agent: {counted(left, 'more node')}")
     if told.ruled_out:
         notes.append(f"Ruled out: {'; '.join(told.ruled_out)}")
     for each in told.unread[:NOTES]:

@@ -15,7 +15,7 @@ from transports.kubernetes import KubernetesApi
 
 __all__ = ["Diagnoses"]
 
-WORST_FIRST: tuple[Verdict, ...] = ("broken", "degraded", "unknown", "healthy")
+WORST_FIRST: tuple[Verdict, ...] = ("broken", "unknown", "degraded", "healthy")
 
 
 class Diagnoses:

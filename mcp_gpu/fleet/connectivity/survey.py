@@ -7,7 +7,8 @@ here, so that a person who looks changes nothing for those who work.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, mismatch
 from mcp_gpu.fleet.selection import pick
 from transports.base import PAD_CHARS, Identity, Target, Transport
 from transports.errors import TimedOut, TransportError
+from transports.http import HttpTransport
 from transports.session import discover
 
 __all__ = ["PathKnowledge", "Paths", "Surveyor", "works"]
@@ -144,7 +146,9 @@ class Surveyor:
     ) -> Survey:
         """Try the paths of all agents, or of those of `nodes`.
 
-        Streams that are opened for it close as all do that nobody uses.
+        Over HTTP by new connections, which end with it: one that is kept from earlier calls may
+        go on working where no new one comes about. Streams that are opened for it close as all do
+        that nobody uses.
 
         Args:
             every_path: all paths of all agents, however many.
@@ -153,7 +157,16 @@ class Surveyor:
             UnknownNodes: `nodes` names some that discovery does not know.
         """
         wanted = frozenset(nodes) if nodes else None
-        agents = [self._agent(each) for each in pick(table, wanted, self._paths.node)]
+        async with _anew(self._paths.transports) as transports:
+            agents = [
+                self._agent(each, transports) for each in pick(table, wanted, self._paths.node)
+            ]
+            await self._try_all(agents, every_path, progress)
+        return self._collect(table, agents, wanted)
+
+    async def _try_all(
+        self, agents: Sequence[_Agent], every_path: bool, progress: Progress | None
+    ) -> None:
         thorough = every_path or len(agents) <= SMALL_FLEET
         sample = set(range(0, len(agents), max(len(agents) // SAMPLE, 1)))
         done = 0
@@ -170,15 +183,14 @@ class Surveyor:
             async with anyio.create_task_group() as group:
                 for position, agent in enumerate(agents):
                     group.start_soon(run, agent, thorough or position in sample)
-        return self._collect(table, agents, wanted)
 
     def known(self, table: Table) -> frozenset[str]:
         """All nodes of the table, those included that a survey was not asked about."""
         named = {self._paths.node(target) or str(target) for target in table.targets}
         return frozenset(named | {absent.node for absent in table.absent})
 
-    def _agent(self, target: Target) -> _Agent:
-        fitting = tuple(each for each in self._paths.transports if each.applies(target))
+    def _agent(self, target: Target, transports: Sequence[Transport]) -> _Agent:
+        fitting = tuple(each for each in transports if each.applies(target))
         return _Agent(target, fitting, self._paths.state(target), self._paths.node(target))
 
     async def _try(self, agent: _Agent, all_paths: bool) -> None:
@@ -283,6 +295,24 @@ class Surveyor:
     def _told(self, agent: _Agent, name: str) -> PathResult:
         late = f"the {self._survey_seconds:g} s that a survey may take were over"
         return agent.results.get(name) or PathResult(name, "not_tried", late)
+
+
+@asynccontextmanager
+async def _anew(transports: Sequence[Transport]) -> AsyncIterator[Sequence[Transport]]:
+    """The same, but that HTTP has no connections yet."""
+    async with AsyncExitStack() as stack:
+
+        async def anew(transport: Transport) -> Transport:
+            # Not those made of it, whose connections are streams through the API server.
+            if type(transport) is not HttpTransport:
+                return transport
+            try:
+                return await stack.enter_async_context(HttpTransport(transport.settings))
+            except ValueError as error:  # its file of authorities has gone since
+                logger.warning("trying %s by the connections it has: %s", transport.name, error)
+                return transport
+
+        yield [await anew(each) for each in transports]
 
 
 async def _probe(

@@ -37,6 +37,9 @@ NO_KUBELET: frozenset[Outcome] = frozenset({"kubelet_unreachable", "silent"})
 """A stream to a node whose kubelet the API server dials in vain: it says so after 30 s, which
 nobody waits for."""
 
+UNATTENDED: frozenset[Outcome] = frozenset({"silent", "refused", "not_tried"})
+"""HTTP to an agent that hangs: the machine itself answers, if anybody has asked."""
+
 HTTP = "http"
 PORT_FORWARD = "portforward"
 
@@ -53,6 +56,10 @@ class Agent:
     """Those that were tried and count from here, best first."""
     streams_tell: bool = True
     """Whether a silent stream says something of the agent: not where they are silent to all."""
+    unfinished: bool = False
+    """Some path that counts from here was not tried."""
+    pod_gone: bool = False
+    """Pods are known, and its own is not among them."""
 
     @property
     def name(self) -> str:
@@ -76,6 +83,21 @@ class Agent:
         return any(path.outcome == "ok" for path in self.paths)
 
     @property
+    def cut_short(self) -> bool:
+        """Time was up before one of its paths had answered and all had been tried."""
+        return self.unfinished and not self.reached
+
+    @property
+    def pathless(self) -> bool:
+        """None of the transports has a way to it that could be expected to work from here."""
+        return not self.paths and not self.unfinished
+
+    @property
+    def unreached(self) -> bool:
+        """No path leads to it, which is certain."""
+        return not self.reached and not self.cut_short
+
+    @property
     def preferred(self) -> bool:
         """Whether it answers on the first of its paths."""
         return bool(self.paths) and self.paths[0].outcome == "ok"
@@ -93,7 +115,11 @@ class Agent:
         if self.had("not_running"):
             return True
         hung = self.streams_tell and any(path.outcome == "silent" for path in self.streams)
-        return hung and not self.sick and self.http in DROPPED | {"not_tried", "refused"}
+        if not hung or self.sick or self.cut_short:
+            return False
+        # Where not even a connection comes about, it may as well be the machine's firewall.
+        ailing = self.pod_gone or (self.pod is not None and bool(self.pod.trouble))
+        return self.http in UNATTENDED or (ailing and self.http in DROPPED)
 
     @property
     def cut_off(self) -> bool:
@@ -149,6 +175,8 @@ class Split:
         return f"{self.name} {', '.join(self.lost[:3])} is lost, {', '.join(self.passing[:3])} not"
 
 
+GUESS = "a guess: /24 of the nodes' addresses"
+
 KEYS: Mapping[str, Callable[[Agent, Case], str]] = {
     "node group": lambda agent, _: agent.node.group if agent.node else "",
     "zone": lambda agent, _: agent.node.zone if agent.node else "",
@@ -175,20 +203,21 @@ class Case:
         self.subnets: Mapping[str, str]
         self.subnets_from: str
         self.subnets, self.subnets_from = _subnets(survey, evidence, self.node_name)
+        self.subnets_sure = self.subnets_from != GUESS
+        """Whether they tell how packets go, and not only where nodes are likely to be."""
         over_http = {
             path.outcome for each in survey.nodes for path in each.paths if path.via == HTTP
         }
         over_http -= {"not_tried"}
         self.http_expected = not self.outside or not over_http or bool(over_http & REACHED)
         counting = [
-            tuple(
-                path
-                for path in each.paths
-                if path.outcome != "not_tried" and (self.http_expected or path.via != HTTP)
-            )
+            tuple(path for path in each.paths if self.http_expected or path.via != HTTP)
             for each in survey.nodes
         ]
-        streams = [[p.outcome for p in each if p.via != HTTP] for each in counting]
+        streams = [
+            [p.outcome for p in each if p.via != HTTP and p.outcome != "not_tried"]
+            for each in counting
+        ]
         tried = [outcomes for outcomes in streams if outcomes]
         self.streams_silent = len(tried) > 1 and all(
             outcome in NO_KUBELET for outcomes in tried for outcome in outcomes
@@ -205,14 +234,18 @@ class Case:
             relation = "same node"
         elif own and subnet:
             relation = "same subnet" if own == subnet else "other subnets"
-        pods, nodes = self.evidence.pods, self.evidence.nodes
+        evidence = self.evidence
+        pod = evidence.pods.get((target.namespace, target.pod))
+        tried = tuple(path for path in paths if path.outcome != "not_tried")
         return Agent(
             survey,
             relation,
-            nodes.get(target.node),
-            pods.get((target.namespace, target.pod)),
-            paths,
-            not self.streams_silent,
+            evidence.nodes.get(target.node),
+            pod,
+            tried,
+            streams_tell=not self.streams_silent,
+            unfinished=len(tried) < len(paths),
+            pod_gone=bool(target.pod) and pod is None and "pods" in evidence.read,
         )
 
     @cached_property
@@ -244,7 +277,13 @@ class Case:
     def overlay(self) -> Overlay | None:
         evidence = self.evidence
         backends = (node.flannel for node in evidence.nodes.values() if node.flannel)
-        return overlay_of(self.pools, evidence.felix, evidence.plugins, next(backends, ""))
+        return overlay_of(
+            self.pools,
+            evidence.felix,
+            evidence.plugins,
+            next(backends, ""),
+            calico=bool(evidence.pools),
+        )
 
     def plugin(self, kind: str) -> Plugin | None:
         return next((each for each in self.evidence.plugins if each.kind == kind), None)
@@ -304,14 +343,17 @@ class Case:
         self, pod: PodFacts | None, namespace: str, node: str, addresses: tuple[str, ...]
     ) -> Party:
         labels = self.evidence.namespaces.get(namespace)
+        literal = tuple(address for address in addresses if _network(address))
+        own = (pod.addresses if pod else ()) or literal
+        if self.plugin("cilium") is not None:
+            own = ()  # it means the world outside by a block, and no pod or node
         if pod is None:
-            literal = tuple(address for address in addresses if _network(address))
-            return Party(namespace, namespace_labels=labels, addresses=literal, node=node)
+            return Party(namespace, namespace_labels=labels, addresses=own, node=node)
         return Party(
             namespace,
             pod.labels,
             labels,
-            pod.addresses or addresses,
+            own,
             pod.ports,
             node,
             pod.host_network,
@@ -328,21 +370,22 @@ def _addresses(agent: Agent) -> tuple[str, ...]:
 
 
 def _subnets(survey: Survey, evidence: Evidence, own_node: str) -> tuple[Mapping[str, str], str]:
-    """Each node's subnet, and where that is from. One source for all, so that they compare."""
+    """Each node's subnet, and where that is from. One source for all, so that they compare:
+    nodes of which it says nothing are in no subnet that is known."""
     wanted = {each.target.node for each in survey.nodes} | {own_node}
     facts = [evidence.nodes[name] for name in sorted(wanted) if name in evidence.nodes]
     for said, source in (
         ({f.name: _network(f.calico_address) for f in facts}, "Calico's node annotations"),
         ({f.name: f.subnet for f in facts}, "the provider's node labels"),
     ):
-        if facts and all(said.values()):
-            return said, source
+        if any(said.values()):
+            return {name: subnet for name, subnet in said.items() if subnet}, source
     hosts = {f.name: f.addresses[0] for f in facts if f.addresses}
     for pod in evidence.pods.values():
         if pod.node and pod.host_address:
             hosts.setdefault(pod.node, pod.host_address)
     guessed = {name: _guess(address) for name, address in hosts.items()}
-    return guessed, "a guess: /24 of the nodes' addresses" if guessed else ""
+    return guessed, GUESS if guessed else ""
 
 
 def _guess(address: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "MTU_KEYS",
+    "ROUTED",
     "Felix",
     "IpPool",
     "Overlay",
@@ -51,6 +53,10 @@ VXLAN_PORT = 4789
 it, is 8472."""
 
 
+MTU_KEYS = {"VXLAN": "vxlanMTU", "IPIP": "ipipMTU", "WireGuard": "wireguardMTU"}
+"""What FelixConfiguration calls the MTU of each kind of wrapping."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """A DaemonSet that is a network plugin."""
@@ -74,9 +80,14 @@ class IpPool:
     ipip: str = "Never"
 
     @property
-    def direct_in_subnet(self) -> bool:
+    def crosses(self) -> bool:
         """Whether packets between nodes of one subnet go as they are, and others do not."""
         return "CrossSubnet" in (self.vxlan, self.ipip)
+
+    @property
+    def unwrapped(self) -> bool:
+        """Whether all packets go as they are."""
+        return self.vxlan == self.ipip == "Never"
 
     @property
     def says(self) -> str:
@@ -96,8 +107,8 @@ class Felix:
     """Calico's agent on the nodes, as FelixConfiguration `default` sets it."""
 
     vxlan_port: int = VXLAN_PORT
-    vxlan_mtu: int = 0
-    """0 for detected."""
+    mtus: Mapping[str, int] = field(default_factory=dict)
+    """By `MTU_KEYS`; those that are missing are detected."""
     source_check: str = "DoNothing"
     """`awsSrcDstCheck`."""
     wireguard: bool = False
@@ -135,6 +146,10 @@ BY_PLUGIN = {
 """What plugins do where nothing else is set. Those that are missing route without wrapping."""
 
 
+ROUTED = frozenset({"vpc-cni", "azure", "gke"})
+"""Plugins by which the cloud itself routes pods' addresses, whatever else enforces policies."""
+
+
 def read_plugin(document: Mapping[str, Any]) -> Plugin | None:
     """A DaemonSet, if it is a network plugin that is known."""
     metadata, spec = document["metadata"], document.get("spec") or {}
@@ -170,20 +185,26 @@ def read_felix(document: Mapping[str, Any]) -> Felix | None:
     spec = document.get("spec") or {}
     return Felix(
         vxlan_port=int(spec.get("vxlanPort") or VXLAN_PORT),
-        vxlan_mtu=int(spec.get("vxlanMTU") or 0),
+        mtus={key: int(spec[key]) for key in MTU_KEYS.values() if spec.get(key)},
         source_check=spec.get("awsSrcDstCheck") or "DoNothing",
         wireguard=bool(spec.get("wireguardEnabled")),
     )
 
 
 def overlay_of(
-    pools: Iterable[IpPool], felix: Felix | None, plugins: Iterable[Plugin], backend: str
+    pools: Iterable[IpPool],
+    felix: Felix | None,
+    plugins: Iterable[Plugin],
+    backend: str,
+    *,
+    calico: bool = False,
 ) -> Overlay | None:
     """How pods' packets are wrapped; None where nothing says that they are.
 
     Args:
         pools: those that agents' addresses come from.
         backend: flannel's, as its nodes say.
+        calico: there are pools of some kind, and so nothing is as by default.
     """
     felix = felix or Felix()
     kinds = {plugin.kind: plugin for plugin in plugins}
@@ -202,7 +223,7 @@ def overlay_of(
         if backend not in carrier:
             return None
         return Overlay(*carrier[backend], False, f"flannel's backend is {backend}")
-    if pools or "vpc-cni" in kinds:
+    if calico or pools or ROUTED & kinds.keys():
         return None
     for kind, wrapping in BY_PLUGIN.items():
         if kind in kinds:

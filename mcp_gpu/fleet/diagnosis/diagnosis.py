@@ -102,24 +102,34 @@ def _unexplained(case: Case, findings: Iterable[Finding]) -> list[Agent]:
     return [
         agent
         for agent in case.agents
-        if agent.paths
-        and not agent.preferred
-        and agent.name not in (stopped if agent.paths[0].via == HTTP else anyhow)
+        if not agent.preferred
+        and not agent.cut_short
+        and agent.name not in (stopped if agent.paths and agent.paths[0].via == HTTP else anyhow)
     ]
 
 
 def _unknown(case: Case, unexplained: Sequence[Agent]) -> Finding:
-    outcomes = Counter(f"{a.paths[0].outcome} over {a.paths[0].via}" for a in unexplained)
-    first = unexplained[0]
+    met = [agent for agent in unexplained if not agent.pathless]
+    outcomes = Counter(f"{a.paths[0].outcome} over {a.paths[0].via}" for a in met)
+    if len(met) < len(unexplained):
+        outcomes["no path applies"] = len(unexplained) - len(met)
+    first = (met or unexplained)[0]
+    said = f": {first.paths[0].message}" if first.paths else ", for one"
     address = first.addresses[0] if first.addresses else first.name
     fix = [
         f"# permit what was not read: {each.grant}" for each in case.evidence.unread if each.grant
     ]
-    fix += [
-        f"tcpdump -ni any host {address} and tcp port {first.survey.target.port}"
-        "  # on both nodes, while the gateway asks: where do packets stop?",
-        "nstat -az TcpExtIPReversePathFilter  # there, growing: rp_filter drops them",
-    ]
+    if len(met) < len(unexplained):
+        fix.append(
+            "# allow a transport that fits: http needs an address that leads there, portforward"
+            " and exec a pod"
+        )
+    if met:
+        fix += [
+            f"tcpdump -ni any host {address} and tcp port {first.survey.target.port}"
+            "  # on both nodes, while the gateway asks: where do packets stop?",
+            "nstat -az TcpExtIPReversePathFilter  # there, growing: rp_filter drops them",
+        ]
     return Finding(
         "unknown",
         "no known cause fits",
@@ -127,37 +137,42 @@ def _unknown(case: Case, unexplained: Sequence[Agent]) -> Finding:
         names(unexplained),
         (
             *(f"{how}: {n} of {len(case.agents)}" for how, n in outcomes.most_common(3)),
-            f"{first.name}: {first.paths[0].message}",
+            f"{first.name}{said}",
         ),
         tuple(fix),
     )
 
 
 def _verdict(case: Case) -> Verdict:
-    tried = [agent for agent in case.agents if agent.paths]
-    if case.survey.absent or any(not agent.reached for agent in tried):
+    agents = case.agents
+    if case.survey.absent or any(agent.unreached for agent in agents):
         return "broken"
-    if not tried:
+    if not agents or any(agent.cut_short for agent in agents):
         return "unknown"
-    return "healthy" if all(agent.preferred for agent in tried) else "degraded"
+    return "healthy" if all(agent.preferred for agent in agents) else "degraded"
 
 
 def _headline(case: Case, verdict: Verdict, findings: Sequence[Finding]) -> str:
     """The verdict, in numbers, and the likeliest reason."""
-    tried = [agent for agent in case.agents if agent.paths]
     total = len({*names(case.agents), *(node for node, _ in case.survey.absent)})
-    reached = [agent for agent in tried if agent.reached]
+    reached = [agent for agent in case.agents if agent.reached]
     detour = [agent for agent in reached if not agent.preferred]
+    pathless = sum(agent.pathless for agent in case.agents)
+    cut_short = sum(agent.cut_short for agent in case.agents)
     said = f"{len({*names(reached)})} of {total} nodes answer"
-    if verdict == "unknown":
-        said = "no path was tried"
-    elif detour:
+    if verdict == "unknown" and not any(agent.paths for agent in case.agents):
+        return f"{verdict}: no path was tried"
+    if detour:
         carriers = Counter(next(p.via for p in a.paths if p.outcome == "ok") for a in detour)
         by = few(via for via, _ in carriers.most_common())
         said += f", {len(detour)} of them over {by} only"
     elif verdict == "healthy":
-        used = Counter(agent.paths[0].via for agent in tried)
+        used = Counter(agent.paths[0].via for agent in reached)
         said += f" over {few(via for via, _ in used.most_common())}"
+    if pathless:
+        said += f", to {pathless} no path applies"
+    if cut_short:
+        said += f", {cut_short} {'was' if cut_short == 1 else 'were'} not looked at to the end"
     if not findings:
         return f"{verdict}: {said}"
     first = findings[0]

@@ -130,7 +130,7 @@ def strict(authentications: Iterable[PeerAuthentication], pod: PodFacts, port: i
 
 def excluded(pod: PodFacts, port: int) -> bool:
     """Whether the pod's annotations keep the port out of its proxy."""
-    listed = ",".join(pod.annotations.get(name, "") for name in EXCLUDED_PORTS)
+    listed = ",".join(pod.annotations.get(name, "") for name in EXCLUDED_PORTS.values())
     return str(port) in (part.strip() for part in listed.split(","))
 
 

@@ -83,7 +83,8 @@ class Diagnosis(_Wire):
 
     verdict: Verdict = Field(
         description="healthy: every node answers on its preferred path; degraded: another path "
-        "carries; broken: some node is reached by no path."
+        "carries; broken: some node is reached by no path; unknown: time was up before all "
+        "had been looked at."
     )
     headline: str
     causes: tuple[Cause, ...] = Field(default=(), description="Likeliest first.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from mcp_gpu.fleet.discovery.nodes import read_node
 
-__all__ = ["NodeFacts", "instance", "read_node_facts", "region"]
+__all__ = ["NodeFacts", "aws", "instance", "read_node_facts", "region"]
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 REGION_LABEL = "topology.kubernetes.io/region"
@@ -88,6 +88,12 @@ def instance(node: NodeFacts | None) -> str:
         return ""
     last = node.provider_id.rpartition("/")[2]
     return last if last.startswith("i-") else ""
+
+
+def aws(command: str, node: NodeFacts | None) -> str:
+    """The command of the `aws` program, for the node's region where that is known."""
+    where = region(node) if node is not None else ""
+    return f"aws ec2 {command}" + (f" --region {where}" if where else "")
 
 
 def region(node: NodeFacts) -> str:

@@ -34,7 +34,9 @@ def _lines(case: Case) -> Iterator[str]:
         here = [agent for agent in tried if agent.relation == relation]
         if here:
             answering = sum(agent.http == "ok" for agent in here)
-            where = "all" if relation == "elsewhere" and len(here) == len(tried) else relation
+            where: str = relation
+            if relation == "elsewhere":
+                where = "all" if len(here) == len(tried) else "place not known"
             yield f"{where}: {answering} of {len(here)} over http"
     failing = sum(agent.http != "ok" for agent in tried)
     if not failing:

@@ -8,21 +8,21 @@ from typing import Any
 
 from mcp_gpu.fleet.discovery.pods import read_pod
 
-__all__ = ["EXCLUDED_PORTS", "POD_ENI", "SIDECARS", "PodFacts", "read_pod_facts"]
+__all__ = ["EXCLUDED_PORTS", "POD_ENI", "REDIRECTION", "SIDECARS", "PodFacts", "read_pod_facts"]
 
 POD_ENI = "vpc.amazonaws.com/pod-eni"
 """Annotation of a pod with a network interface, and security groups, of its own."""
 
-EXCLUDED_PORTS = (
-    "traffic.sidecar.istio.io/excludeInboundPorts",
-    "config.linkerd.io/skip-inbound-ports",
-)
-"""Annotations: ports that a mesh's sidecar leaves alone."""
+EXCLUDED_PORTS = {
+    "Istio": "traffic.sidecar.istio.io/excludeInboundPorts",
+    "Linkerd": "config.linkerd.io/skip-inbound-ports",
+}
+"""Annotations by mesh: ports that its sidecar leaves alone."""
 
 REDIRECTION = "ambient.istio.io/redirection"
 """Annotation of a pod that a mesh without sidecars has taken in."""
 
-KEPT_ANNOTATIONS = frozenset({POD_ENI, REDIRECTION, *EXCLUDED_PORTS})
+KEPT_ANNOTATIONS = frozenset({POD_ENI, REDIRECTION, *EXCLUDED_PORTS.values()})
 
 SIDECARS = {
     "istio-proxy": "Istio",
@@ -55,6 +55,8 @@ class PodFacts:
     """Its ServiceAccount."""
     owner: str = ""
     """What made it, as `daemonset/NAME`."""
+    restarted: bool = False
+    """A container of its has ended before, and so has an earlier log."""
     trouble: str = ""
     """What is out of order, in words."""
 
@@ -91,5 +93,6 @@ def read_pod_facts(document: Mapping[str, Any]) -> PodFacts:
         mesh=meshes[0] if meshes else "",
         account=spec.get("serviceAccountName", ""),
         owner=f"{owners[0]['kind'].lower()}/{owners[0]['name']}" if owners else "",
+        restarted=any(each.get("restartCount") for each in status.get("containerStatuses") or ()),
         trouble=read_pod(document).trouble,
     )

@@ -139,7 +139,7 @@ def no_relay(case: Case) -> Judgement:
 
 
 def token_rejected(case: Case) -> Judgement:
-    """The agent takes the gateway's token no more, or something before it forbids the call."""
+    """The agent does not take the gateway's token, or something before it forbids the call."""
     found = [
         a
         for a in case.agents
@@ -151,21 +151,27 @@ def token_rejected(case: Case) -> Judgement:
     evidence = [f"{found[0].name}: {found[0].message('unauthorized', 'forbidden')}"]
     if answered:
         evidence.append(f"{len(answered)} others take the same token: these hold an older one")
-    target = found[0].survey.target
-    owner = (found[0].pod.owner if found[0].pod else "") or "daemonset/AGENTS"
-    fix = [
-        "# MCP_GPU_AGENT_TOKEN_FILE at the gateway and MCP_GPU_TOKEN_FILE at agents have to agree"
-    ]
-    if target.pod:
-        fix.append(f"kubectl -n {target.namespace} rollout restart {owner}")
-    plain = all(agent.had("unauthorized") for agent in found)
+    if case.outside:
+        title, fix = (
+            "agents want a token, and exec needs none",
+            ("# --agent-token-file FILE, or exec first: --transports http,exec,portforward",),
+        )
+    else:
+        title, fix = (
+            "agents do not accept the gateway's token",
+            (
+                "# MCP_GPU_AGENT_TOKEN_FILE at the gateway and MCP_GPU_TOKEN_FILE at agents have to"
+                " agree; both are read again: after a change of the Secret a minute or two pass",
+            ),
+        )
+    plain = all(agent.had("unauthorized") for agent in found) and not case.outside
     return Finding(
         "token-rejected",
-        "agents do not accept the gateway's token",
+        title,
         "high" if plain else "medium",
         names(found),
         tuple(evidence),
-        tuple(fix),
+        fix,
     )
 
 

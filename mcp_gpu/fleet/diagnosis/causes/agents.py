@@ -54,8 +54,9 @@ def down(case: Case) -> Judgement:
     fix = []
     if first.pod:
         pod = f"-n {first.namespace} {first.pod}"
+        earlier = " --previous" if found[0].pod is not None and found[0].pod.restarted else ""
         fix = [
-            f"kubectl logs {pod} --previous --tail 50",
+            f"kubectl logs {pod}{earlier} --tail 50",
             f"kubectl delete pod {pod}  # {owner or 'its owner'} makes another",
         ]
     return Finding(
@@ -136,10 +137,13 @@ def on_loopback(case: Case) -> Judgement:
         return None
     target = found[0].survey.target
     owner = (found[0].pod.owner if found[0].pod else "") or "daemonset/AGENTS"
+    # In the node's network the loopback is the node's, and anybody's; and some plugins refuse
+    # what policies forbid.
+    shared = any(agent.pod is not None and agent.pod.host_network for agent in found)
     return Finding(
         "agent-on-loopback",
         "agents listen on loopback only",
-        "medium" if case.denied(found) else "high",  # some plugins refuse what policies forbid
+        "medium" if shared or case.denied(found) else "high",
         names(found),
         (
             f"TCP {target.port} is refused at the pod's address",

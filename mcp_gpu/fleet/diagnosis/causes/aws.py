@@ -8,7 +8,7 @@ from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
 from mcp_gpu.fleet.diagnosis.cni import ENABLE_POD_ENI, EXTERNAL_SNAT
 from mcp_gpu.fleet.diagnosis.finding import SHOWN, Finding, Judgement, RuledOut
 from mcp_gpu.fleet.diagnosis.model import Confidence
-from mcp_gpu.fleet.diagnosis.nodes import instance, region
+from mcp_gpu.fleet.diagnosis.nodes import aws, instance
 from mcp_gpu.fleet.diagnosis.pods import POD_ENI, PodFacts
 
 __all__ = ["external_snat", "pod_security_group", "security_group"]
@@ -70,6 +70,7 @@ def pod_security_group(case: Case) -> Judgement:
         *([f"{ENABLE_POD_ENI} is true"] if on else []),
     ]
     port = concerned[0].survey.target.port
+    where = case.node or concerned[0].node
     return Finding(
         "pod-security-group",
         "security groups of the pods' own interfaces do not let the gateway in",
@@ -78,10 +79,10 @@ def pod_security_group(case: Case) -> Judgement:
         tuple(evidence),
         (
             "kubectl get securitygrouppolicies -A",
-            f"aws ec2 describe-network-interfaces --network-interface-ids {_eni(holder)}"
+            f"{aws('describe-network-interfaces', where)} --network-interface-ids {_eni(holder)}"
             " --query 'NetworkInterfaces[].Groups'",
-            f"aws ec2 authorize-security-group-ingress --group-id AGENTS_GROUP --protocol tcp"
-            f" --port {port} --source-group GATEWAY_GROUP",
+            f"{aws('authorize-security-group-ingress', where)} --group-id AGENTS_GROUP"
+            f" --protocol tcp --port {port} --source-group GATEWAY_GROUP",
         ),
         excludes=("security-group", "node-network"),
     )
@@ -106,7 +107,7 @@ def security_group(case: Case) -> Judgement:
         evidence.append(f"all {len(lost)} other nodes are lost over http")
     machines = [n for n in (case.node, *(agent.node for agent in lost)) if n and instance(n)]
     ids = " ".join(instance(node) for node in machines[: SHOWN + 1]) or "INSTANCES"
-    where = region(machines[0]) if machines else ""
+    where = machines[0] if machines else None
     port = lost[0].survey.target.port
     return Finding(
         "security-group",
@@ -115,11 +116,10 @@ def security_group(case: Case) -> Judgement:
         names(lost),
         tuple(evidence),
         (
-            f"aws ec2 describe-instances{f' --region {where}' if where else ''}"
-            f" --instance-ids {ids}"
+            f"{aws('describe-instances', where)} --instance-ids {ids}"
             " --query 'Reservations[].Instances[].[InstanceId,SecurityGroups[].GroupId]'",
-            f"aws ec2 authorize-security-group-ingress --group-id AGENT_NODES_GROUP --protocol tcp"
-            f" --port {port} --source-group GATEWAY_NODES_GROUP",
+            f"{aws('authorize-security-group-ingress', where)} --group-id AGENT_NODES_GROUP"
+            f" --protocol tcp --port {port} --source-group GATEWAY_NODES_GROUP",
         ),
         excludes=("node-network",),
     )

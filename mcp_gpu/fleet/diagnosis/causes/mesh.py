@@ -6,7 +6,7 @@ from mcp_gpu.fleet.connectivity.model import Outcome
 from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
 from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, RuledOut
 from mcp_gpu.fleet.diagnosis.mesh import excluded, strict
-from mcp_gpu.fleet.diagnosis.pods import EXCLUDED_PORTS
+from mcp_gpu.fleet.diagnosis.pods import EXCLUDED_PORTS, REDIRECTION, PodFacts
 
 __all__ = ["mesh_mtls"]
 
@@ -41,12 +41,7 @@ def mesh_mtls(case: Case) -> Judgement:
     ]
     if policy:
         evidence.append(f"PeerAuthentication {policy} is STRICT")
-    fix = []
-    if first.pod.mesh:
-        note = EXCLUDED_PORTS[1] if mesh == "Linkerd" else EXCLUDED_PORTS[0]
-        patch = f'{{"spec":{{"template":{{"metadata":{{"annotations":{{"{note}":"{port}"}}}}}}}}}}'
-        owner = first.pod.owner or "daemonset/AGENTS"
-        fix.append(f"kubectl -n {target.namespace} patch {owner} --type merge -p '{patch}'")
+    fix = [_exclusion(first.pod, target.namespace, port)] if first.pod.mesh else []
     fix.append("# or take both ends into the mesh, or both out of it")
     return Finding(
         "mesh-mtls",
@@ -57,6 +52,21 @@ def mesh_mtls(case: Case) -> Judgement:
         tuple(fix),
         excludes=("tls", "token-rejected"),
     )
+
+
+def _exclusion(pod: PodFacts, namespace: str, port: int) -> str:
+    """How the agents' port is kept out of the proxy."""
+    if pod.annotations.get(REDIRECTION) == "enabled":
+        return (
+            "# ambient mode leaves out no single port: label the agents' pods"
+            " istio.io/dataplane-mode=none, or have a PeerAuthentication PERMISSIVE for the port"
+        )
+    note = EXCLUDED_PORTS.get(pod.mesh)
+    if note is None:
+        return f"# have {pod.mesh} leave out TCP {port} of the agents' pods"
+    patch = f'{{"spec":{{"template":{{"metadata":{{"annotations":{{"{note}":"{port}"}}}}}}}}}}'
+    owner = pod.owner or "daemonset/AGENTS"
+    return f"kubectl -n {namespace} patch {owner} --type merge -p '{patch}'"
 
 
 def _differs(agent: Agent, ours: str) -> bool:

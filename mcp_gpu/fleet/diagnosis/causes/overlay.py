@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
-from mcp_gpu.fleet.diagnosis.cni import FIRST_IPIP, FIRST_VXLAN, SOURCE_CHECK, IpPool
+from mcp_gpu.fleet.diagnosis.cni import FIRST_IPIP, FIRST_VXLAN, ROUTED, SOURCE_CHECK, IpPool
 from mcp_gpu.fleet.diagnosis.finding import SHOWN, Finding, Judgement, RuledOut
 from mcp_gpu.fleet.diagnosis.model import Code, Confidence
-from mcp_gpu.fleet.diagnosis.nodes import NodeFacts, instance, region
+from mcp_gpu.fleet.diagnosis.nodes import NodeFacts, aws, instance
 
 __all__ = ["checksum_offload", "overlay_blocked", "source_check"]
 
@@ -18,11 +18,19 @@ FELIX = "felixconfigurations.crd.projectcalico.org"
 FEW = 10
 """One of so many may have an ailment of its own without spoiling a pattern."""
 
+PERMISSIONS = "ec2:DescribeInstances and ec2:ModifyNetworkInterfaceAttribute"
+"""What Calico needs to turn the check off."""
+
+FIRST_POOL = (
+    '[{"op":"replace","path":"/spec/calicoNetwork/ipPools/0/encapsulation","value":"VXLAN"}]'
+)
+"""What Calico's operator has to be told: it undoes a change of its pools."""
+
 HOME_LOST = "http fails on the gateway's own node too, where no packet leaves the machine"
 
 
 def source_check(case: Case) -> Judgement:
-    """Calico sends packets within a subnet as they are, and the fabric drops them.
+    """Pods' packets go as they are, if only within a subnet, and the fabric drops them.
 
     A source/destination check, on by default on EC2, lets an interface send and take only what
     has the machine's own address. Wrapped packets have it, and pods' own have not.
@@ -33,25 +41,31 @@ def source_check(case: Case) -> Judgement:
         return None
     code: Code = "crosssubnet-source-check"
     pools_known = POOLS in case.evidence.read
-    direct = [pool for pool in case.pools if pool.direct_in_subnet]
+    crossing = [pool for pool in case.pools if pool.crosses]
+    direct = crossing or [pool for pool in case.pools if pool.unwrapped]
+    overlay, routed = case.overlay, _routed(case)
     if case.home_lost:
         return RuledOut(code, HOME_LOST)
-    if pools_known and not direct:
-        says = case.pools[0].says if case.pools else "no IPPool of Calico holds the agents' pods"
-        return RuledOut(code, says)
-    if case.overlay is not None and not case.overlay.across_subnets_only:
-        return RuledOut(code, f"packets are wrapped all the same: {case.overlay.said_by}")
+    if case.pools and not direct:
+        return RuledOut(code, case.pools[0].says)
+    if overlay is not None and not overlay.across_subnets_only and not overlay.assumed:
+        return RuledOut(code, f"packets are wrapped all the same: {overlay.said_by}")
     contrast = _mostly(far, lost=False)
-    if far and not contrast:
+    if crossing and far and not contrast and case.subnets_sure:
         return RuledOut(code, "nodes of other subnets, whose packets are wrapped, are lost as well")
     first = _first_mode(case)
     whole = _mostly(here, lost=True)
     confidence: Confidence
     if direct and whole:
         sure = contrast or (case.on_aws and case.policies_allow)
-        confidence = "high" if sure else "medium"
+        confidence = "high" if sure and case.subnets_sure else "medium"
+        if crossing and far and not contrast:
+            confidence = "low"  # all is lost, and which of it is wrapped is a guess
     elif direct and case.on_aws:
         confidence = "medium"  # some machines have the check on, others not
+    elif routed and whole and case.on_aws:
+        wrapped = overlay is not None and not overlay.across_subnets_only
+        confidence = "low" if wrapped and not contrast else "medium"
     elif not pools_known and whole and contrast:
         confidence = "medium" if case.on_aws or first else "low"
     else:
@@ -68,13 +82,15 @@ def source_check(case: Case) -> Judgement:
         evidence.append("EC2 instances: the check is on unless somebody has turned it off")
     if _set_off(case):
         confidence = "medium" if confidence == "high" else confidence
-        evidence.append(
-            "awsSrcDstCheck is Disable already: Calico needs ec2:ModifyInstanceAttribute for it"
-        )
+        evidence.append(f"awsSrcDstCheck is Disable already: Calico needs {PERMISSIONS} for it")
+    if direct and not crossing:  # nobody's packets are wrapped, near or far
+        lost += [agent for agent in far if agent.lost]
+    unwrapped = "within a subnet are not wrapped (CrossSubnet)"
+    if routed or (direct and not crossing):
+        unwrapped = "are not wrapped between nodes"
     return Finding(
         code,
-        "pods' packets within a subnet are not wrapped (CrossSubnet), and a source/destination"
-        " check drops them",
+        f"pods' packets {unwrapped}, and a source/destination check drops them",
         confidence,
         names(lost),
         tuple(evidence),
@@ -104,9 +120,14 @@ def overlay_blocked(case: Case) -> Judgement:
     if case.home_lost:
         return RuledOut("overlay-blocked", HOME_LOST)
     evidence = [f"{len(lost)} of {len(wrapped)} nodes reached by {overlay.kind} are lost over http"]
-    direct = [a for a in case.at("same subnet") if overlay.across_subnets_only and a.passes]
+    across = overlay.across_subnets_only
+    direct = [a for a in case.at("same subnet") if across and a.passes]
     confidence: Confidence
-    if passing:
+    if across and not case.subnets_sure:
+        if passing:
+            return None  # who of them is reached by it is not known
+        confidence = "low"
+    elif passing:
         split = case.split(wrapped, "node group", "zone", "subnet")
         if split is None:
             if not _mostly(wrapped, lost=True):
@@ -164,10 +185,16 @@ def checksum_offload(case: Case) -> Judgement:
     )
 
 
+def _routed(case: Case) -> bool:
+    """Whether a plugin other than Calico carries pods' packets, and may do so as they are."""
+    kinds = {plugin.kind for plugin in case.evidence.plugins}
+    return bool(kinds) and not case.pools and not kinds & (ROUTED | {"calico"})
+
+
 def _wrapped(case: Case) -> list[Agent]:
-    """Agents to whom packets are wrapped."""
+    """Agents to whom packets are wrapped; all to whom they may be, where subnets are a guess."""
     overlay = case.overlay
-    across = overlay is not None and overlay.across_subnets_only
+    across = overlay is not None and overlay.across_subnets_only and case.subnets_sure
     return [a for a in case.remote if not across or a.relation == "other subnets"]
 
 
@@ -196,16 +223,31 @@ def _source_check_fix(
     case: Case, direct: Sequence[IpPool], lost: Sequence[Agent]
 ) -> tuple[str, ...]:
     lines = ["# one of these is enough; the first needs nobody's cloud account"]
-    for pool in direct or (IpPool("default-ipv4-ippool", "", vxlan="CrossSubnet"),):
-        mode = "vxlanMode" if pool.vxlan == "CrossSubnet" else "ipipMode"
-        lines.append(_patch(POOLS, pool.name, f'{{"spec":{{"{mode}":"Always"}}}}'))
-    if case.on_aws or case.node is None:
-        off = _patch(FELIX, "default", '{"spec":{"awsSrcDstCheck":"Disable"}}')
-        lines.append(f"{off}  # EC2: the nodes' role needs ec2:ModifyInstanceAttribute")
+    if _routed(case):
+        lines.append(
+            "# have the network plugin wrap packets: flannel's vxlan, Cilium's tunnel mode"
+        )
     else:
+        for pool in direct or (IpPool("default-ipv4-ippool", ""),):
+            mode = "ipipMode" if pool.ipip == "CrossSubnet" else "vxlanMode"
+            lines.append(_patch(POOLS, pool.name, f'{{"spec":{{"{mode}":"Always"}}}}'))
+        lines.append(
+            "# with Calico's operator instead: kubectl patch installation default --type json"
+            f" -p '{FIRST_POOL}'"
+        )
+        if case.on_aws or case.node is None:
+            off = _patch(FELIX, "default", '{"spec":{"awsSrcDstCheck":"Disable"}}')
+            lines.append(f"{off}  # EC2: the nodes' role needs {PERMISSIONS}")
+    if not case.on_aws and case.node is not None:
         lines.append("# or let the fabric pass pods' addresses at these machines' ports")
     machines = [node for node in (case.node, *(agent.node for agent in lost)) if node is not None]
     machines = [node for node in machines if instance(node)]
+    if machines:
+        each = aws("modify-network-interface-attribute", machines[0])
+        lines.append(
+            "# or by hand on each node; on one of several interfaces for each of them:"
+            f" {each} --network-interface-id ENI --no-source-dest-check"
+        )
     lines += [_attribute(node) for node in machines[: SHOWN + 1]]
     if len(machines) > SHOWN + 1:
         lines.append(f"# and the same for {len(machines) - SHOWN - 1} more of this subnet")
@@ -213,9 +255,8 @@ def _source_check_fix(
 
 
 def _attribute(node: NodeFacts) -> str:
-    where = f" --region {region(node)}" if region(node) else ""
     return (
-        f"aws ec2 modify-instance-attribute{where} --instance-id {instance(node)}"
+        f"{aws('modify-instance-attribute', node)} --instance-id {instance(node)}"
         f" --no-source-dest-check  # {node.name}"
     )
 
@@ -234,10 +275,10 @@ def _overlay_fix(case: Case, lost: Sequence[Agent]) -> tuple[str, ...]:
         ids = " ".join(instance(node) for node in machines[: SHOWN + 1])
         protocol = f"--protocol udp --port {port}" if port else "--protocol 4"
         lines += [
-            f"aws ec2 describe-instances --instance-ids {ids}"
+            f"{aws('describe-instances', machines[0])} --instance-ids {ids}"
             " --query 'Reservations[].Instances[].[InstanceId,SecurityGroups[].GroupId]'",
-            f"aws ec2 authorize-security-group-ingress --group-id NODES_GROUP {protocol}"
-            " --source-group OTHER_NODES_GROUP",
+            f"{aws('authorize-security-group-ingress', machines[0])} --group-id NODES_GROUP"
+            f" {protocol} --source-group OTHER_NODES_GROUP",
         ]
     return tuple(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
+from mcp_gpu.fleet.diagnosis.cni import MTU_KEYS
 from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, RuledOut, few
 from mcp_gpu.fleet.diagnosis.model import Confidence
 
@@ -43,17 +44,22 @@ def mtu(case: Case) -> Judgement:
         bytes_more = OVERHEAD[overlay.kind]
         evidence.append(f"{overlay.said_by}: {bytes_more} bytes more a packet")
         fix.append(f"# pods' MTU has to be that of the path less {bytes_more}")
-    if felix is not None and felix.vxlan_mtu:
-        evidence.append(f"FelixConfiguration default: vxlanMTU {felix.vxlan_mtu}")
-    if felix is not None or case.pools:
-        fix += [
+    key = MTU_KEYS.get(overlay.kind, "") if overlay is not None else ""
+    if felix is not None and key in felix.mtus:
+        evidence.append(f"FelixConfiguration default: {key} {felix.mtus[key]}")
+    if felix is None and not case.pools:
+        fix.append("# set the network plugin's MTU to it")
+    elif key:
+        fix.append(
             "kubectl patch felixconfigurations.crd.projectcalico.org default --type merge"
-            ' -p \'{"spec":{"vxlanMTU":MTU}}\'',
-            "# with Calico's operator instead: kubectl patch installation default --type merge"
-            ' -p \'{"spec":{"calicoNetwork":{"mtu":MTU}}}\'',
-        ]
-    else:
-        fix.append("# set the network plugin's MTU to it; pods take it when they are made anew")
+            f' -p \'{{"spec":{{"{key}":MTU}}}}\''
+        )
+    if felix is not None or case.pools:
+        fix.append(
+            "# with Calico's operator: kubectl patch installation default --type merge"
+            ' -p \'{"spec":{"calicoNetwork":{"mtu":MTU}}}\''
+        )
+    fix.append("# pods take another MTU only when they are made anew")
     fix.append("# or let ICMP 'fragmentation needed' (type 3 code 4) pass where it is filtered")
     near = all(agent.relation == "same node" for agent in found)
     return Finding(

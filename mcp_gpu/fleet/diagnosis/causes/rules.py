@@ -69,7 +69,7 @@ def network_policy(case: Case) -> Judgement:
         confidence,
         names(stopped),
         tuple(evidence),
-        _fix(case, stopped[0], first.direction),
+        _fix(case, stopped[0], first.direction, missing),
         excludes=(
             *("crosssubnet-source-check", "overlay-blocked", "checksum-offload", "cni-policy"),
             *("security-group", "reverse-path", "node-network", "kernel-regression"),
@@ -120,43 +120,56 @@ def _stable(labels: Mapping[str, str]) -> Mapping[str, str]:
     return chosen or {k: v for k, v in labels.items() if k not in PASSING_LABELS}
 
 
-def _fix(case: Case, agent: Agent, direction: str) -> tuple[str, ...]:
-    """A policy to add: they only ever allow more."""
+def _fix(case: Case, agent: Agent, direction: str, missing: str) -> tuple[str, ...]:
+    """A policy to add: they only ever allow more. No ready one where it would allow much more."""
     target, own = agent.survey.target, case.survey.place.namespace
     ingress = direction == "ingress"
     selected, other = (agent.pod, case.pod) if ingress else (case.pod, agent.pod)
     namespace, far = (target.namespace, own) if ingress else (own, target.namespace)
     kind, key, side = ("Ingress", "ingress", "from") if ingress else ("Egress", "egress", "to")
+    if other is not None and other.host_network and case.plugin("cilium") is not None:
+        return (
+            "# Cilium means no node by a block: add a CiliumNetworkPolicy in namespace"
+            f" {namespace} with {side}Entities: [host, remote-node] on TCP {target.port}",
+        )
+    pods, peers = _selector(selected), _peers(other, far)
+    if not pods or not peers:
+        return (
+            f"# add a NetworkPolicy in namespace {namespace} that allows {missing}; by which labels"
+            " it has to select is not known here",
+        )
     lines = [
         "kubectl apply -f - <<'EOF'",
         "apiVersion: networking.k8s.io/v1",
         "kind: NetworkPolicy",
         f"metadata: {{name: allow-mcp-gpu-{key}, namespace: {namespace}}}",
         "spec:",
-        f"  podSelector: {_selector(selected)}",
+        f"  podSelector: {pods}",
         f"  policyTypes: [{kind}]",
         f"  {key}:",
         f"    - ports: [{{port: {target.port}, protocol: TCP}}]",
         f"      {side}:",
-        *_peers(other, far),
+        *peers,
         "EOF",
     ]
     return ("\n".join(lines),)
 
 
 def _peers(pod: PodFacts | None, namespace: str) -> Sequence[str]:
+    """What allows this pod and its successors; empty where that cannot be said."""
     if pod is not None and pod.host_network:
         return [f"        - ipBlock: {{cidr: {_single(each)}}}" for each in pod.addresses]
+    pods = _selector(pod)
+    if not pods:
+        return []
     named = f"{{matchLabels: {{{NAMESPACE_NAME}: {namespace}}}}}"
-    return [
-        f"        - namespaceSelector: {named}",
-        f"          podSelector: {_selector(pod)}",
-    ]
+    return [f"        - namespaceSelector: {named}", f"          podSelector: {pods}"]
 
 
 def _selector(pod: PodFacts | None) -> str:
+    """What selects this pod and its successors; empty where no label does: never every pod."""
     labels = _stable(pod.labels) if pod is not None else {}
-    return f"{{matchLabels: {{{_pairs(labels.items())}}}}}" if labels else "{}"
+    return f"{{matchLabels: {{{_pairs(labels.items())}}}}}" if labels else ""
 
 
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:

@@ -230,6 +230,10 @@ class Cluster(Access):
 
         def await_nodes() -> None:
             self.kubectl("wait", "--for=create", bound, *names, timeout=READY_SECONDS + 10)
+            for node in self._all():
+                # As calico-node says of each: which subnet it is in is known by the prefix.
+                said = f"projectcalico.org/IPv4Address={self.plan.address(node.node)}/24"
+                self.kubectl("annotate", "--overwrite", f"node/{node.name}", said)
             ready = ["wait", "--for=condition=Ready", bound]
             self.kubectl(*ready, *names, timeout=READY_SECONDS + 10)
 

@@ -26,6 +26,8 @@ READY_SECONDS = 180
 SURGE = "agent.updateStrategy.rollingUpdate.maxSurge=100%"
 """All agents anew at once: what takes its time on a fleet need not in tests."""
 
+IN_A_ROW = 12
+
 CALL_SECONDS = 25
 """Bound for a call through the gateway, which ends by its own deadline of 20 s."""
 
@@ -101,9 +103,12 @@ class Release:
         return len(self.kubectl(*query).split()) == 1
 
     def _is_served(self) -> bool:
+        """So many times in a row: for a second kube-proxy may still send some to the pod that has
+        just gone, whose address its node believes in for half a minute more."""
         url = f"http://{self.address}:8080/healthz"
         try:
-            self.cluster.run_in("n1", ["curl", "-sf", "--noproxy", "*", "-m", "5", url])
+            for _ in range(IN_A_ROW):
+                self.cluster.run_in("n1", ["curl", "-sf", "--noproxy", "*", "-m", "2", url])
         except CommandError:
             return False
         return True

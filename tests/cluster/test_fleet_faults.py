@@ -172,8 +172,7 @@ def test_streams_cut_in_mid_answer_cost_no_node(release: Release, mode: str) -> 
     # So that one node needs a stream where HTTP is preferred, too.
     check = faults.source_destination_check(cluster) if mode == "auto" else nullcontext()
     with check, ThreadPoolExecutor(1) as pool:
-        way = "portforward" if mode == "auto" else "exec"
-        assert way in ways(release.inventory()).values()
+        assert {"portforward", "exec"} & set(ways(release.inventory()).values())
         gateway = release.gateway()
         streams_cut = 0
         for _ in range(10):

@@ -28,8 +28,9 @@ HEALED_SECONDS = 90
 CALLS = 200
 
 HTTP = {"n1": "http", "n2": "http", "n3": "http"}
-CHECKED = HTTP | {"n2": "portforward"}
-"""With the source/destination check on."""
+STREAMS = {"portforward", "exec"}
+"""What may carry where HTTP does not. The first is preferred and has a head start, which on a busy
+machine may not be enough."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,12 @@ def fresh(release: Release) -> Release:
     """With a gateway that knows nothing yet, on a healthy network."""
     release.restart_gateway()
     return release
+
+
+def checked(answer: dict[str, Any], streams: set[str] = STREAMS) -> bool:
+    """Whether it came as it should with the source/destination check on: n2 by a stream."""
+    found = ways(answer)
+    return found.pop("n2") in streams and found == {"n1": "http", "n3": "http"}
 
 
 def healed(release: Release) -> None:
@@ -64,8 +71,8 @@ def test_the_first_call_of_a_new_gateway_finds_every_node(
         fresh.restart_gateway()
         for _ in range(2):
             answer = fresh.inventory()
-            assert ways(answer) == CHECKED
-            assert answer["ways"] == {"http": 2, "portforward": 1}
+            assert checked(answer), answer["failures"]
+            assert answer["ways"]["http"] == 2
     healed(fresh)
 
 
@@ -93,7 +100,7 @@ def test_a_network_that_breaks_and_heals_costs_no_call(
 
 def test_vxlan_everywhere_brings_http_back(own_cluster: Cluster, fresh: Release) -> None:
     with faults.source_destination_check(own_cluster):
-        wait("n2 over another path", lambda: ways(fresh.inventory()) == CHECKED, HEALED_SECONDS)
+        wait("n2 over another path", lambda: checked(fresh.inventory()), HEALED_SECONDS)
         with faults.tunnelled(own_cluster):
             healed(fresh)
     healed(fresh)
@@ -117,7 +124,7 @@ def test_without_exec_a_forwarded_port_carries_on(own_cluster: Cluster, fresh: R
         faults.source_destination_check(own_cluster),
     ):
         fresh.restart_gateway()
-        assert ways(fresh.inventory()) == CHECKED
+        assert checked(fresh.inventory(), {"portforward"})
     healed(fresh)
 
 
@@ -191,9 +198,10 @@ def test_a_third_of_fifty_agents_dead_costs_the_others_nothing(idling: Release) 
         for _ in range(CALLS // 2):
             answer = idling.inventory()  # one that is over its deadline fails here
             found_dead = {failure["node"] for failure in answer["failures"]}
-            # A container that crashed is started again now and then.
-            assert found_dead <= dead
-            assert {pod.name for pod in (*stopped, *gone)} <= found_dead
+            # A container that crashed is started again now and then, and so is one that the
+            # kubelet has found stopped for too long.
+            assert found_dead <= dead, answer["failures"]
+            assert set(names) <= found_dead
             assert answer["coverage"]["nodes_known"] == AGENTS + 3
         faulty.close()
         wait("nothing open again", idle, HEALED_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import socket
 import time
@@ -44,6 +45,10 @@ INSTRUCTIONS = (
     "reason. GPUs of a node that did not answer are unknown, not healthy. Then ask for single "
     "nodes with detail full. check_connectivity says why nodes do not answer, and what mends it."
 )
+
+COLLECT_AT = 20_000
+"""New objects before the garbage collector looks at them: 15 % less processor time for a fan-out to
+1,000 agents than with Python's 700, and 10 MiB more memory (`make bench-scale`)."""
 
 OPEN_FILES = 65_536
 """Descriptors for some thousands of agents on every path at once."""
@@ -128,6 +133,9 @@ async def _checkup(
 def run(settings: GatewaySettings) -> int:
     """Serve the fleet until told to stop. Returns the exit status."""
     _raise_open_files()
+    # All calls of a fan-out are alive at once, and by default the collector walks through them at
+    # every 700 new objects: a quarter of the processor time at 1,000 agents, and no garbage found.
+    gc.set_threshold(COLLECT_AT, 10, 10)
     anyio.run(_run, settings)
     return 0
 

@@ -13,7 +13,7 @@ import pytest
 from support.demo_server import registry
 from support.execcases import CASES, ExecSite
 from support.kubeapi.credentials import Authority
-from support.kubeapi.streams import Faults, Pod, StreamsServer, one_pod
+from support.kubeapi.streams import AGENT, Faults, Pod, StreamsServer, one_pod, probe_refused
 from support.peer import Peer, children, connections_to, relayed, text_of, until
 from support.wire import serving
 from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable, turns
@@ -21,8 +21,6 @@ from transports.channels import V4, V5
 from transports.exec import ExecSettings, ExecTransport
 from transports.registry import load
 from transports.session import call_tool
-
-AGENT = Target(namespace="gpu", pod="agent-1")
 
 
 @pytest.fixture
@@ -98,15 +96,6 @@ async def call(
     return text_of(result)
 
 
-async def refused(transport: ExecTransport, target: Target = AGENT) -> TransportError:
-    """What a probe fails with. It holds no secret."""
-    with anyio.fail_after(20), pytest.raises(TransportError) as caught:
-        async with transport:
-            await transport.probe(target)
-    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {transport!r}"
-    return caught.value
-
-
 @pytest.mark.parametrize(("spoken", "chosen"), [((V5, V4), V5), ((V4,), V4)])
 async def test_the_newest_protocol_that_both_speak_is_used(
     spoken: tuple[str, ...], chosen: str, tmp_path: Path
@@ -156,38 +145,38 @@ async def test_a_failure_after_the_upgrade_is_one_of_opening(
     fault: str, kind: type[TransportError], words: str, reached: Reached
 ) -> None:
     reached.pod.faults.fail = fault
-    error = await refused(reached.transport())
+    error = await probe_refused(reached.transport())
     assert type(error) is kind
     assert words in error.message
 
 
 async def test_a_container_that_is_not_running_is_gone(reached: Reached) -> None:
     reached.pod.running = False
-    assert type(await refused(reached.transport())) is Gone
+    assert type(await probe_refused(reached.transport())) is Gone
 
 
 async def test_a_server_that_speaks_none_of_our_protocols_is_told(tmp_path: Path) -> None:
     async with reach(tmp_path, protocols=("v9.channel.k8s.io",)) as reached:
-        error = await refused(reached.transport())
+        error = await probe_refused(reached.transport())
     assert (type(error), error.message) == (Denied, "HTTP 403 Forbidden")
 
 
 async def test_a_server_that_says_nothing_is_unreachable(reached: Reached) -> None:
     reached.pod.faults.hold = anyio.Event()
-    error = await refused(reached.transport(open_timeout_seconds=0.2))
+    error = await probe_refused(reached.transport(open_timeout_seconds=0.2))
     assert (type(error), error.message) == (Unreachable, "not open within 0.2 s")
 
 
 async def test_a_container_whose_name_is_none_reaches_no_server(reached: Reached) -> None:
     target = Target(namespace="gpu", pod="agent-1", container="a/b")
-    error = await refused(reached.transport(), target)
+    error = await probe_refused(reached.transport(), target)
     assert type(error) is BadPeer
     assert reached.server.requests == []
 
 
 async def test_without_credentials_it_is_denied(reached: Reached) -> None:
     (reached.folder / "kubeconfig").unlink()
-    error = await refused(reached.transport())
+    error = await probe_refused(reached.transport())
     assert type(error) is Denied
     assert error.message.endswith("kubeconfig: no such kubeconfig")
 
@@ -204,14 +193,14 @@ async def test_new_credentials_are_read_when_the_old_have_expired(reached: Reach
         await call(transport, "whoami")
         assert reached.server.streams == 3
         reached.server.token = "s3cret-third"
-    error = await refused(reached.transport())
+    error = await probe_refused(reached.transport())
     assert (type(error), error.message) == (Denied, "HTTP 401 Unauthorized: Unauthorized")
     assert reached.server.streams == 3  # not to be had by those whom nobody knows
 
 
 async def test_only_the_tail_of_standard_error_is_quoted(reached: Reached) -> None:
     script = "head -c 3000000 /dev/zero | tr '\\0' 'x' >&2; printf '\\033[2Jthe end' >&2; exit 1"
-    error = await refused(reached.transport("sh", "-c", script))
+    error = await probe_refused(reached.transport("sh", "-c", script))
     assert error.message.startswith("ended with exit status 1 before it answered: xxx")
     assert error.message.endswith("[2Jthe end")
     assert len(error.message) <= 500

@@ -17,13 +17,11 @@ from mcp_gpu.settings import FleetSettings
 from support.kubeapi.answering import PRINT, answering, program
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status
-from support.kubeapi.streams import REVIEWS, Pod, StreamsServer, one_pod
+from support.kubeapi.streams import AGENT, REVIEWS, Pod, StreamsServer, one_pod
 from support.peer import Peer, relayed, serve_http, swallowing
 from transports import BadPeer, Denied, Gone, Target, Transport, TransportError, Unreachable, pods
 from transports.exec import ExecSettings, ExecTransport
 from transports.portforward import PortForwardSettings, PortForwardTransport
-
-AGENT = Target(namespace="gpu", pod="agent-1")
 
 RBAC = 'pods "agent-1" is forbidden: User "u" cannot create resource "{}" in API group "" in the n'
 POLICY = (

@@ -17,15 +17,13 @@ from support.demo_server import registry
 from support.forwardcases import CASES, ForwardSite
 from support.kubeapi.credentials import Authority
 from support.kubeapi.pods import Faults
-from support.kubeapi.streams import Pod, StreamsServer, one_pod
+from support.kubeapi.streams import AGENT, Pod, StreamsServer, one_pod, probe_refused
 from support.peer import Peer, connections_to, serve_http, speaking, text_of, until
 from support.wire import serving
 from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable, turns
 from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.registry import load
 from transports.session import call_tool
-
-AGENT = Target(namespace="gpu", pod="agent-1")
 
 
 @pytest.fixture
@@ -90,15 +88,6 @@ async def call(
 ) -> str:
     result = await call_tool(transport, AGENT, tool, arguments, timeout_seconds=seconds)
     return text_of(result)
-
-
-async def refused(transport: PortForwardTransport, target: Target = AGENT) -> TransportError:
-    """What a probe fails with. It holds no secret."""
-    with anyio.fail_after(20), pytest.raises(TransportError) as caught:
-        async with transport:
-            await transport.probe(target)
-    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {transport!r}"
-    return caught.value
 
 
 async def test_one_connection_serves_calls_that_follow_each_other(reached: Reached) -> None:
@@ -198,7 +187,7 @@ async def test_what_the_error_channel_says_is_told(
     words: str, kind: type[TransportError], symptom: str, reached: Reached
 ) -> None:
     reached.pod.faults.fail = WORDS + words
-    error = await refused(reached.transport())
+    error = await probe_refused(reached.transport())
     assert (type(error), error.symptom) == (kind, symptom)
     assert error.message == WORDS + words
     async with reached.transport() as transport:
@@ -209,7 +198,7 @@ async def test_what_the_error_channel_says_is_told(
 
 async def test_a_server_that_says_nothing_is_unreachable(reached: Reached) -> None:
     reached.pod.faults.hold = anyio.Event()
-    error = await refused(reached.transport(connect_timeout_seconds=0.3))
+    error = await probe_refused(reached.transport(connect_timeout_seconds=0.3))
     assert (type(error), error.symptom) == (Unreachable, "silent")
     assert error.message == "not open within 0.3 s"
 
@@ -239,7 +228,7 @@ async def test_what_does_not_speak_http_is_a_bad_peer(tmp_path: Path) -> None:
         await stream.receive()
 
     async with speaking(banner) as other, one_pod(tmp_path, Pod(ports={8080: other.port})):
-        error = await refused(Reached(tmp_path, 0).transport())
+        error = await probe_refused(Reached(tmp_path, 0).transport())
     assert (type(error), error.message) == (BadPeer, "what answers does not speak HTTP")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import anyio
+import pytest
 from aiohttp import web
 
 from support.kubeapi.credentials import write_kubeconfig
@@ -19,17 +20,21 @@ from support.kubeapi.exec import exec_handler
 from support.kubeapi.pods import Faults, May, Pod, Pods, status
 from support.kubeapi.portforward import portforward_handler
 from support.peer import listen
+from transports.base import Target, Transport
 from transports.channels import PROTOCOLS
+from transports.errors import TransportError
 
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 __all__ = [
+    "AGENT",
     "Faults",
     "Pod",
     "StreamsServer",
     "exec_handler",
     "one_pod",
     "portforward_handler",
+    "probe_refused",
     "stream_routes",
 ]
 
@@ -148,3 +153,16 @@ async def one_pod(folder: Path, pod: Pod, **options: Any) -> AsyncIterator[Strea
     async with StreamsServer({("gpu", "agent-1"): pod}, **options) as server:
         server.kubeconfig(folder / "kubeconfig")
         yield server
+
+
+AGENT = Target(namespace="gpu", pod="agent-1")
+"""The pod of `one_pod`."""
+
+
+async def probe_refused(transport: Transport, target: Target = AGENT) -> TransportError:
+    """What a probe over the transport, entered for it, fails with. It holds no secret."""
+    with anyio.fail_after(20), pytest.raises(TransportError) as caught:
+        async with transport:
+            await transport.probe(target)
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {transport!r}"
+    return caught.value

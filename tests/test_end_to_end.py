@@ -63,9 +63,11 @@ async def test_a_fleet_with_a_stopped_and_a_killed_agent_answers_and_becomes_who
         assert ways(found) == dict.fromkeys("ad", "http")
         assert reasons(found) == {"b": "timeout", "c": "not_running"}
         (killed,) = [failure for failure in found["failures"] if failure["node"] == "c"]
-        # Broken under the call, refused to a new connection, and no agent where the stream ends.
-        attempts = [attempt["reason"] for attempt in killed["attempts"]]
-        assert attempts == ["broken", "unreachable", "not_running"]
+        # Broken under the call; a new connection is refused, or reset where the dying process still
+        # listened; and there is no agent where the stream ends.
+        first, again, stream = [attempt["reason"] for attempt in killed["attempts"]]
+        assert (first, stream) == ("broken", "not_running")
+        assert again in {"unreachable", "broken"}
 
         fleet.agents["b"].send(signal.SIGCONT)
         await fleet.agents["c"].start()

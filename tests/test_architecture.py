@@ -22,12 +22,13 @@ WIRE = {"transports.base", "transports.errors", "transports.framing"}
 MAY_IMPORT = {
     "transports": set[str](),
     "mcp_gpu.gpu": set[str](),
+    "mcp_gpu.node": {"mcp_gpu.gpu"},
     "mcp_gpu.fleet": {"transports"},
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": set[str](),
     "mcp_gpu.registry": WIRE,
     "mcp_gpu.serving": WIRE,
-    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.fleet"},
+    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet"},
     "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
 }
 ROLES = {"agent", "gateway", "status", "doctor", "demo", "recording", "cli", "attach", "__main__"}

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mcp_gpu.gpu import simulator
-from mcp_gpu.gpu.model import NOT_REPORTED, READINGS, Gpu, Snapshot, Waiting
+from mcp_gpu.gpu.model import READINGS, Gpu, Snapshot, Waiting
+from mcp_gpu.gpu.wire import NOT_REPORTED
 
 REASONS = {
     "not_supported",

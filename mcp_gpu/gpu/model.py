@@ -10,20 +10,16 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, model_validator
 
-NOT_REPORTED = "not_reported"
-"""Reason for a null that an agent older than this reader left out of its answer."""
+from mcp_gpu.gpu.vitals import Vitals
+from mcp_gpu.gpu.wire import Wire, give_reasons
 
 GpuState = Literal["ok", "lost", "unreadable"]
 SnapshotState = Literal["starting", "ok", "absent", "failing"]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class MigDevice(_Wire):
+class MigDevice(Wire):
     """One MIG compute instance of a partitioned GPU. Nulls have reasons, as in `Gpu`."""
 
     index: int
@@ -36,16 +32,16 @@ class MigDevice(_Wire):
     multiprocessor_count: int | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
-    unavailable: dict[str, str] = {}
+    unavailable: dict[str, str] = Field(default_factory=dict)
     """Field name to the reason why the field is None."""
 
     @model_validator(mode="after")
     def _every_null_has_a_reason(self) -> Self:
-        _give_reasons(self, MIG_READINGS, self.unavailable)
+        give_reasons(self, MIG_READINGS, self.unavailable)
         return self
 
 
-class Gpu(_Wire):
+class Gpu(Wire):
     """One GPU: identity, configuration and latest readings.
 
     Every field from `uuid` on may be None, and then `unavailable` names the reason: one of
@@ -180,20 +176,14 @@ class Gpu(_Wire):
     recover_imex, bus_reset or system_reboot."""
 
     mig_devices: tuple[MigDevice, ...] = ()
-    unavailable: dict[str, str] = {}
+    unavailable: dict[str, str] = Field(default_factory=dict)
     """Field name to the reason why the field is None; `mig_devices` where there may be more than
     the list holds."""
 
     @model_validator(mode="after")
     def _every_null_has_a_reason(self) -> Self:
-        _give_reasons(self, READINGS, self.unavailable)
+        give_reasons(self, READINGS, self.unavailable)
         return self
-
-
-def _give_reasons(model: _Wire, names: tuple[str, ...], unavailable: dict[str, str]) -> None:
-    for name in names:
-        if getattr(model, name) is None:
-            unavailable.setdefault(name, NOT_REPORTED)
 
 
 READINGS = tuple(
@@ -209,7 +199,7 @@ MIG_READINGS = tuple(
 """Those of `MigDevice`."""
 
 
-class Failure(_Wire):
+class Failure(Wire):
     """Why NVML as a whole cannot be used on a node."""
 
     code: int
@@ -220,7 +210,7 @@ class Failure(_Wire):
     """What it means here and what to do about it."""
 
 
-class Waiting(_Wire):
+class Waiting(Wire):
     """An NVML call that has not returned. The readings beside it are as old as they say."""
 
     seconds: float
@@ -235,7 +225,7 @@ class Waiting(_Wire):
         return f"NVML has not answered for {self.seconds:.0f} s ({where}in {self.call})"
 
 
-class Snapshot(_Wire):
+class Snapshot(Wire):
     """All that is known of one node's GPUs at one moment. Times are Unix seconds.
 
     `state` tells three failures apart: `absent` (no NVIDIA library or driver on the node),
@@ -253,6 +243,8 @@ class Snapshot(_Wire):
     confidential_compute: bool | None = None
     gpus: tuple[Gpu, ...] = ()
     """By index. After a failure the last ones known stay: their identities, without readings."""
+    vitals: tuple[Vitals, ...] = ()
+    """Health readings of the same GPUs, in the same order; taken with the slow readings."""
     gpu_count: int | None = None
     """How many GPUs NVML counts now."""
     gpu_count_expected: int | None = None
@@ -267,6 +259,8 @@ class Snapshot(_Wire):
     """Counts successful NVML initialisations; handles and counters do not outlive one."""
     simulated: bool = False
     waiting: Waiting | None = None
-    unavailable: dict[str, str] = {}
+    missing_symbols: tuple[str, ...] = ()
+    """C functions that the driver's library was asked for and does not have."""
+    unavailable: dict[str, str] = Field(default_factory=dict)
     """As in `Gpu`, for driver_version, driver_branch, nvml_version, cuda_version and
     confidential_compute once `state` is `ok`."""

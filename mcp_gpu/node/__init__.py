@@ -1,0 +1,1 @@
+"""What surrounds the GPUs on their node: the kernel log, the journal, what an agent may see."""

@@ -12,17 +12,16 @@ from pydantic import Field
 from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.registry import Answer, Call, Tool
+from mcp_gpu.tools.failures import LISTED, brief, by_reason, failure_lines
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
+from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import passed_over, ways, ways_line
 
 __all__ = ["FleetInventory", "FleetNode", "GatewayArguments", "gateway_tool", "whole"]
 
 T = TypeVar("T")
-
-FAILURES_LISTED = 20
-"""Failures told one by one; the rest are counted by reason."""
 
 PAGE_BYTES: dict[Detail, int] = {"summary": 20_000, "full": 200_000}
 """Room for the nodes of one page; the cursor goes on from there. With the failures beside them a
@@ -30,13 +29,13 @@ summary of any fleet in any state stays under 40,000 characters. Full is 50,000 
 what clients refuse and more than most want."""
 
 NOTE_CHARS = 160
-"""Length of one note or message in a summary; detail full has all of it."""
+"""Length of one note in a summary; detail full has all of it."""
 
 NOTES_LISTED = 4
 """Attention notes per node in a summary."""
 
 LINES = 10
-"""Models, drivers, failures or names told one by one in the text."""
+"""Models or drivers told one by one in the text."""
 
 TOTALS_LISTED = 16
 """Models and driver versions told one by one in the totals: the most frequent ones."""
@@ -77,7 +76,8 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 progress=progress,
             )
         inventory = merge(found, arguments)
-        return Answer("\n".join(_text(inventory, arguments)), inventory)
+        failures = found.failures if arguments.cursor is None else ()
+        return Answer("\n".join(_text(inventory, arguments, failures)), inventory)
 
     return Tool(
         name=NAME,
@@ -109,7 +109,7 @@ def whole(found: FanOut[NodeInventory]) -> FleetInventory:
         nodes_omitted=0,
         failures=found.failures,
         failures_omitted=0,
-        failures_by_reason=_by_reason(found.failures),
+        failures_by_reason=by_reason(found.failures),
     )
 
 
@@ -120,7 +120,7 @@ def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInv
     plain = [node for node in nodes if not node.attention]
     page, next_cursor, omitted = _page(odd, plain, arguments)
     first_page = arguments.cursor is None
-    listed = found.failures[:FAILURES_LISTED] if first_page else ()
+    listed = found.failures[:LISTED] if first_page else ()
     return FleetInventory(
         simulated=any(node.simulated for node in nodes),
         coverage=found.coverage,
@@ -130,14 +130,10 @@ def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInv
         nodes=tuple(page),
         next_cursor=next_cursor,
         nodes_omitted=omitted,
-        failures=tuple(map(_brief, listed)) if arguments.detail == "summary" else listed,
+        failures=tuple(map(brief, listed)) if arguments.detail == "summary" else listed,
         failures_omitted=len(found.failures) - len(listed),
-        failures_by_reason=_by_reason(found.failures),
+        failures_by_reason=by_reason(found.failures),
     )
-
-
-def _by_reason(failures: Sequence[NodeFailure]) -> dict[str, int]:
-    return dict(sorted(Counter(failure.reason for failure in failures).items()))
 
 
 def _with_outliers(answers: Sequence[NodeAnswer[NodeInventory]]) -> list[FleetNode]:
@@ -213,23 +209,11 @@ def _page(
 
 
 def _shortened(node: FleetNode) -> FleetNode:
-    notes = [_clipped(note) for note in node.attention[:NOTES_LISTED]]
+    notes = [clipped(note, NOTE_CHARS) for note in node.attention[:NOTES_LISTED]]
     if len(node.attention) > NOTES_LISTED:
         notes[-1] = f"and {len(node.attention) - NOTES_LISTED + 1} more"
-    message = node.message and _clipped(node.message)
+    message = node.message and clipped(node.message, NOTE_CHARS)
     return node.model_copy(update={"attention": tuple(notes), "message": message})
-
-
-def _brief(failure: NodeFailure) -> NodeFailure:
-    attempts = tuple(
-        attempt.model_copy(update={"message": _clipped(attempt.message)})
-        for attempt in failure.attempts
-    )
-    return failure.model_copy(update={"message": _clipped(failure.message), "attempts": attempts})
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= NOTE_CHARS else text[: NOTE_CHARS - 1] + "\u2026"
 
 
 def _totals(nodes: Sequence[FleetNode]) -> Totals:
@@ -268,7 +252,9 @@ def _totals(nodes: Sequence[FleetNode]) -> Totals:
     )
 
 
-def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
+def _text(
+    inventory: FleetInventory, arguments: GatewayArguments, failures: Sequence[NodeFailure]
+) -> list[str]:
     """The answer for a model's or a person's eye. Bounded: every list in it is cut."""
     coverage, totals = inventory.coverage, inventory.totals
     lines = [
@@ -283,21 +269,20 @@ def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
             f"{coverage.discovery_problem}"
         )
     lines.extend(
-        f"{model.gpus}x {model.name} on {model.nodes} {_nodes(model.nodes)}"
-        for model in totals.models[:LINES]
+        f"{model.gpus}x {model.name} on {counted(model.nodes)}" for model in totals.models[:LINES]
     )
     if len(totals.drivers) > 1:
         versions = ", ".join(
-            f"{driver.driver_version} ({driver.nodes} {_nodes(driver.nodes)})"
+            f"{driver.driver_version} ({counted(driver.nodes)})"
             for driver in totals.drivers[:LINES]
         )
         lines.append(f"Driver versions differ: {versions}")
-    lines.extend(_failure_lines(inventory))
+    lines.extend(failure_lines(inventory.failures_by_reason, failures))
     if inventory.passed_over:
         lines.append(ways_line(inventory, see="check_connectivity"))
     if totals.nodes_needing_attention:
         count = totals.nodes_needing_attention
-        lines.append(f"{count} {_nodes(count)} out of the ordinary, listed first:")
+        lines.append(f"{counted(count)} out of the ordinary, listed first:")
     budget = FULL_TEXT_CHARS if arguments.detail == "full" else SUMMARY_TEXT_CHARS
     listed = 0
     for node in inventory.nodes:
@@ -309,28 +294,10 @@ def _text(inventory: FleetInventory, arguments: GatewayArguments) -> list[str]:
         listed += 1
     unlisted = len(inventory.nodes) - listed
     if unlisted:
-        lines.append(f"{unlisted} more {_nodes(unlisted)} in the structured content.")
+        lines.append(f"{counted(unlisted, 'more node')} in the structured content.")
     if inventory.next_cursor is not None:
         lines.append(
-            f"{inventory.nodes_omitted} more {_nodes(inventory.nodes_omitted)}: "
+            f"{counted(inventory.nodes_omitted, 'more node')}: "
             f'call again with cursor "{inventory.next_cursor}".'
         )
     return lines
-
-
-def _failure_lines(inventory: FleetInventory) -> list[str]:
-    lines = []
-    total = sum(inventory.failures_by_reason.values())
-    if total:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in inventory.failures_by_reason.items())
-        lines.append(f"{total} {_nodes(total)} did not answer ({reasons}); their GPUs are unknown:")
-    for failure in inventory.failures[:LINES]:
-        message = f"{failure.node}: {failure.reason}: {failure.message}"
-        lines.append(f"  ! {_clipped(message)}")
-    if total > LINES:
-        lines.append(f"  and {total - min(LINES, len(inventory.failures))} more")
-    return lines
-
-
-def _nodes(count: int) -> str:
-    return "node" if count == 1 else "nodes"

@@ -1,11 +1,14 @@
-"""Many node names in few words: `n0004-n0123 and 45 more`."""
+"""Many names or numbers in few words: `n0004-n0123 and 45 more`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
 
-__all__ = ["counted", "spans"]
+__all__ = ["clipped", "counted", "numbers", "spans"]
+
+T = TypeVar("T", str, int)
 
 SPANS_TOLD = 3
 """Ranges or single names told; the rest are counted."""
@@ -13,15 +16,21 @@ SPANS_TOLD = 3
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
-def spans(names: Collection[str], *, count: int | None = None) -> str:
+def spans(names: Collection[str], *, count: int | None = None, told: int = SPANS_TOLD) -> str:
     """The names, with neighbours by number drawn together; of many ranges the longest.
 
     Args:
         count: how many there are, where `names` are but the first.
+        told: ranges or single names to tell.
     """
-    longest = sorted(_runs(sorted(names)), key=len, reverse=True)[:SPANS_TOLD]
+    longest = sorted(_runs(sorted(names), _follows), key=len, reverse=True)[:told]
     left = (len(names) if count is None else count) - sum(map(len, longest))
     return ", ".join(map(_shown, sorted(longest))) + (f" and {left} more" if left > 0 else "")
+
+
+def numbers(values: Collection[int]) -> str:
+    """`0-3, 6`."""
+    return ", ".join(map(_shown, _runs(sorted(values), lambda one, other: other == one + 1)))
 
 
 def counted(count: int, noun: str = "node") -> str:
@@ -29,13 +38,18 @@ def counted(count: int, noun: str = "node") -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _runs(names: list[str]) -> Iterator[list[str]]:
-    run: list[str] = []
-    for name in names:
-        if run and not _follows(run[-1], name):
+def clipped(text: str, most: int) -> str:
+    """The text, cut to so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def _runs(values: Sequence[T], follows: Callable[[T, T], bool]) -> Iterator[list[T]]:
+    run: list[T] = []
+    for value in values:
+        if run and not follows(run[-1], value):
             yield run
             run = []
-        run.append(name)
+        run.append(value)
     if run:
         yield run
 
@@ -48,5 +62,5 @@ def _follows(one: str, other: str) -> bool:
     return len(before[2]) == len(after[2]) and int(after[2]) == int(before[2]) + 1
 
 
-def _shown(run: list[str]) -> str:
-    return f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run)
+def _shown(run: Sequence[object]) -> str:
+    return f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from mcp_gpu.fleet.model import PassedOver
 from mcp_gpu.fleet.router import NodeAnswer
-from mcp_gpu.tools.fleet_model import FleetInventory
+from mcp_gpu.tools.spans import counted
 
 __all__ = ["passed_over", "ways", "ways_line"]
 
@@ -25,6 +25,16 @@ _SAID: dict[PassedOver, str] = {
 """Why answers did not come over a path, such as "http times out to 3 nodes"."""
 
 
+class HasWays(Protocol):
+    """An answer that tells how its parts came."""
+
+    @property
+    def ways(self) -> Mapping[str, int]: ...
+
+    @property
+    def passed_over(self) -> Mapping[str, Mapping[str, int]]: ...
+
+
 def ways(answers: Sequence[NodeAnswer[Any]]) -> dict[str, int]:
     """How many answers came over each path."""
     return dict(Counter(answer.via for answer in answers).most_common())
@@ -36,16 +46,16 @@ def passed_over(answers: Sequence[NodeAnswer[Any]]) -> dict[str, dict[str, int]]
     for answer in answers:
         for via, why in answer.passed_over:
             whys[via][why] += 1
-    return {via: dict(counted.most_common()) for via, counted in whys.items()}
+    return {via: dict(reasons.most_common()) for via, reasons in whys.items()}
 
 
-def ways_line(inventory: FleetInventory, *, see: str) -> str:
+def ways_line(told: HasWays, *, see: str) -> str:
     """How the answers came, why some did not come by a better path, and what knows more."""
-    ways = ", ".join(f"{count} over {via}" for via, count in inventory.ways.items())
+    ways = ", ".join(f"{count} over {via}" for via, count in told.ways.items())
     whys = ", ".join(
-        f"{via} {said} {counted[why]} {'node' if counted[why] == 1 else 'nodes'}"
-        for via, counted in inventory.passed_over.items()
+        f"{via} {said} {counted(whys[why])}"
+        for via, whys in told.passed_over.items()
         for why, said in _SAID.items()
-        if why in counted
+        if why in whys
     )
     return f"{ways} ({whys}: see {see})"

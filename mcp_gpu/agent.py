@@ -21,8 +21,9 @@ from transports.base import Identity
 __all__ = ["run"]
 
 INSTRUCTIONS = (
-    "Answers for the NVIDIA GPUs of one node. get_gpu_inventory lists them. A null field has its "
-    "reason beside it; unknown is never healthy."
+    "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
+    "get_gpu_health: a verdict, and findings with what to do. get_gpu_inventory lists them. A "
+    "null field has its reason beside it; unknown is never healthy."
 )
 
 FIRST_READ_SECONDS = 10.0

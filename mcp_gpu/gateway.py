@@ -30,8 +30,8 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.tools import fleet_health, fleet_inventory
 from mcp_gpu.tools.check_connectivity import connectivity_tool
-from mcp_gpu.tools.fleet_inventory import gateway_tool
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
@@ -40,10 +40,12 @@ from transports.registry import load
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
 INSTRUCTIONS = (
-    "Answers for the NVIDIA GPUs of a whole fleet. Start with get_gpu_inventory (detail summary): "
-    "it lists nodes needing attention first and names every node that did not answer, with the "
-    "reason. GPUs of a node that did not answer are unknown, not healthy. Then ask for single "
-    "nodes with detail full. check_connectivity says why nodes do not answer, and what mends it."
+    "Answers for the NVIDIA GPUs of a whole fleet. What is wrong with my GPUs? Start with "
+    "get_gpu_health: it names sick GPUs with findings, the readings behind them and what to do, "
+    "worst first, and counts the healthy. What GPUs are there? get_gpu_inventory (detail "
+    "summary), then single nodes with detail full. Both name every node that did not answer, "
+    "with the reason: its GPUs are unknown, not healthy. check_connectivity says why nodes do "
+    "not answer, and what mends it."
 )
 
 COLLECT_AT = 20_000
@@ -190,7 +192,11 @@ async def serve_gateway(
         name="mcp-gpu-gateway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[gateway_tool(fleet.router), connectivity_tool(fleet.checkup)],
+        tools=[
+            fleet_health.gateway_tool(fleet.router),
+            fleet_inventory.gateway_tool(fleet.router),
+            connectivity_tool(fleet.checkup),
+        ],
         identity=identity,
     )
     try:

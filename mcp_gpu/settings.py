@@ -28,6 +28,7 @@ __all__ = [
     "DoctorSettings",
     "FleetSettings",
     "GatewaySettings",
+    "HealthSettings",
     "LogSettings",
     "RecordSettings",
     "ServeSettings",
@@ -147,6 +148,9 @@ class AgentSettings(ServeSettings):
     """How often utilisation, power, temperature, clocks and memory are read."""
     slow_seconds: Seconds = 30.0
     """How often links, modes and error counters are read."""
+    expected_gpus: Annotated[int, Field(ge=1, le=64)] | None = None
+    """How many GPUs this node should have. Without it fewer are missed only if they were there
+    since the agent started."""
     simulate: str | None = None
     """Read no hardware: a fleet file (docs/simulator.md), or `demo` for the built-in one.
     The node simulated is --node-name."""
@@ -262,6 +266,13 @@ class StatusSettings(TerminalSettings):
     """Show the fleet's GPUs in the terminal."""
 
 
+class HealthSettings(TerminalSettings):
+    """Say what is wrong with the fleet's GPUs, and what to do. Exits 1 unless all are healthy."""
+
+    severity: Literal["critical", "warning", "info"] = "warning"
+    """Least severe findings that are shown; the rest are counted."""
+
+
 class DoctorSettings(TerminalSettings):
     """Try every path to every agent, and say what is broken, why, and how to mend it."""
 
@@ -311,6 +322,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[
         AgentSettings,
         GatewaySettings,
         StatusSettings,
+        HealthSettings,
         DoctorSettings,
         RecordSettings,
         DemoSettings,

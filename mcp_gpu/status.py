@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import anyio
-from mcp.shared.dispatcher import ProgressFnT
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mcp_gpu.gateway import open_fleet
 from mcp_gpu.settings import StatusSettings
-from mcp_gpu.terminal import explained, gateway, progress_bar
+from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
 from mcp_gpu.tools.ways import ways_line
 
 __all__ = ["render", "run"]
-
-LIMIT = 500
-"""Most nodes in one page."""
-
-PAGES = 1000
-"""Most pages to turn: more nodes than there can be in a cluster."""
 
 
 def run(settings: StatusSettings) -> int:
@@ -95,38 +85,9 @@ def _cells(node: FleetNode) -> tuple[str, ...]:
 async def _fetch(settings: StatusSettings) -> FleetInventory:
     with progress_bar("asking the nodes") as report:
         if settings.url:
+            arguments = GatewayArguments(nodes=settings.nodes or None, limit=LIMIT)
             async with gateway(settings, NAME, FleetInventory, report) as ask:
-                return await _all_pages(ask, settings.nodes or None)
-        return await _from_agents(settings, report)
-
-
-async def _from_agents(settings: StatusSettings, report: ProgressFnT) -> FleetInventory:
-    async def progress(done: int, total: int, message: str) -> None:
-        await report(done, total, message)
-
-    async with open_fleet(settings) as fleet:
-        with explained():
-            found = await fleet.router.fan_out(
-                NAME,
-                {"detail": "summary"},
-                NodeInventory,
-                nodes=settings.nodes or None,
-                progress=progress,
-            )
-        return whole(found)
-
-
-async def _all_pages(
-    ask: Callable[[GatewayArguments], Awaitable[FleetInventory]], nodes: tuple[str, ...] | None
-) -> FleetInventory:
-    first = page = await ask(GatewayArguments(nodes=nodes, limit=LIMIT))
-    listed = {node.node: node for node in first.nodes}
-    for _ in range(PAGES):
-        if page.next_cursor is None:
-            break
-        cursor = page.next_cursor
-        more = GatewayArguments(nodes=nodes, limit=LIMIT, cursor=cursor)
-        page = await ask(more)
-        listed |= {node.node: node for node in page.nodes}
-    update = {"nodes": tuple(listed.values()), "nodes_omitted": page.nodes_omitted}
-    return first.model_copy(update=update | {"next_cursor": page.next_cursor})
+                return await all_pages(ask, arguments)
+        return whole(
+            await from_agents(settings, NAME, {"detail": "summary"}, NodeInventory, report)
+        )

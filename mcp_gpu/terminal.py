@@ -1,13 +1,13 @@
-"""What the commands at a terminal share: a gateway asked by its URL, a bar while one waits, and
-how it is said that there is nobody to ask.
+"""What the commands at a terminal share: a gateway asked by its URL, or the agents themselves, a
+bar while one waits, and how it is said that there is nobody to ask.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from mcp.shared.dispatcher import ProgressFnT
@@ -17,22 +17,55 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.router import FanOut
 from mcp_gpu.fleet.selection import UnknownNodes
+from mcp_gpu.gateway import open_fleet
 from mcp_gpu.registry import Arguments
 from mcp_gpu.settings import SettingError, TerminalSettings
+from mcp_gpu.tools.fleet_arguments import FleetArguments
 from transports.base import Target
 from transports.errors import TransportError
 from transports.http import HttpTransport
 from transports.session import call_tool
 
-__all__ = ["Report", "explained", "gateway", "progress_bar"]
+__all__ = ["LIMIT", "all_pages", "explained", "from_agents", "gateway", "progress_bar"]
+
+LIMIT: Final = 500
+"""Most nodes in one page of a gateway's answer."""
+
+PAGES: Final = 1000
+"""Most pages to turn: more nodes than there can be in a cluster."""
 
 R = TypeVar("R", bound=BaseModel)
 
-Report = Callable[[int, int, str], Awaitable[None]]
-"""`(done, total, message)`, after each node."""
-
 Ask = Callable[[Arguments], Awaitable[R]]
+
+
+class OfNode(Protocol):
+    """What is told of one node."""
+
+    @property
+    def node(self) -> str: ...
+
+
+class Page(Protocol):
+    """A gateway's answer that goes on over several pages."""
+
+    @property
+    def nodes(self) -> Sequence[OfNode]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+    @property
+    def nodes_omitted(self) -> int: ...
+
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Self: ...
+
+
+P = TypeVar("P", bound=Page)
 
 
 @contextmanager
@@ -72,6 +105,42 @@ def explained() -> Iterator[None]:
     except UnknownNodes as error:
         known = ", ".join(error.known) or "none"
         raise SettingError(f"{error}; known: {known}") from error
+
+
+async def from_agents(
+    settings: TerminalSettings,
+    tool: str,
+    arguments: Mapping[str, Any],
+    result: type[R],
+    report: ProgressFnT,
+) -> FanOut[R]:
+    """What the agents themselves answer.
+
+    Raises:
+        SettingError: no agents are known, or not those that were named.
+    """
+
+    async def progress(done: int, total: int, message: str) -> None:
+        await report(done, total, message)
+
+    async with open_fleet(settings) as fleet:
+        with explained():
+            return await fleet.router.fan_out(
+                tool, arguments, result, nodes=settings.nodes or None, progress=progress
+            )
+
+
+async def all_pages(ask: Callable[[Arguments], Awaitable[P]], arguments: FleetArguments) -> P:
+    """A gateway's answer with the nodes of all its pages."""
+    first = page = await ask(arguments)
+    listed = {each.node: each for each in first.nodes}
+    for _ in range(PAGES):
+        if page.next_cursor is None:
+            break
+        page = await ask(arguments.model_copy(update={"cursor": page.next_cursor}))
+        listed |= {each.node: each for each in page.nodes}
+    update = {"nodes": tuple(listed.values()), "nodes_omitted": page.nodes_omitted}
+    return first.model_copy(update=update | {"next_cursor": page.next_cursor})
 
 
 @asynccontextmanager

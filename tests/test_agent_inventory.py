@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
@@ -13,9 +13,8 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import READINGS
-from mcp_gpu.gpu.simulator import Node, installed, snapshot
+from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import (
     Ecc,
     Hang,
@@ -25,32 +24,13 @@ from mcp_gpu.gpu.simulator.faults import (
     Refused,
     WholeNode,
 )
-from mcp_gpu.registry import Registry
 from mcp_gpu.tools.inventory import NodeInventory, agent_tool
-from transports.base import Identity
+from support import served
 
 
-@asynccontextmanager
-async def agent(node: Node) -> AsyncIterator[Client]:
+def agent(node: Node) -> AbstractAsyncContextManager[Client]:
     """A client of an agent on this machine, once the agent has looked at it."""
-    with installed(node):
-        collector = Collector()
-        collector.start()
-        try:
-            registry = Registry(
-                name="mcp-gpu",
-                version="0",
-                instructions="",
-                tools=[agent_tool(node.name, collector)],
-                identity=lambda: Identity(name="mcp-gpu", version="0", node=node.name),
-            )
-            with anyio.fail_after(30):
-                await collector.first(20)
-                async with Client(registry.server, mode="2026-07-28") as client:
-                    yield client
-        finally:
-            collector.stop()
-            assert collector.join(10)
+    return served.agent(node, lambda collector: agent_tool(node.name, collector))
 
 
 async def ask(client: Client, **arguments: Any) -> tuple[dict[str, Any], str]:

@@ -31,15 +31,22 @@ MAY_IMPORT = {
     "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet"},
     "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
 }
-ROLES = {"agent", "gateway", "status", "doctor", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"terminal"}  # what status and doctor share
+ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
+ROLES |= {"status", "health", "doctor"}
+ROLES |= {"terminal"}  # what status, health and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
     "httpx2": ("transports.http", "transports.exchange"),
     "httpcore2": ("transports.http", "transports.portforward"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
-    "rich": ("mcp_gpu.status", "mcp_gpu.doctor", "mcp_gpu.terminal", "mcp_gpu.demo"),
+    "rich": (
+        "mcp_gpu.status",
+        "mcp_gpu.health",
+        "mcp_gpu.doctor",
+        "mcp_gpu.terminal",
+        "mcp_gpu.demo",
+    ),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
     "kubernetes": ("transports.credentials",),

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import anyio
 import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
-from mcp_gpu.fleet.discovery.static import StaticDiscovery
-from mcp_gpu.fleet.reachability import Reachability
-from mcp_gpu.fleet.router import Router
-from mcp_gpu.registry import Registry
 from mcp_gpu.tools.fleet_inventory import gateway_tool
 from mcp_gpu.tools.inventory import GpuModel
+from support import served
 from support.fleet import GIB, H100, Agent, Path, full_gpus, inventory
 from support.results import data, text
-from transports.base import Identity, Target
 from transports.errors import Denied, Gone, Unreachable
 
-
-def gateway_registry(router: Router) -> Registry:
-    return Registry(
-        name="mcp-gpu-gateway",
-        version="0",
-        instructions="",
-        tools=[gateway_tool(router)],
-        identity=lambda: Identity(name="mcp-gpu-gateway", version="0", node="here"),
-    )
-
-
-@asynccontextmanager
-async def gateway(
-    agents: dict[str, Agent], http: Path | None = None, *others: Path
-) -> AsyncIterator[Client]:
-    """A client of a gateway over these agents."""
-    paths = [http or Path("http", agents), *others]
-    async with AsyncExitStack() as stack:
-        for path in paths:
-            await stack.enter_async_context(path)
-        reachability = Reachability(paths, probe_timeout_seconds={"http": 5.0})
-        await stack.enter_async_context(reachability)
-        router = Router(
-            StaticDiscovery([Target(node=node) for node in agents]), reachability, concurrency=256
-        )
-        with anyio.fail_after(60):
-            async with Client(gateway_registry(router).server, mode="2026-07-28") as client:
-                yield client
+gateway = partial(served.gateway, gateway_tool)
 
 
 def fleet(count: int, **changes: Any) -> dict[str, Agent]:

@@ -18,7 +18,15 @@ from mcp_gpu.registry import Answer, Arguments, Call, Tool
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the models
     from mcp_gpu.gpu.collector import Collector
 
-__all__ = ["Detail", "GpuModel", "NodeInventory", "agent_tool", "node_lines"]
+__all__ = [
+    "Detail",
+    "GpuModel",
+    "NodeInventory",
+    "agent_tool",
+    "node_lines",
+    "reading_age",
+    "trouble",
+]
 
 NAME = "get_gpu_inventory"
 
@@ -93,7 +101,7 @@ class NodeInventory(_Wire):
         return cls(
             node=node,
             state=snapshot.state,
-            message=_message(snapshot),
+            message=trouble(snapshot),
             simulated=snapshot.simulated,
             driver_version=snapshot.driver_version,
             nvml_version=snapshot.nvml_version,
@@ -103,7 +111,7 @@ class NodeInventory(_Wire):
             gpus_lost=sum(_is_lost(gpu) for gpu in snapshot.gpus),
             models=_models(snapshot.gpus),
             attention=tuple(_attention(snapshot)),
-            age_seconds=_age(snapshot.fast_at),
+            age_seconds=reading_age(snapshot.fast_at),
             gpus=snapshot.gpus if detail == "full" else (),
         )
 
@@ -201,7 +209,7 @@ def _models(gpus: tuple[Gpu, ...]) -> tuple[GpuModel, ...]:
 
 def _attention(snapshot: Snapshot) -> list[str]:
     notes: list[str] = []
-    message = _message(snapshot)
+    message = trouble(snapshot)
     if message is not None:
         notes.append(message)
     counted, expected = snapshot.gpu_count, snapshot.gpu_count_expected
@@ -240,7 +248,8 @@ def _gpu_attention(gpu: Gpu) -> list[str]:
     return notes
 
 
-def _message(snapshot: Snapshot) -> str | None:
+def trouble(snapshot: Snapshot) -> str | None:
+    """Why this node's GPUs cannot be read, or not now; None if they can."""
     parts: list[str] = []
     if snapshot.waiting is not None:
         parts.append(snapshot.waiting.message)
@@ -248,13 +257,14 @@ def _message(snapshot: Snapshot) -> str | None:
         parts.append(f"NVML {snapshot.failure.message}")
     elif snapshot.state == "starting" and not parts:
         parts.append("the agent has not read NVML yet; ask again in a moment")
-    age = _age(snapshot.fast_at)
+    age = reading_age(snapshot.fast_at)
     if age is not None and age > STALE_SECONDS:
         parts.append(f"readings are {age:.0f} s old")
     return "; ".join(parts) or None
 
 
-def _age(read_at: float | None) -> float | None:
+def reading_age(read_at: float | None) -> float | None:
+    """Seconds since then; None if nothing was read or the clock was set back."""
     age = None if read_at is None else time.time() - read_at
     # Readings from the future say only that the clock was set back, not how old they are.
     return None if age is None or age < -_CLOCK_STEP_SECONDS else round(max(age, 0.0), 1)

@@ -61,6 +61,7 @@ class Agent:
     name: str = "mcp-gpu"
     tool: str = "get_gpu_inventory"
     arguments: type[Arguments] = AgentArguments
+    result: type[BaseModel] = NodeInventory
     error: Exception | None = None
     calls: list[Arguments] = field(default_factory=list)
     gate: anyio.Event | None = None
@@ -73,7 +74,7 @@ class Agent:
             title="t",
             description="d",
             arguments=self.arguments,
-            result=NodeInventory,
+            result=self.result,
             run=self._run,
         )
         self.registry = Registry(
@@ -103,7 +104,11 @@ class Agent:
             await self.gate.wait()
         if self.error is not None:
             raise self.error
-        return Answer(f"inventory of {self.node}", self.data)
+        return Answer(f"answer of {self.node}", self.answer(arguments))
+
+    def answer(self, arguments: Arguments) -> BaseModel:
+        """What it answers to these arguments."""
+        return self.data
 
 
 class Path:

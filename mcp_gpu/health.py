@@ -1,0 +1,135 @@
+"""`mcp-gpu health`: what is wrong with the fleet's GPUs, and what to do, for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from mcp_gpu.gpu.health.model import Severity, Verdict
+from mcp_gpu.settings import HealthSettings
+from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar
+from mcp_gpu.tools.failures import failure_lines
+from mcp_gpu.tools.fleet_health import GatewayArguments, whole
+from mcp_gpu.tools.fleet_health_model import FleetHealth
+from mcp_gpu.tools.fleet_health_text import headline, unknown_lines
+from mcp_gpu.tools.health_groups import Group, groups
+from mcp_gpu.tools.health_model import NAME, NodeHealth
+from mcp_gpu.tools.spans import counted
+from mcp_gpu.tools.ways import ways_line
+
+__all__ = ["render", "run"]
+
+GROUPS: Final = 20
+"""Kinds of findings shown in full; each takes a few lines."""
+
+GAPS: Final = 5
+"""Things shown that were not checked."""
+
+VERDICT_COLOURS: Final[dict[Verdict, str]] = {
+    "healthy": "green",
+    "degraded": "yellow",
+    "failed": "red",
+    "unknown": "magenta",
+}
+
+SEVERITY_COLOURS: Final[dict[Severity, str]] = {
+    "critical": "red",
+    "warning": "yellow",
+    "info": "cyan",
+}
+
+
+def run(settings: HealthSettings) -> int:
+    """Print the fleet's health. Returns 0 when all of it is healthy, else 1."""
+    found = anyio.run(_fetch, settings)
+    if settings.json_output:
+        print(found.model_dump_json(indent=2))
+    else:
+        render(found, Console(highlight=False), severity=settings.severity)
+    return 0 if found.verdict == "healthy" else 1
+
+
+async def _fetch(settings: HealthSettings) -> FleetHealth:
+    nodes = settings.nodes or None
+    with progress_bar("asking the nodes") as report:
+        if settings.url:
+            arguments = GatewayArguments(nodes=nodes, severity=settings.severity, limit=LIMIT)
+            async with gateway(settings, NAME, FleetHealth, report) as ask:
+                return await all_pages(ask, arguments)
+        asked = {"detail": "summary", "severity": settings.severity}
+        found = await from_agents(settings, NAME, asked, NodeHealth, report)
+        return whole(found, every_node=nodes is not None)
+
+
+def render(found: FleetHealth, console: Console, *, severity: Severity) -> None:
+    """Print the verdict, what is wrong with what to do, and what could not be looked at.
+
+    Args:
+        severity: the least severe findings that were asked for.
+    """
+    colour = VERDICT_COLOURS[found.verdict]
+    console.print(f"[bold {colour}]{found.verdict.upper()}[/]  {escape(headline(found))}")
+    kinds = groups(found.nodes)
+    for group in kinds[:GROUPS]:
+        _finding(group, console)
+    if len(kinds) > GROUPS:
+        console.print(f"\n{counted(len(kinds) - GROUPS, 'more kind')} of findings; --json has all")
+    _block(unknown_lines(found.nodes), console, "magenta")
+    _block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
+    _block(_notes(found, severity), console, "dim")
+    if found.simulated:
+        console.print("[magenta]simulated: no real hardware stands behind these figures[/]")
+
+
+def _finding(group: Group, console: Console) -> None:
+    first = group.finding
+    colour = SEVERITY_COLOURS[first.severity]
+    size = f" [dim]({group.size})[/]" if group.size else ""
+    title = f"[bold]{escape(first.title)}[/]{size}"
+    console.print(f"\n[bold {colour}]{first.severity.upper()}[/]  {title}")
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("where", f"[{colour}]{escape(group.places)}[/]")
+    for seen in group.seen:
+        table.add_row("seen", escape(seen))
+    table.add_row("do", f"[bold]{escape(first.action)}[/]  {escape(first.advice)}")
+    said = f"{first.source}, {first.confidence} confidence ({first.code})"
+    table.add_row("says", f"[dim]{escape(said)}[/]")
+    console.print(Padding(table, (0, 0, 0, 3), expand=False))
+
+
+def _block(lines: Iterable[str], console: Console, style: str) -> None:
+    """Lines after an empty one, if there are any."""
+    for number, line in enumerate(lines):
+        if not number:
+            console.print()
+        console.print(escape(line), style=style)
+
+
+def _notes(found: FleetHealth, severity: Severity) -> Iterator[str]:
+    if found.findings_hidden:
+        hidden = counted(found.findings_hidden, "finding")
+        yield f"{hidden} less severe than {severity} not shown; --severity info shows them."
+    for gap in found.gaps[:GAPS]:
+        on = "" if gap.nodes == found.coverage.nodes_answered else f" on {counted(gap.nodes)}"
+        yield f"Not checked{on}: {gap.what}: {gap.why}"
+    left = len(found.gaps) - GAPS + found.gaps_omitted
+    if left > 0:
+        yield f"{counted(left, 'more thing')} not checked; --json has all."
+    if found.failures_by_reason:
+        yield "mcp-gpu doctor says why nodes do not answer, and what mends it."
+    if found.passed_over:
+        yield ways_line(found, see="mcp-gpu doctor")
+    if found.nodes_omitted:
+        yield f"{counted(found.nodes_omitted, 'more node')} not shown; name some with --nodes."
+    coverage = found.coverage
+    if coverage.discovery_problem:
+        age = f"{coverage.discovery_age_seconds:.0f} s ago"
+        yield f"Discovery, as of {age}: {coverage.discovery_problem}"

@@ -1,0 +1,219 @@
+"""`get_gpu_health` as a gateway serves it: what is wrong anywhere in the fleet, worst first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
+from mcp_gpu.gpu.health.model import Finding, GpuVerdict, Severity, Verdict
+from mcp_gpu.registry import Answer, Call, Tool, ToolError
+from mcp_gpu.tools.failures import LISTED, brief, by_reason
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_health_model import FleetHealth, FleetNodeHealth
+from mcp_gpu.tools.fleet_health_text import lines
+from mcp_gpu.tools.health_groups import gaps, groups
+from mcp_gpu.tools.health_model import NAME, VERDICTS, NodeHealth, Verdicts, worst
+from mcp_gpu.tools.inventory import Detail
+from mcp_gpu.tools.spans import clipped
+from mcp_gpu.tools.ways import passed_over, ways
+
+__all__ = ["GatewayArguments", "gateway_tool", "whole"]
+
+PAGE_BYTES: dict[Detail, int] = {"summary": 20_000, "full": 200_000}
+"""Room for the nodes of one page, as in the inventory; the cursor goes on from there."""
+
+FINDINGS_LISTED = 12
+"""Findings per node in a summary; the node's verdict and the totals are over all."""
+
+GPUS_LISTED = 16
+"""GPUs per node in a summary; the node's counts are over all."""
+
+GAPS_LISTED = 8
+"""Things per node, and per GPU, told in a summary that were not checked or not to be seen."""
+
+TEXT_CHARS = 240
+"""Length of one text in a summary; detail full has all of it."""
+
+EVIDENCE_LISTED = 4
+"""Readings behind one finding in a summary."""
+
+TOTALS_LISTED = 24
+"""Kinds of findings, and of gaps, told one by one in the totals."""
+
+
+class GatewayArguments(FleetArguments):
+    """What a gateway may be asked about the fleet's health."""
+
+    detail: Detail = Field(
+        default="summary",
+        description="full: healthy nodes too, and every GPU's verdict and health readings.",
+    )
+    severity: Severity = Field(
+        default="warning", description="Least severe findings to tell; the rest are counted."
+    )
+
+
+def gateway_tool(router: Router) -> Tool[GatewayArguments]:
+    """The tool as a gateway serves it: all agents asked at once, one answer."""
+
+    async def run(arguments: GatewayArguments, call: Call) -> Answer:
+        async def progress(done: int, total: int, message: str) -> None:
+            await call.progress(done, total, message)
+
+        start = _start(arguments.cursor)
+        with asking():
+            found = await router.fan_out(
+                NAME,
+                {"detail": arguments.detail, "severity": arguments.severity},
+                NodeHealth,
+                nodes=arguments.nodes,
+                progress=progress,
+            )
+        everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
+        told = _page(everything, arguments, start)
+        text = lines(
+            told,
+            # A later page tells of its own nodes alone.
+            everything.nodes if start is None else told.nodes,
+            everything.failures if start is None else (),
+            severity=arguments.severity,
+            full=arguments.detail == "full",
+        )
+        return Answer("\n".join(text), told)
+
+    return Tool(
+        name=NAME,
+        title="GPU health of the fleet",
+        description=(
+            "Say what is wrong with the NVIDIA GPUs of all nodes. Ask this first. A verdict for "
+            "the fleet, each node and GPU (failed, degraded, unknown, healthy), sick GPUs named "
+            "with findings, the readings behind them and what to do, worst first; healthy ones "
+            "are counted. Nodes that did not answer are unknown and named with the reason."
+        ),
+        arguments=GatewayArguments,
+        result=FleetHealth,
+        run=run,
+    )
+
+
+def whole(found: FanOut[NodeHealth], *, every_node: bool = False) -> FleetHealth:
+    """All of the fleet at once.
+
+    Args:
+        every_node: list healthy nodes without findings, too.
+    """
+    nodes = sorted(map(_of_fleet, found.answers), key=_order)
+    verdicts: list[Verdict] = [node.verdict for node in nodes]
+    verdicts += ["unknown"] * len(found.failures)
+    totals = [group.total for group in groups(nodes)]
+    missing = gaps(nodes)
+    return FleetHealth(
+        verdict=worst(verdicts),
+        simulated=any(node.simulated for node in nodes),
+        coverage=found.coverage,
+        nodes_by_verdict=Verdicts.of(verdicts),
+        gpus_by_verdict=Verdicts.total(node.gpus_by_verdict for node in nodes),
+        findings=tuple(totals[:TOTALS_LISTED]),
+        findings_omitted=max(len(totals) - TOTALS_LISTED, 0),
+        findings_hidden=sum(node.findings_hidden for node in nodes),
+        gaps=tuple(missing[:TOTALS_LISTED]),
+        gaps_omitted=max(len(missing) - TOTALS_LISTED, 0),
+        ways=ways(found.answers),
+        passed_over=passed_over(found.answers),
+        nodes=tuple(
+            node for node in nodes if every_node or node.verdict != "healthy" or node.findings
+        ),
+        next_cursor=None,
+        nodes_omitted=0,
+        failures=found.failures,
+        failures_omitted=0,
+        failures_by_reason=by_reason(found.failures),
+    )
+
+
+def _of_fleet(answer: NodeAnswer[NodeHealth]) -> FleetNodeHealth:
+    fields = {name: getattr(answer.data, name) for name in NodeHealth.model_fields}
+    # Validated when it came in: the agent's objects are kept as they are.
+    fields |= {"node": answer.node, "via": answer.via, "findings_omitted": 0}
+    return FleetNodeHealth.model_construct(**fields)
+
+
+Place = tuple[int, str]
+"""Where a node stands in the order: its verdict's rank, and its name."""
+
+
+def _order(node: FleetNodeHealth) -> Place:
+    return VERDICTS.index(node.verdict), node.node
+
+
+def _start(cursor: str | None) -> Place | None:
+    """The place that a cursor names. It is the last node told and its verdict, which decides where
+    it stood: any replica can go on from there.
+
+    Raises:
+        ToolError: it is no cursor of this tool.
+    """
+    if cursor is None:
+        return None
+    for rank, verdict in enumerate(VERDICTS):
+        if cursor.startswith(f"{verdict} "):
+            return rank, cursor.removeprefix(f"{verdict} ")
+    raise ToolError(f'"cursor" of {NAME} must be the next_cursor of a page before.')
+
+
+def _page(everything: FleetHealth, arguments: GatewayArguments, start: Place | None) -> FleetHealth:
+    """As many nodes as an answer holds, after those of the pages before."""
+    brief_answer = arguments.detail == "summary"
+    rest = [node for node in everything.nodes if start is None or _order(node) > start]
+    told: list[FleetNodeHealth] = []
+    size_bytes = 0
+    for node in rest[: arguments.limit]:
+        shown = _shortened(node) if brief_answer else node
+        size_bytes += len(json.dumps(shown.model_dump(mode="json")))
+        if told and size_bytes > PAGE_BYTES[arguments.detail]:
+            break
+        told.append(shown)
+    omitted = len(rest) - len(told)
+    listed = everything.failures[:LISTED] if start is None else ()
+    return everything.model_copy(
+        update={
+            "nodes": tuple(told),
+            "next_cursor": f"{told[-1].verdict} {told[-1].node}" if omitted and told else None,
+            "nodes_omitted": omitted,
+            "failures": tuple(map(brief, listed)) if brief_answer else listed,
+            "failures_omitted": len(everything.failures) - len(listed),
+        }
+    )
+
+
+def _shortened(node: FleetNodeHealth) -> FleetNodeHealth:
+    findings = node.findings[:FINDINGS_LISTED]
+    return node.model_copy(
+        update={
+            "message": node.message and clipped(node.message, TEXT_CHARS),
+            "findings": tuple(map(_short_finding, findings)),
+            "findings_omitted": len(node.findings) - len(findings),
+            "gpus": tuple(map(_short_gpu, node.gpus[:GPUS_LISTED])),
+            "not_checked": tuple(
+                each.model_copy(update={"reason": clipped(each.reason, TEXT_CHARS)})
+                for each in node.not_checked[:GAPS_LISTED]
+            ),
+            "unseen": _short_reasons(node.unseen),
+        }
+    )
+
+
+def _short_finding(finding: Finding) -> Finding:
+    texts = {name: clipped(getattr(finding, name), TEXT_CHARS) for name in ("title", "advice")}
+    return finding.model_copy(update=texts | {"evidence": finding.evidence[:EVIDENCE_LISTED]})
+
+
+def _short_gpu(gpu: GpuVerdict) -> GpuVerdict:
+    return gpu.model_copy(update={"not_checked": _short_reasons(gpu.not_checked)})
+
+
+def _short_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
+    return {name: clipped(why, TEXT_CHARS) for name, why in list(reasons.items())[:GAPS_LISTED]}

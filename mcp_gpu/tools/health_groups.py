@@ -1,0 +1,157 @@
+"""The same finding on many GPUs and nodes, to be told once: `Group`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mcp_gpu.gpu.health.model import Finding
+from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
+from mcp_gpu.tools.health import evidence_words
+from mcp_gpu.tools.health_model import SEVERITIES
+from mcp_gpu.tools.spans import counted, numbers, spans
+
+__all__ = ["Group", "Unexplained", "gaps", "groups", "unexplained"]
+
+SPANS = 24
+"""Ranges of node names or single ones told of one group; the rest are counted. So many sick
+nodes fit an answer, each by name."""
+
+EVIDENCE_MEMBERS = 2
+"""Members of a group whose readings are told."""
+
+EVIDENCE_TOLD = 2
+"""Readings told of each of those, where there are several members."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Findings of one kind that call for the same action."""
+
+    members: tuple[tuple[str, Finding], ...]
+    """Node and finding, by node."""
+
+    @property
+    def finding(self) -> Finding:
+        """The first of them."""
+        return self.members[0][1]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(node for node, _ in self.members))
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs have it; 0 where it is of the nodes as a whole."""
+        return len({(node, f.gpu_index) for node, f in self.members if f.gpu_index is not None})
+
+    @property
+    def places(self) -> str:
+        """`n0003 GPU 3; n0010-n0019 GPU 0-7`."""
+        indices: defaultdict[str, set[int]] = defaultdict(set)
+        for node, finding in self.members:
+            indices[node].update(() if finding.gpu_index is None else (finding.gpu_index,))
+        alike: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
+        for node, gpus in indices.items():
+            alike[tuple(sorted(gpus))].append(node)
+        told, room = [], SPANS
+        for which, nodes in alike.items():
+            if room <= 0:
+                break
+            told.append(spans(nodes, told=room) + (f" GPU {numbers(which)}" if which else ""))
+            room -= min(len(nodes), room)
+        left = sum(len(nodes) for nodes in list(alike.values())[len(told) :])
+        return "; ".join(told) + (f" and {counted(left, 'more node')}" if left else "")
+
+    @property
+    def size(self) -> str:
+        """`3 GPUs on 2 nodes`; empty for one GPU or one node."""
+        if len(self.members) == 1:
+            return ""
+        nodes = counted(len(self.nodes))
+        return f"{counted(self.gpus, 'GPU')} on {nodes}" if self.gpus else nodes
+
+    @property
+    def seen(self) -> Iterator[str]:
+        """Readings behind it, of the first members."""
+        if len(self.members) == 1:
+            if self.finding.evidence:
+                yield evidence_words(self.finding.evidence)
+            return
+        for node, finding in self.members[:EVIDENCE_MEMBERS]:
+            if finding.evidence:
+                gpu = "" if finding.gpu_index is None else f" GPU {finding.gpu_index}"
+                yield f"{node}{gpu}: {evidence_words(finding.evidence, EVIDENCE_TOLD)}"
+
+    @property
+    def total(self) -> FindingTotal:
+        first = self.finding
+        return FindingTotal(
+            code=first.code,
+            severity=first.severity,
+            action=first.action,
+            nodes=len(self.nodes),
+            gpus=self.gpus,
+        )
+
+
+def groups(nodes: Sequence[FleetNodeHealth]) -> list[Group]:
+    """All findings of these nodes: the most severe first, then those of most nodes."""
+    alike: defaultdict[tuple[str, str, str], list[tuple[str, Finding]]] = defaultdict(list)
+    for node in sorted(nodes, key=lambda each: each.node):
+        for finding in node.findings:
+            key = (finding.severity, finding.code, finding.action)
+            alike[key].append((node.node, finding))
+    found = [Group(tuple(members)) for members in alike.values()]
+    return sorted(found, key=_rank)
+
+
+def _rank(group: Group) -> tuple[int, int, str]:
+    finding = group.finding
+    return SEVERITIES.index(finding.severity), -len(group.nodes), finding.code
+
+
+@dataclass(frozen=True, slots=True)
+class Unexplained:
+    """Nodes or GPUs that are unknown for the same reason, and of which no finding is told."""
+
+    why: str
+    nodes: tuple[str, ...]
+
+
+def unexplained(nodes: Sequence[FleetNodeHealth]) -> list[Unexplained]:
+    """Why nodes without a finding to tell are not healthy: the reason of most first."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        if node.verdict != "healthy" and not node.findings:
+            alike[_why(node)].append(node.node)
+    return sorted(
+        (Unexplained(why, tuple(names)) for why, names in alike.items()),
+        key=lambda each: -len(each.nodes),
+    )
+
+
+def _why(node: FleetNodeHealth) -> str:
+    if node.message is not None:
+        return node.message
+    for gpu in node.gpus:
+        for check, reason in gpu.not_checked.items():
+            return f"GPU {gpu.gpu_index}: {check}: {reason}"
+    for each in node.not_checked:
+        return f"{each.check}: {each.reason}"
+    return "only less severe findings" if node.findings_hidden else "no reason given"
+
+
+def gaps(nodes: Sequence[FleetNodeHealth]) -> list[Gap]:
+    """What was not checked or is not to be seen, and on how many nodes: the most frequent first."""
+    found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for node in nodes:
+        for each in node.not_checked:
+            found[each.check, each.reason].add(node.node)
+        for what, why in node.unseen.items():
+            found[what, why].add(node.node)
+    return sorted(
+        (Gap(what=what, why=why, nodes=len(names)) for (what, why), names in found.items()),
+        key=lambda gap: (-gap.nodes, gap.what),
+    )

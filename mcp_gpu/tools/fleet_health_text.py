@@ -111,13 +111,13 @@ def _within(found: Sequence[Group], room: int) -> Iterator[str]:
 
 def _group(group: Group) -> Iterator[str]:
     first = group.finding
-    size = f" [{group.size}]" if group.size else ""
-    yield clipped(f"{first.severity.upper()} {first.code}: {first.title}{size}", LINE_CHARS)
+    size = f"{group.size}; " if group.size else ""
+    sure = f"({size}{first.confidence} confidence: {first.source})"
+    yield clipped(f"{first.severity.upper()} {first.code}: {first.title} {sure}", LINE_CHARS)
     yield clipped(f"  on {group.places}", PLACES_CHARS)
     for seen in group.seen:
         yield clipped(f"  seen: {seen}", LINE_CHARS)
     yield clipped(f"  do: {first.action}: {first.advice}", LINE_CHARS)
-    yield f"  {first.confidence} confidence: {clipped(first.source, BRIEF_CHARS)}"
 
 
 def _in_brief(found: Sequence[Group]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from mcp_gpu.gpu.health.model import Finding
 from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
 from mcp_gpu.tools.health import evidence_words
 from mcp_gpu.tools.health_model import SEVERITIES
-from mcp_gpu.tools.spans import counted, numbers, spans
+from mcp_gpu.tools.spans import counted, first_spans, numbers
 
 __all__ = ["Group", "Unexplained", "gaps", "groups", "unexplained"]
 
@@ -55,13 +55,13 @@ class Group:
         alike: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
         for node, gpus in indices.items():
             alike[tuple(sorted(gpus))].append(node)
-        told, room = [], SPANS
+        told: list[str] = []
+        room, left = SPANS, 0
         for which, nodes in alike.items():
-            if room <= 0:
-                break
-            told.append(spans(nodes, told=room) + (f" GPU {numbers(which)}" if which else ""))
-            room -= min(len(nodes), room)
-        left = sum(len(nodes) for nodes in list(alike.values())[len(told) :])
+            named, unnamed = first_spans(nodes, room)
+            room, left = room - len(named), left + unnamed
+            if named:
+                told.append(", ".join(named) + (f" GPU {numbers(which)}" if which else ""))
         return "; ".join(told) + (f" and {counted(left, 'more node')}" if left else "")
 
     @property

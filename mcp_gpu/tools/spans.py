@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
-__all__ = ["clipped", "counted", "numbers", "spans"]
+__all__ = ["clipped", "counted", "first_spans", "numbers", "spans"]
 
 T = TypeVar("T", str, int)
 
@@ -16,16 +16,21 @@ SPANS_TOLD = 3
 _NUMBERED = re.compile(r"(.*?)(\d+)", re.DOTALL)
 
 
-def spans(names: Collection[str], *, count: int | None = None, told: int = SPANS_TOLD) -> str:
+def spans(names: Collection[str], *, count: int | None = None) -> str:
     """The names, with neighbours by number drawn together; of many ranges the longest.
 
     Args:
         count: how many there are, where `names` are but the first.
-        told: ranges or single names to tell.
     """
-    longest = sorted(_runs(sorted(names), _follows), key=len, reverse=True)[:told]
+    longest = sorted(_runs(sorted(names), _follows), key=len, reverse=True)[:SPANS_TOLD]
     left = (len(names) if count is None else count) - sum(map(len, longest))
     return ", ".join(map(_shown, sorted(longest))) + (f" and {left} more" if left > 0 else "")
+
+
+def first_spans(names: Collection[str], most: int) -> tuple[list[str], int]:
+    """The first of all ranges, and how many names are not in them."""
+    runs = list(_runs(sorted(names), _follows))
+    return [_shown(run) for run in runs[:most]], sum(map(len, runs[most:]))
 
 
 def numbers(values: Collection[int]) -> str:

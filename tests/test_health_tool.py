@@ -1,0 +1,412 @@
+"""`get_gpu_health` through a real MCP client: of one node, and of a fleet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+import anyio
+import jsonschema
+import pytest
+from mcp import Client
+from mcp_types import CallToolResult
+
+from mcp_gpu.gpu.health.assess import assess
+from mcp_gpu.gpu.history import Past
+from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.simulator import Node, snapshot, snapshots
+from mcp_gpu.gpu.simulator.faults import Ecc, Hang, Lost, Refused, RowRemap, Throttle, WholeNode
+from mcp_gpu.gpu.vitals import VITALS_READINGS
+from mcp_gpu.node.sight import Sense, Sight
+from mcp_gpu.node.watch import XidWatch
+from mcp_gpu.tools.fleet_health import gateway_tool
+from mcp_gpu.tools.health import agent_tool
+from support import served
+from support.fleet import Agent, Path, inventory
+from support.health import BLIND, HealthAgent, assessment, finding, fleet
+from support.results import data, text
+from transports.errors import Gone, Unreachable
+
+gateway = partial(served.gateway, gateway_tool)
+
+NO_LOG = Sense(
+    name="kernel_log", works=False, why="no permission to read /dev/kmsg", unlocks="Xids 79"
+)
+
+
+def agent(node: Node, sight: Sight = BLIND) -> AbstractAsyncContextManager[Client]:
+    """A client of an agent on this machine, once the agent has looked at it."""
+    return served.agent(
+        node, lambda collector: agent_tool(node.name, collector, XidWatch(), lambda: sight)
+    )
+
+
+async def ask(client: Client, **arguments: Any) -> CallToolResult:
+    result = await client.call_tool("get_gpu_health", arguments)
+    assert isinstance(result, CallToolResult)
+    return result
+
+
+def places(found: dict[str, Any]) -> list[tuple[str, int | None]]:
+    return [(each["severity"], each["gpu_index"]) for each in found["findings"]]
+
+
+@pytest.mark.parametrize("profile", ["h100", "h200", "b200", "a100-80", "l40s", "t4"])
+async def test_a_healthy_node_is_told_in_a_few_words(profile: str) -> None:
+    sight = Sight(uid=0, driver_version=None, senses=(NO_LOG,), missing_symbols=())
+    async with agent(Node("gpu-node-0001", profile, gpus=8), sight) as client:
+        answer = await ask(client, severity="warning")
+    found = data(answer)
+    assert (found["verdict"], found["findings"], found["gpus"]) == ("healthy", [], [])
+    assert found["gpus_by_verdict"] == {"failed": 0, "degraded": 0, "unknown": 0, "healthy": 8}
+    assert found["unseen"] == {"kernel_log": "no permission to read /dev/kmsg"}
+    assert text(answer).startswith("gpu-node-0001: HEALTHY  8 GPUs: 8 healthy  driver ")
+    assert "Not visible: kernel_log (no permission to read /dev/kmsg)" in text(answer)
+    assert "SIMULATED" in text(answer)
+    assert len(text(answer)) < 600
+
+
+async def test_a_lost_gpu_is_named_with_what_to_do_and_hides_no_other() -> None:
+    async with agent(Node("n", "h100", faults=(Lost(kind="lost", gpu=3),))) as client:
+        answer = await ask(client)
+    found = data(answer)
+    assert found["verdict"] == "failed"
+    assert found["gpus_by_verdict"] == {"failed": 1, "degraded": 0, "unknown": 0, "healthy": 7}
+    (gpu,) = found["gpus"]
+    assert (gpu["gpu_index"], gpu["verdict"]) == (3, "failed")
+    assert places(found)[0] == ("critical", 3)
+    first = found["findings"][0]
+    assert f"CRITICAL GPU 3 {first['code']}: {first['title']}" in text(answer)
+    assert f"  do: {first['action']}: {first['advice']}" in text(answer)
+
+
+async def test_what_is_less_severe_than_asked_for_is_counted() -> None:
+    faults = (Lost(kind="lost", gpu=3), Ecc(kind="ecc", gpu=1, uncorrected=3))
+    async with agent(Node("n", "h100", faults=faults)) as client:
+        all_of_it = data(await ask(client))
+        worst = await ask(client, severity="critical")
+    found = data(worst)
+    severe = [each for each in all_of_it["findings"] if each["severity"] == "critical"]
+    assert [each["code"] for each in found["findings"]] == [each["code"] for each in severe]
+    hidden = len(all_of_it["findings"]) - len(severe)
+    assert found["findings_hidden"] == hidden > 0
+    assert found["gpus_by_verdict"] == all_of_it["gpus_by_verdict"]
+    assert f"{hidden} finding" in text(worst)
+
+
+async def test_detail_full_has_every_gpu_and_its_readings() -> None:
+    async with agent(Node("n", "h100")) as client:
+        brief, answer = data(await ask(client)), await ask(client, detail="full")
+    found = data(answer)
+    assert brief["vitals"] == brief["gpus"] == []
+    assert [gpu["gpu_index"] for gpu in found["gpus"]] == list(range(8))
+    assert [vitals["index"] for vitals in found["vitals"]] == list(range(8))
+    for vitals in found["vitals"]:
+        missing = {name for name in VITALS_READINGS if vitals[name] is None}
+        assert missing == set(vitals["unavailable"]) - {"links"}
+    assert text(answer).count("  HEALTHY  NVIDIA H100 80GB HBM3  ") == 8
+
+
+@pytest.mark.parametrize("kind", ["library_missing", "driver_not_loaded", "driver_mismatch"])
+async def test_a_node_without_nvml_is_not_healthy(kind: Any) -> None:
+    async with agent(Node("n", "h100", faults=(WholeNode(kind=kind),))) as client:
+        answer = await ask(client)
+    found = data(answer)
+    assert found["verdict"] != "healthy"
+    assert found["message"]
+    assert found["message"] in text(answer) or found["findings"]
+
+
+async def test_a_node_none_of_whose_readings_can_be_had_is_unknown() -> None:
+    faults = tuple(Refused(kind="refused", gpu=gpu, return_code=3) for gpu in range(8))
+    async with agent(Node("n", "h100", faults=faults)) as client:
+        found = data(await ask(client))
+    assert found["verdict"] == "unknown"
+    assert found["gpus_by_verdict"]["unknown"] == 8
+
+
+async def test_where_nvml_hangs_nobody_waits_for_it() -> None:
+    node = Node("n", "h100")
+    async with agent(node) as client:
+        node.faults = (Hang(kind="hang", seconds=3600),)
+        found: dict[str, Any] = {"waiting": None}
+        while found["waiting"] is None:
+            with anyio.fail_after(30):  # an hour less than the call hangs
+                answer = await ask(client)
+            found = data(answer)
+        node.faults = ()
+    assert found["verdict"] == "failed"
+    first = found["findings"][0]
+    assert (first["severity"], first["gpu_index"]) == ("critical", None)
+    assert found["waiting"]["call"] in json.dumps(first)
+    assert text(answer).splitlines()[1].startswith(f"CRITICAL node {first['code']}: ")
+
+
+async def test_an_agent_answers_what_its_schema_promises() -> None:
+    faults = (Lost(kind="lost", gpu=0), RowRemap(kind="row_remap", gpu=1))
+    async with agent(Node("n", "gb200", faults=faults)) as client:
+        (tool,) = (await client.list_tools()).tools
+        answers = [data(await ask(client, detail=detail)) for detail in ("summary", "full")]
+    assert tool.output_schema is not None
+    for answer in answers:
+        jsonschema.validate(answer, tool.output_schema, cls=jsonschema.Draft202012Validator)
+
+
+async def test_the_sick_are_named_worst_first_and_the_healthy_counted() -> None:
+    agents = fleet(6, [(1, finding("slow", "warning", 2)), (4, finding("lost", "critical", 3))])
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    found = data(answer)
+    assert found["verdict"] == "failed"
+    assert [(node["node"], node["verdict"]) for node in found["nodes"]] == [
+        ("node-0004", "failed"),
+        ("node-0001", "degraded"),
+    ]
+    assert found["nodes_by_verdict"] == {"failed": 1, "degraded": 1, "unknown": 0, "healthy": 4}
+    assert found["gpus_by_verdict"] == {"failed": 1, "degraded": 1, "unknown": 0, "healthy": 46}
+    assert [gpu["gpu_index"] for node in found["nodes"] for gpu in node["gpus"]] == [3, 2]
+    assert text(answer).splitlines() == [
+        "FAILED: 6 nodes: 1 failed, 1 degraded, 4 healthy; "
+        "48 GPUs: 1 failed, 1 degraded, 46 healthy",
+        "SIMULATED: no real hardware stands behind some or all of these figures.",
+        "CRITICAL lost: The GPU has lost. (high confidence: NVIDIA driver)",
+        "  on node-0004 GPU 3",
+        "  seen: errors 3 (0 before)",
+        "  do: RESET_GPU: Stop its pods and reset the GPU.",
+        "WARNING slow: The GPU has slow. (high confidence: NVIDIA driver)",
+        "  on node-0001 GPU 2",
+        "  seen: errors 3 (0 before)",
+        "  do: RESET_GPU: Stop its pods and reset the GPU.",
+    ]
+
+
+async def test_a_node_that_did_not_answer_is_unknown_and_named() -> None:
+    agents = fleet(3)
+    http = Path("http", agents)
+    http.probe_errors["node-0001"] = Unreachable
+    async with gateway(agents, http) as client:
+        answer = await ask(client)
+        well = await ask(client, nodes=["node-0000", "node-0002"])
+    found = data(answer)
+    assert found["verdict"] == "unknown"
+    assert found["nodes_by_verdict"] == {"failed": 0, "degraded": 0, "unknown": 1, "healthy": 2}
+    assert [(each["node"], each["reason"]) for each in found["failures"]] == [
+        ("node-0001", "unreachable")
+    ]
+    assert text(answer).startswith("UNKNOWN: 3 nodes: 1 unknown, 2 healthy; 16 GPUs: 16 healthy")
+    assert "  ! node-0001: unreachable: scripted Unreachable" in text(answer)
+    assert data(well)["verdict"] == "healthy"
+
+
+async def test_the_verdict_of_a_fleet_is_its_worst_nodes() -> None:
+    unknown = assessment(verdict="unknown", not_checked={"driver": "not read yet"})
+    agents = fleet(3, [(0, finding("slow", "warning"))])
+    agents["node-0001"] = HealthAgent("node-0001", unknown)
+    async with gateway(agents) as client:
+        degraded = await ask(client)
+        looked = await ask(client, nodes=["node-0001", "node-0002"])
+    assert data(degraded)["verdict"] == "degraded"
+    assert data(looked)["verdict"] == "unknown"
+    assert "UNKNOWN node-0001: driver: not read yet" in text(degraded)
+
+
+async def test_one_trouble_of_many_nodes_is_told_once() -> None:
+    sick = [(number, finding("hot", "warning", gpu)) for number in range(40) for gpu in (0, 1, 2)]
+    async with gateway(fleet(60, [*sick, (50, finding("hot", "warning", 7))])) as client:
+        answer = await ask(client, limit=5)
+    found = data(answer)
+    assert found["findings"] == [
+        {"code": "hot", "severity": "warning", "action": "RESET_GPU", "nodes": 41, "gpus": 121}
+    ]
+    assert (len(found["nodes"]), found["nodes_omitted"]) == (5, 36)
+    assert "WARNING hot: The GPU has hot. (121 GPUs on 41 nodes; high confidence: " in text(answer)
+    assert "  on node-0000-node-0039 GPU 0-2; node-0050 GPU 7" in text(answer)
+    assert text(answer).count("RESET_GPU") == 1
+    assert '36 more nodes in detail: call again with cursor "degraded node-0004"' in text(answer)
+
+
+async def test_what_is_hidden_is_counted() -> None:
+    sick = [(0, finding("a", "info")), (0, finding("b", "warning")), (1, finding("c", "info"))]
+    async with gateway(fleet(3, sick)) as client:
+        usual, strict = await ask(client), await ask(client, severity="critical")
+        everything = await ask(client, severity="info")
+    assert (data(usual)["findings_hidden"], data(strict)["findings_hidden"]) == (2, 3)
+    assert '2 findings less severe than warning not told: ask with severity "info".' in text(usual)
+    assert data(strict)["verdict"] == "degraded"
+    assert data(strict)["gpus_by_verdict"] == data(usual)["gpus_by_verdict"]
+    assert "DEGRADED node-0000: only less severe findings" in text(strict)
+    assert data(everything)["findings_hidden"] == 0
+    assert [node["node"] for node in data(everything)["nodes"]] == ["node-0000", "node-0001"]
+
+
+async def test_named_nodes_are_listed_healthy_or_not() -> None:
+    async with gateway(fleet(3)) as client:
+        every, one = data(await ask(client)), data(await ask(client, nodes=["node-0002"]))
+        full = data(await ask(client, detail="full"))
+    assert every["nodes"] == []
+    assert [node["node"] for node in one["nodes"]] == ["node-0002"]
+    assert [len(node["gpus"]) for node in full["nodes"]] == [8, 8, 8]
+
+
+async def test_an_agent_without_the_tool_is_told_to_be_updated() -> None:
+    agents = fleet(2)
+    old = [f"old-{number}" for number in range(3)]
+    agents |= {name: Agent(name, inventory(name), version="0.0.9") for name in old}
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    found = data(answer)
+    assert (found["verdict"], found["nodes_by_verdict"]["unknown"]) == ("unknown", 3)
+    assert found["failures_by_reason"] == {"agent_too_old": 3}
+    assert "old-0-old-2: agent_too_old: agent 0.0.9 has no tool get_gpu_health" in text(answer)
+    assert "update the agents" in text(answer)
+
+
+async def test_what_no_agent_could_look_at_is_told_once() -> None:
+    sight = Sight(uid=0, driver_version=None, senses=(NO_LOG,), missing_symbols=())
+    partly = assessment(not_checked={"fabric": "not_supported"})
+    agents: dict[str, Agent] = {
+        name: HealthAgent(name, partly if name == "a" else assessment(), sight) for name in "abc"
+    }
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    assert data(answer)["gaps"] == [
+        {"what": "kernel_log", "why": NO_LOG.why, "nodes": 3},
+        {"what": "fabric", "why": "not_supported", "nodes": 1},
+    ]
+    assert f"Not checked: kernel_log: {NO_LOG.why}" in text(answer)
+    assert "Not checked on 1 node: fabric: not_supported" in text(answer)
+
+
+async def test_any_replica_goes_on_where_another_stopped() -> None:
+    sick = [(number, finding("hot", "warning")) for number in range(0, 20, 2)]
+    sick += [(number, finding("lost")) for number in (3, 9, 17)]
+    agents = fleet(20, sick)
+    http = Path("http", agents)
+    http.probe_errors["node-0001"] = Gone
+    told: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        async with gateway(agents, http) as client:
+            answer = await ask(client, limit=4, **cursor)
+        page = data(answer)
+        if cursor:
+            assert page["failures"] == []
+            assert "node-0001" not in text(answer)
+            for before in told:
+                assert before not in text(answer)
+        assert page["nodes_by_verdict"]["failed"] == 3
+        told += [node["node"] for node in page["nodes"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+        assert len(told) < 20
+    assert told == ["node-0003", "node-0009", "node-0017"] + [
+        f"node-{number:04}" for number in range(0, 20, 2)
+    ]
+
+
+FAULTS: tuple[Callable[[int], Any], ...] = (
+    lambda gpu: Lost(kind="lost", gpu=gpu),
+    lambda gpu: Ecc(kind="ecc", gpu=gpu, uncorrected=4),
+    lambda gpu: RowRemap(kind="row_remap", gpu=gpu, failure=True),
+    lambda gpu: Throttle(kind="throttle", gpu=gpu),
+)
+
+
+def taken(name: str, found: Snapshot) -> HealthAgent:
+    """An agent that answers with what is made of one reading."""
+    agent = HealthAgent(name, assess(found, Past()))
+    agent.snapshot = found
+    return agent
+
+
+async def test_twelve_sick_gpus_among_eight_thousand_are_all_named() -> None:
+    sick = {
+        f"gpu-node-{number:04}": FAULTS[number % len(FAULTS)](number % 8)
+        for number in range(17, 1000, 83)
+    }
+    assert len(sick) == 12
+    well = snapshots([Node("template", "h100")], 1000)
+    agents: dict[str, Agent] = {}
+    for number, (_, found) in enumerate(well):
+        name = f"gpu-node-{number:04}"
+        reading = snapshot(Node(name, "h100", faults=(sick[name],))) if name in sick else found
+        agents[name] = taken(name, reading)
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    found, told = data(answer), text(answer)
+    assert found["coverage"]["nodes_answered"] == 1000
+    assert found["gpus_by_verdict"]["healthy"] == 8000 - 12
+    assert found["nodes_by_verdict"]["healthy"] == 1000 - 12
+    for name, fault in sick.items():
+        assert f"{name} GPU {fault.gpu}" in told
+    for kind in found["findings"]:
+        assert kind["code"] in told
+        assert f"do: {kind['action']}: " in told
+    assert len(told) < 8000
+    assert len(json.dumps(answer.structured_content)) < 40_000
+
+
+@pytest.mark.parametrize("state", ["all sick", "half gone", "worst"])
+async def test_a_thousand_nodes_fit_a_context_whatever_their_state(state: str) -> None:
+    def worst(code: str, gpu: int) -> Any:
+        return finding(f"{code}_{gpu}", "warning", gpu, title="so " * 200, advice="do " * 400)
+
+    findings = [worst("code", gpu) for gpu in range(8) for _ in range(4)]
+    plain = [finding("hot", "warning", 1)]
+    agents: dict[str, Agent] = {}
+    for number in range(1000):
+        name = f"ip-10-0-{number // 250}-{number % 250}.eu-central-1.compute.internal"
+        own = findings if state == "worst" else plain
+        agents[name] = HealthAgent(name, assessment(*own))
+    http = Path("http", agents)
+    if state in ("half gone", "worst"):
+        http.probe_errors = dict.fromkeys(list(agents)[::2], Gone)
+    async with gateway(agents, http) as client:
+        answer = await ask(client)
+    assert len(text(answer)) < 10_000
+    assert len(json.dumps(answer.structured_content)) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"node": "a"}, 'unknown argument "node"'),
+        ({"detail": "everything"}, '"detail"'),
+        ({"severity": "error"}, '"severity"'),
+        ({"limit": 0}, '"limit"'),
+        ({"cursor": "node-0001"}, '"cursor" of get_gpu_health must be the next_cursor'),
+        ({"nodes": ["nowhere"]}, "Unknown nodes: nowhere. Known: node-0000, node-0001"),
+    ],
+)
+async def test_bad_arguments_get_one_clear_error(arguments: dict[str, Any], complaint: str) -> None:
+    async with gateway(fleet(2)) as client:
+        answer = await ask(client, **arguments)
+    assert answer.is_error
+    assert complaint in text(answer)
+    assert "pydantic" not in text(answer)
+
+
+async def test_a_gateway_answers_only_what_its_schema_promises() -> None:
+    agents = fleet(3, [(2, finding("hot", "warning"))])
+    http = Path("http", agents)
+    http.probe_errors["node-0001"] = Gone
+    async with gateway(agents, http) as client:
+        (tool,) = (await client.list_tools()).tools
+        answers = [data(await ask(client, detail=detail)) for detail in ("summary", "full")]
+    assert tool.output_schema is not None
+    for answer in answers:
+        jsonschema.validate(answer, tool.output_schema, cls=jsonschema.Draft202012Validator)
+
+
+async def test_the_tool_is_listed_as_promised(golden: Callable[[str, Any], None]) -> None:
+    """A change here changes what clients see: say so in CHANGELOG.md."""
+    shown = {}
+    for role, client in (("agent", agent(Node("n", "t4"))), ("gateway", gateway(fleet(1)))):
+        async with client as listening:
+            (tool,) = (await listening.list_tools()).tools
+        shown[role] = tool.model_dump(by_alias=True, mode="json", exclude_none=True)
+    golden("health_tool.json", shown)

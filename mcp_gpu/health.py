@@ -17,7 +17,7 @@ from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_ba
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_health import GatewayArguments, whole
 from mcp_gpu.tools.fleet_health_model import FleetHealth
-from mcp_gpu.tools.fleet_health_text import headline, unknown_lines
+from mcp_gpu.tools.fleet_health_text import gpus_line, nodes_line, unknown_lines
 from mcp_gpu.tools.health_groups import Group, groups
 from mcp_gpu.tools.health_model import NAME, NodeHealth
 from mcp_gpu.tools.spans import counted
@@ -74,7 +74,9 @@ def render(found: FleetHealth, console: Console, *, severity: Severity) -> None:
         severity: the least severe findings that were asked for.
     """
     colour = VERDICT_COLOURS[found.verdict]
-    console.print(f"[bold {colour}]{found.verdict.upper()}[/]  {escape(headline(found))}")
+    verdict = found.verdict.upper()
+    console.print(f"[bold {colour}]{verdict}[/]  {nodes_line(found)}")
+    console.print(f"{'':{len(verdict)}}  {gpus_line(found)}")
     kinds = groups(found.nodes)
     for group in kinds[:GROUPS]:
         _finding(group, console)

@@ -13,7 +13,7 @@ from mcp_gpu.tools.health_model import worst
 from mcp_gpu.tools.spans import clipped, counted, spans
 from mcp_gpu.tools.ways import ways_line
 
-__all__ = ["headline", "lines", "unknown_lines"]
+__all__ = ["gpus_line", "lines", "nodes_line", "unknown_lines"]
 
 TEXT_CHARS = 6_000
 """Room for findings. With all that stands around them the text stays under 8,000 characters."""
@@ -41,11 +41,16 @@ GAPS = 3
 GAP_CHARS = 160
 
 
-def headline(told: FleetHealth) -> str:
-    """`3 of 1000 nodes failed, 997 healthy; 8000 GPUs: 3 failed, 7997 healthy`."""
-    nodes, gpus = told.nodes_by_verdict, told.gpus_by_verdict
-    of_gpus = f"{counted(gpus.count, 'GPU')}: {gpus}" if gpus.count else "no GPUs known"
-    return f"{counted(nodes.count)}: {nodes}; {of_gpus}"
+def nodes_line(told: FleetHealth) -> str:
+    """`1000 nodes: 3 failed, 997 healthy`."""
+    nodes = told.nodes_by_verdict
+    return f"{counted(nodes.count)}: {nodes}"
+
+
+def gpus_line(told: FleetHealth) -> str:
+    """`8000 GPUs: 3 failed, 7997 healthy`, of the nodes that answered."""
+    gpus = told.gpus_by_verdict
+    return f"{counted(gpus.count, 'GPU')}: {gpus}" if gpus.count else "no GPUs known"
 
 
 def lines(
@@ -65,7 +70,7 @@ def lines(
         full: whether single GPUs are told.
     """
     coverage = told.coverage
-    yield f"{told.verdict.upper()}: {headline(told)}"
+    yield f"{told.verdict.upper()}: {nodes_line(told)}; {gpus_line(told)}"
     if told.simulated:
         yield "SIMULATED: no real hardware stands behind some or all of these figures."
     if coverage.discovery_problem:

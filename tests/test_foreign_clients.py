@@ -30,7 +30,8 @@ profile = "t4"
 NODES = {"h100-a", "t4-a"}
 
 TOOL = "get_gpu_inventory"
-TOOLS = {"agent": [TOOL], "gateway": ["check_connectivity", TOOL]}
+HEALTH = "get_gpu_health"
+TOOLS = {"agent": [HEALTH, TOOL], "gateway": ["check_connectivity", HEALTH, TOOL]}
 CALL = {
     "jsonrpc": "2.0",
     "id": 1,
@@ -358,7 +359,7 @@ async def test_the_sdks_stdio_client_reaches_a_live_agent_through_the_relay(
     relay = StdioServerParameters(command=executable, args=arguments)
     with anyio.fail_after(PATIENCE_SECONDS):
         async with Client(stdio_client(relay), mode=mode) as client:
-            assert [tool.name for tool in (await client.list_tools()).tools] == [TOOL]
+            assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS["agent"]
             result = await client.call_tool(TOOL, {"detail": "full"})
     assert not result.is_error
     assert result.structured_content is not None

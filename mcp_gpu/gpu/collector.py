@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 
 from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.history import History, Past
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.reader import Reader
@@ -58,6 +59,7 @@ class Collector:
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
         self._snapshot = Snapshot()
+        self._history = History()
         self._read_at = -float("inf")
         """When the readings of the last snapshot were begun, on time.monotonic()."""
         self._wanted = self._read_at
@@ -94,6 +96,10 @@ class Collector:
                 waiting = Waiting(seconds=seconds, call=calling.call, gpu_index=calling.gpu_index)
                 return self._snapshot.model_copy(update={"waiting": waiting})
         return self._snapshot
+
+    def past(self) -> Past:
+        """Earlier snapshots of the present generation, one per slow reading. Never blocks."""
+        return self._history.of(self._snapshot.generation)
 
     async def first(self, timeout_seconds: float) -> Snapshot:
         """The snapshot once the first attempt has ended; `starting` if it has not by then."""
@@ -197,6 +203,8 @@ class Collector:
                 self._pause = self._retry_seconds
             elif not impaired:
                 self._open_due = time.monotonic() + self._back_off()
+            if slow:
+                self._history.add(snapshot)
             self._publish(snapshot)
 
     def _shut(self) -> None:

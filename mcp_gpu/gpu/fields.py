@@ -3,18 +3,18 @@
 Calls, structs and field ids are named here; nvml.py, the only module that imports the binding,
 finds them there. Three groups by how often they are worth asking for: `STATIC` once per
 initialisation, `SLOW` for what an operator or a fault changes, `FAST` for what moves all the
-time. Where two readings give one field, the later serves drivers that lack the earlier.
+time. vital_fields.py has the table of `Vitals`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from ctypes import Structure
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, NOT_SUPPORTED, Code
+from mcp_gpu.gpu.table import FieldValue, Group, Missing, Reading, named, one, raw_bytes, same, text
 
 _MASK_WORDS = 16
 """64-bit words of a CPU or NUMA mask: 1,024 bits, more than any machine with these GPUs has."""
@@ -40,64 +40,6 @@ MIG_HIDES = frozenset(
 """What answers NOT_SUPPORTED because MIG is on, not because the board lacks it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """In place of a value: the call answered, and this field was not in the answer."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One getter. `convert` makes of its answer one value, or a tuple for several `fields`."""
-
-    call: str
-    fields: tuple[str, ...]
-    convert: Callable[[Any], Any]
-    args: tuple[int, ...] = ()
-    structs: tuple[str, ...] = ()
-    """For a getter that fills a struct: its versions, newest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class FieldValue:
-    """One value of nvmlDeviceGetFieldValues, which reads many in one call."""
-
-    id: int
-    field: str
-    convert: Callable[[Any], Any]
-    scope: int = 0
-    invalid: str = f"error({Code.INVALID_ARGUMENT})"
-    """What INVALID_ARGUMENT means here. To every driver since R470 the older ids are valid."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What is read together."""
-
-    name: str
-    readings: tuple[Reading, ...]
-    field_values: tuple[FieldValue, ...] = ()
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """Every field of `Gpu` that this group fills."""
-        named = {field for reading in self.readings for field in reading.fields}
-        return frozenset(named | {value.field for value in self.field_values})
-
-
-def raw_bytes(struct: Structure, name: str) -> bytes:
-    """A field's bytes. The binding's own attribute decodes strictly as UTF-8 and may raise."""
-    field = getattr(type(struct), name)
-    return bytes(struct)[field.offset : field.offset + field.size]
-
-
-def text(value: bytes) -> str | Missing:
-    """A C string. Boards without the datum answer an empty one or "N/A"."""
-    decoded = value.split(b"\0", 1)[0].decode(errors="replace").strip()
-    return Missing(NOT_SUPPORTED) if decoded in {"", "N/A"} else decoded
-
-
 def bit_list(words: Iterable[int]) -> str:
     """A mask as the kernel lists CPUs: "0-47,96-143"."""
     bits = [
@@ -112,17 +54,8 @@ def bit_list(words: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
 def _watts(milliwatts: int) -> float:
     return milliwatts / 1000
-
-
-def _named(names: Mapping[int, str]) -> Callable[[int], str]:
-    # A number newer than this table is still an answer.
-    return lambda value: names.get(value, f"unknown({value})")
 
 
 def _cpus(words: Iterable[int]) -> str | Missing:
@@ -199,28 +132,24 @@ set on healthy boards too."""
 _GRAPHICS, _SM, _MEMORY, _VIDEO = range(4)
 
 
-def _one(call: str, field: str, convert: Callable[[Any], Any] = _same, *args: int) -> Reading:
-    return Reading("nvmlDevice" + call, (field,), convert, args)
-
-
 STATIC = Group(
     "static",
     (
-        _one("GetUUID", "uuid", text),
-        _one("GetName", "name", text),
-        _one("GetBrand", "brand", _named(BRANDS)),
-        _one("GetArchitecture", "architecture", _named(ARCHITECTURES)),
-        _one("GetCudaComputeCapability", "compute_capability", lambda cc: f"{cc[0]}.{cc[1]}"),
-        _one("GetSerial", "serial", text),
-        _one("GetBoardPartNumber", "board_part_number", text),
-        _one("GetVbiosVersion", "vbios_version", text),
-        _one("GetInforomImageVersion", "inforom_version", text),
-        _one("GetMinorNumber", "minor_number"),
-        _one("GetModuleId", "module_id"),
+        one("GetUUID", "uuid", text),
+        one("GetName", "name", text),
+        one("GetBrand", "brand", named(BRANDS)),
+        one("GetArchitecture", "architecture", named(ARCHITECTURES)),
+        one("GetCudaComputeCapability", "compute_capability", lambda cc: f"{cc[0]}.{cc[1]}"),
+        one("GetSerial", "serial", text),
+        one("GetBoardPartNumber", "board_part_number", text),
+        one("GetVbiosVersion", "vbios_version", text),
+        one("GetInforomImageVersion", "inforom_version", text),
+        one("GetMinorNumber", "minor_number"),
+        one("GetModuleId", "module_id"),
         Reading("nvmlDeviceGetPciInfo_v3", ("pci_bus_id", "pci_device_id"), _pci),
-        _one("GetMaxPcieLinkGeneration", "pcie_generation_max"),
-        _one("GetGpuMaxPcieLinkGeneration", "pcie_generation_device_max"),
-        _one("GetMaxPcieLinkWidth", "pcie_width_max"),
+        one("GetMaxPcieLinkGeneration", "pcie_generation_max"),
+        one("GetGpuMaxPcieLinkGeneration", "pcie_generation_device_max"),
+        one("GetMaxPcieLinkWidth", "pcie_width_max"),
         Reading(
             "nvmlDeviceGetPlatformInfo",
             ("chassis_serial", "slot_number", "tray_index", "host_id"),
@@ -232,17 +161,17 @@ STATIC = Group(
             ("power_limit_min_watts", "power_limit_max_watts"),
             lambda limits: tuple(_watts(limit) for limit in limits),
         ),
-        _one("GetPowerManagementDefaultLimit", "power_limit_default_watts", _watts),
-        _one("GetMaxClockInfo", "clock_graphics_max_mhz", _same, _GRAPHICS),
-        _one("GetMaxClockInfo", "clock_sm_max_mhz", _same, _SM),
-        _one("GetMaxClockInfo", "clock_memory_max_mhz", _same, _MEMORY),
-        _one("GetMaxClockInfo", "clock_video_max_mhz", _same, _VIDEO),
-        _one("GetMaxCustomerBoostClock", "clock_customer_boost_max_mhz", _same, _GRAPHICS),
-        _one("GetMemoryAffinity", "numa_node", _numa_node, _MASK_WORDS, 0),
-        _one("GetCpuAffinityWithinScope", "cpu_affinity", _cpus, _MASK_WORDS, 0),
-        _one("GetAddressingMode", "addressing_mode", _named(ADDRESSING_MODES)),
-        _one("GetC2cModeInfoV", "c2c_mode", lambda info: bool(info.isC2cEnabled)),
-        _one("GetVirtualizationMode", "virtualization_mode", _named(VIRTUALIZATION_MODES)),
+        one("GetPowerManagementDefaultLimit", "power_limit_default_watts", _watts),
+        one("GetMaxClockInfo", "clock_graphics_max_mhz", same, _GRAPHICS),
+        one("GetMaxClockInfo", "clock_sm_max_mhz", same, _SM),
+        one("GetMaxClockInfo", "clock_memory_max_mhz", same, _MEMORY),
+        one("GetMaxClockInfo", "clock_video_max_mhz", same, _VIDEO),
+        one("GetMaxCustomerBoostClock", "clock_customer_boost_max_mhz", same, _GRAPHICS),
+        one("GetMemoryAffinity", "numa_node", _numa_node, _MASK_WORDS, 0),
+        one("GetCpuAffinityWithinScope", "cpu_affinity", _cpus, _MASK_WORDS, 0),
+        one("GetAddressingMode", "addressing_mode", named(ADDRESSING_MODES)),
+        one("GetC2cModeInfoV", "c2c_mode", lambda info: bool(info.isC2cEnabled)),
+        one("GetVirtualizationMode", "virtualization_mode", named(VIRTUALIZATION_MODES)),
     ),
 )
 
@@ -255,16 +184,16 @@ SLOW = Group(
             ("mig_mode_current", "mig_mode_pending"),
             lambda modes: tuple(bool(mode) for mode in modes),
         ),
-        _one("GetCurrPcieLinkGeneration", "pcie_generation_current"),
-        _one("GetCurrPcieLinkWidth", "pcie_width_current"),
-        _one("GetPersistenceMode", "persistence_mode", bool),
-        _one("GetComputeMode", "compute_mode", _named(COMPUTE_MODES)),
+        one("GetCurrPcieLinkGeneration", "pcie_generation_current"),
+        one("GetCurrPcieLinkWidth", "pcie_width_current"),
+        one("GetPersistenceMode", "persistence_mode", bool),
+        one("GetComputeMode", "compute_mode", named(COMPUTE_MODES)),
         Reading(
             "nvmlDeviceGetEccMode",
             ("ecc_mode_current", "ecc_mode_pending"),
             lambda modes: tuple(bool(mode) for mode in modes),
         ),
-        _one("GetNvLinkVersion", "nvlink_version", _named(NVLINK_VERSIONS), 0),
+        one("GetNvLinkVersion", "nvlink_version", named(NVLINK_VERSIONS), 0),
         Reading(
             "nvmlDeviceGetGpuFabricInfoV",
             (
@@ -277,10 +206,10 @@ SLOW = Group(
             _fabric,
             structs=("c_nvmlGpuFabricInfo_v3_t", "c_nvmlGpuFabricInfo_v2_t"),
         ),
-        _one("GetPowerManagementLimit", "power_limit_watts", _watts),
-        _one("GetEnforcedPowerLimit", "power_limit_enforced_watts", _watts),
+        one("GetPowerManagementLimit", "power_limit_watts", _watts),
+        one("GetEnforcedPowerLimit", "power_limit_enforced_watts", _watts),
         # 1: uncorrected, 0: since the driver was loaded.
-        _one("GetTotalEccErrors", "ecc_uncorrected_volatile", _same, 1, 0),
+        one("GetTotalEccErrors", "ecc_uncorrected_volatile", same, 1, 0),
         Reading(
             "nvmlDeviceGetRemappedRows",
             ("row_remap_pending", "row_remap_failure"),
@@ -328,27 +257,24 @@ FAST = Group(
             ("utilization_gpu_percent", "utilization_memory_percent"),
             lambda rates: (rates.gpu, rates.memory),
         ),
-        _one("GetTemperatureV", "temperature_celsius", _same, 0),
+        one("GetTemperatureV", "temperature_celsius", same, 0),
         # Deprecated, and all that drivers before R570 have.
-        _one("GetTemperature", "temperature_celsius", _same, 0),
-        _one("GetPowerUsage", "power_draw_watts", _watts),
-        _one("GetClockInfo", "clock_graphics_mhz", _same, _GRAPHICS),
-        _one("GetClockInfo", "clock_sm_mhz", _same, _SM),
-        _one("GetClockInfo", "clock_memory_mhz", _same, _MEMORY),
-        _one("GetClockInfo", "clock_video_mhz", _same, _VIDEO),
-        _one("GetCurrentClocksEventReasons", "throttle_reasons", _throttle),
+        one("GetTemperature", "temperature_celsius", same, 0),
+        one("GetPowerUsage", "power_draw_watts", _watts),
+        one("GetClockInfo", "clock_graphics_mhz", same, _GRAPHICS),
+        one("GetClockInfo", "clock_sm_mhz", same, _SM),
+        one("GetClockInfo", "clock_memory_mhz", same, _MEMORY),
+        one("GetClockInfo", "clock_video_mhz", same, _VIDEO),
+        one("GetCurrentClocksEventReasons", "throttle_reasons", _throttle),
         # Its name before R535.
-        _one("GetCurrentClocksThrottleReasons", "throttle_reasons", _throttle),
+        one("GetCurrentClocksThrottleReasons", "throttle_reasons", _throttle),
     ),
     (
         FieldValue(82, "memory_temperature_celsius", int),
         FieldValue(83, "energy_joules", lambda millijoules: millijoules / 1000),
-        FieldValue(230, "recovery_action", _named(RECOVERY_ACTIONS), invalid=DRIVER_TOO_OLD),
+        FieldValue(230, "recovery_action", named(RECOVERY_ACTIONS), invalid=DRIVER_TOO_OLD),
     ),
 )
-
-LINKS = "nvlink_active"
-"""Belongs to `SLOW`, and is counted with one call per link."""
 
 MIG_DEVICES = "mig_devices"
 """Belongs to `SLOW`, where MIG is on."""
@@ -381,8 +307,8 @@ MIG = (
         # "NVIDIA A100-SXM4-80GB MIG 1g.10gb"
         lambda name: text(name.partition(b" MIG ")[2]),
     ),
-    Reading("nvmlDeviceGetGpuInstanceId", ("gpu_instance_id",), _same),
-    Reading("nvmlDeviceGetComputeInstanceId", ("compute_instance_id",), _same),
+    Reading("nvmlDeviceGetGpuInstanceId", ("gpu_instance_id",), same),
+    Reading("nvmlDeviceGetComputeInstanceId", ("compute_instance_id",), same),
     Reading(
         "nvmlDeviceGetAttributes_v2",
         ("multiprocessor_count",),

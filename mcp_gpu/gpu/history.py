@@ -31,16 +31,21 @@ class History:
     """Collects them. One thread adds, any thread takes."""
 
     def __init__(self) -> None:
-        self._first: Snapshot | None = None
         self._recent: deque[Snapshot] = deque(maxlen=WINDOW)
+        self._past = Past()
 
     def add(self, snapshot: Snapshot) -> None:
         """Take a snapshot with slow readings that no former one had."""
-        if self._first is None or snapshot.generation != self._first.generation:
-            self._first = snapshot
+        first = self._past.first
+        if first is None or snapshot.generation != first.generation:
+            first = snapshot
             self._recent.clear()
         self._recent.append(snapshot)
+        # In one assignment: who takes it meanwhile never gets parts of two generations.
+        self._past = Past(first, tuple(self._recent))
 
-    def past(self) -> Past:
-        """What there is now."""
-        return Past(self._first, tuple(self._recent))
+    def of(self, generation: int) -> Past:
+        """What there is now of this generation; of any other, nothing is known."""
+        past = self._past
+        same = past.first is not None and past.first.generation == generation
+        return past if same else Past()

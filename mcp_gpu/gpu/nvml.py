@@ -86,6 +86,7 @@ class Nvml:
         self.calling: Calling | None = None
         self._library_path = library_path
         self._slowest_seconds = 0.0
+        self._missing: set[str] = set()
         self._references_owed = 0
         """Shutdowns that were left out. Until they are made up for, NVML keeps its state: every
         initialisation is counted, and only the last shutdown ends anything."""
@@ -94,6 +95,11 @@ class Nvml:
     def simulated(self) -> bool:
         """Whether the simulator answers instead of a driver."""
         return bool(getattr(pynvml.nvmlLib, "simulated", False))
+
+    @property
+    def missing_symbols(self) -> tuple[str, ...]:
+        """C functions that this driver's library was asked for since `open` and does not have."""
+        return tuple(sorted(self._missing))
 
     def open(self) -> None:
         """Load the library and initialise it.
@@ -105,6 +111,7 @@ class Nvml:
             detail = "the package `pynvml` shadows nvidia-ml-py: uninstall it"
             raise NvmlUnavailable(Code.LIBRARY_NOT_FOUND, "import", detail)
         _lower_open_files()
+        self._missing.clear()
         if self._library_path:
             try:
                 ctypes.CDLL(self._library_path)
@@ -177,6 +184,8 @@ class Nvml:
                 refusal.raise_beyond_field()
             raise GpuUnreadable(Code.TIMEOUT, call) from refusal
         if refusal is not None:
+            if refusal.code == Code.FUNCTION_NOT_FOUND:
+                self._missing.add(_symbol(call, args))
             raise refusal
         return answer
 
@@ -215,6 +224,13 @@ class Nvml:
             else getattr(value.value, _VALUE_MEMBERS.get(value.valueType, "ullVal"))
             for value in self.call(call, gpu_index, handle, ids)
         ]
+
+
+def _symbol(call: str, args: tuple[Any, ...]) -> str:
+    """The C function behind one of the binding's; the one that has two says so by a version."""
+    if call == "nvmlDeviceGetMemoryInfo" and len(args) > 1:
+        return f"{call}_v2"
+    return call
 
 
 def _lower_open_files() -> None:

@@ -13,16 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcp_gpu.gpu.errors import Code, GpuLost, GpuUnreadable, NvmlUnavailable, gpu_error
-from mcp_gpu.gpu.fields import FAST, SLOW, STATIC, Group
+from mcp_gpu.gpu.fields import FAST, SLOW, STATIC
+from mcp_gpu.gpu.links import Links
 from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, Snapshot
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
+from mcp_gpu.gpu.table import Group
+from mcp_gpu.gpu.vital_fields import VITALS
+from mcp_gpu.gpu.vitals import VITALS_READINGS, Vitals
 
 log = logging.getLogger(__name__)
 
 _UNTIL_REOPENED = frozenset({Code.GPU_IS_LOST, Code.TIMEOUT})
 """A GPU with such a trouble is left alone within its generation. A call that blocks makes all
 GPUs wait: one is spent on it per attempt to reopen, which come ever more rarely."""
+
+
+_GONE = "gpu_lost"
+"""The reason for every null of a GPU that is not counted any more."""
 
 
 @dataclass(slots=True)
@@ -33,6 +41,10 @@ class _Seen:
     static: Readings | None = None
     slow: Readings = field(default_factory=Readings)
     fast: Readings = field(default_factory=Readings)
+    links: Links = field(default_factory=Links)
+    vital_readings: Readings = field(default_factory=Readings)
+    vitals: Vitals | None = None
+    """Of `vital_readings`. Kept while they are the same: snapshots that are remembered share it."""
     trouble: GpuUnreadable | None = None
 
 
@@ -77,6 +89,7 @@ class Reader:
             state="ok",
             # Until they are read: should that fail, the last ones known are still shown.
             gpus=before.gpus,
+            vitals=before.vitals,
             slow_at=before.slow_at,
             fast_at=before.fast_at,
             gpu_count=count,
@@ -84,6 +97,7 @@ class Reader:
             static_at=self._clock(),
             generation=before.generation + 1,
             simulated=self._nvml.simulated,
+            missing_symbols=self._nvml.missing_symbols,
             unavailable=system.unavailable,
             **system.values,
         )
@@ -93,7 +107,8 @@ class Reader:
         self._nvml.close()
 
     def read_slow(self) -> None:
-        """Links, modes, counters and verdicts of every GPU; tries again for missing handles.
+        """Links, modes, counters, verdicts and vitals of every GPU; tries again for missing
+        handles.
 
         Raises:
             NvmlUnavailable
@@ -116,7 +131,14 @@ class Reader:
         for index, seen in enumerate(self._gpus):
             if seen.trouble is None:
                 self._read_fast(index, seen)
-        self._snapshot = self._snapshot.model_copy(update={"fast_at": at, "gpus": self._models()})
+        self._snapshot = self._snapshot.model_copy(
+            update={
+                "fast_at": at,
+                "gpus": self._models(),
+                "vitals": self._vitals(),
+                "missing_symbols": self._nvml.missing_symbols,
+            }
+        )
         return self._snapshot
 
     def failed(self, error: NvmlUnavailable) -> Snapshot:
@@ -126,6 +148,7 @@ class Reader:
             state=error.state,
             failure=error.failure,
             gpus=tuple(_unreadable(gpu, error) for gpu in self._snapshot.gpus),
+            vitals=tuple(_no_vitals(gpu.index, error.reason) for gpu in self._snapshot.gpus),
             gpu_count_expected=expected,
             static_at=self._snapshot.static_at,
             generation=self._snapshot.generation,
@@ -137,7 +160,7 @@ class Reader:
         seen = self._gpus[index]
         try:
             seen.handle = self._nvml.handle(index)
-            static = read_group(self._nvml, index, seen.handle, STATIC, mig=False)
+            static = read_group(self._nvml, index, seen.handle, STATIC, Gpu, mig=False)
             _demand_a_value(static)
             seen.static, seen.trouble = static, None
         except GpuUnreadable as error:
@@ -169,9 +192,16 @@ class Reader:
     def _read_slow(self, index: int, seen: _Seen) -> None:
         try:
             slow = self._read(index, seen, SLOW)
-            if slow.values.get("mig_mode_current"):
+            mig = bool(slow.values.get("mig_mode_current"))
+            if mig:
                 read_mig_devices(self._nvml, index, seen.handle, slow)
+            vitals = read_group(self._nvml, index, seen.handle, VITALS, Vitals, mig=mig)
+            seen.links.read(self._nvml, index, seen.handle, slow, vitals)
+            slow.reset_required |= vitals.reset_required
             seen.slow = slow
+            if seen.vitals is None or seen.vital_readings != vitals:
+                seen.vital_readings = vitals
+                seen.vitals = Vitals(index=index, unavailable=vitals.unavailable, **vitals.values)
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
@@ -185,21 +215,34 @@ class Reader:
 
     def _read(self, index: int, seen: _Seen, group: Group) -> Readings:
         mig = bool(seen.slow.values.get("mig_mode_current"))
-        return read_group(self._nvml, index, seen.handle, group, mig=mig)
+        return read_group(self._nvml, index, seen.handle, group, Gpu, mig=mig)
 
     def _models(self) -> tuple[Gpu, ...]:
         counted = [self._model(index, seen) for index, seen in enumerate(self._gpus)]
-        if not all(self._identities):
-            # A GPU that is counted and has no name may be one of those.
-            return tuple(counted)
         gone = [
             _without_readings(
-                len(counted) + position, "lost", "gpu_lost", identity,
+                len(counted) + position, "lost", _GONE, identity,
                 "NVML does not count this GPU any more: drain the node and power-cycle it.",
             )
-            for position, identity in enumerate(self._vanished)
+            for position, identity in enumerate(self._gone)
         ]  # fmt: skip
         return (*counted, *gone)
+
+    @property
+    def _gone(self) -> list[dict[str, Any]]:
+        """Those that vanished, unless one that is counted and has no name may be one of them."""
+        return self._vanished if all(self._identities) else []
+
+    def _vitals(self) -> tuple[Vitals, ...]:
+        """Of the same GPUs as `_models`."""
+        counted = [
+            _no_vitals(index, seen.trouble.reason)
+            if seen.trouble is not None
+            else seen.vitals or Vitals(index=index)
+            for index, seen in enumerate(self._gpus)
+        ]
+        gone = range(len(counted), len(counted) + len(self._gone))
+        return (*counted, *(_no_vitals(index, _GONE) for index in gone))
 
     def _model(self, index: int, seen: _Seen) -> Gpu:
         if seen.static:
@@ -245,3 +288,7 @@ def _without_readings(
 ) -> Gpu:
     missing = {name: reason for name in READINGS if name not in identity}
     return Gpu(index=index, state=state, error=error, unavailable=missing, **identity)
+
+
+def _no_vitals(index: int, reason: str) -> Vitals:
+    return Vitals(index=index, unavailable=dict.fromkeys((*VITALS_READINGS, "links"), reason))

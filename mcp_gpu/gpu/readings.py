@@ -1,35 +1,29 @@
-"""Reads the groups of fields.py through `Nvml`: for each field a value or a reason."""
+"""Reads the entries of a table through `Nvml`: for each field a value or a reason."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
 from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, LASTING, NOT_SUPPORTED, Code, NvmlError
-from mcp_gpu.gpu.fields import (
-    LINKS,
-    MIG,
-    MIG_DEVICES,
-    MIG_HIDES,
-    SYSTEM,
-    FieldValue,
-    Group,
-    Missing,
-    Reading,
-)
-from mcp_gpu.gpu.model import Gpu, MigDevice
+from mcp_gpu.gpu.fields import MIG, MIG_DEVICES, MIG_HIDES, SYSTEM
+from mcp_gpu.gpu.model import MigDevice
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.table import FieldValue, Group, Missing, Reading
+from mcp_gpu.gpu.vital_fields import MIG_HIDES_VITALS
 
 log = logging.getLogger(__name__)
 
-MAX_LINKS: Final = 36
-"""NVML_NVLINK_MAX_LINKS, an upper bound for boards that do not tell their number of links."""
-
 _FIELD_VALUES: Final = "nvmlDeviceGetFieldValues"
+
+_FIELD_BATCH: Final = 128
+"""Field values asked for in one call. NVIDIA names no limit; DCGM asks for about as many."""
+
+_MIG_HIDES: Final = MIG_HIDES | MIG_HIDES_VITALS
 
 
 @dataclass(slots=True)
@@ -72,7 +66,7 @@ class Readings:
         if not isinstance(answer, Missing):
             self.values[name] = answer
             self.unavailable.pop(name, None)
-        elif mig and answer.reason == NOT_SUPPORTED and name in MIG_HIDES:
+        elif mig and answer.reason == NOT_SUPPORTED and name in _MIG_HIDES:
             self.unavailable[name] = "mig_active"
         else:
             self.unavailable[name] = answer.reason
@@ -86,12 +80,14 @@ def read_system(nvml: Nvml) -> Readings:
     """
     readings = Readings()
     for reading in SYSTEM:
-        _read_one(nvml, None, (), reading, readings, mig=False)
+        read_one(nvml, None, (), reading, readings, mig=False)
     return readings
 
 
-def read_group(nvml: Nvml, gpu_index: int, handle: Any, group: Group, *, mig: bool) -> Readings:
-    """Every field of a group.
+def read_group(
+    nvml: Nvml, gpu_index: int, handle: Any, group: Group, model: type[BaseModel], *, mig: bool
+) -> Readings:
+    """Every field of a group, as `model` takes them.
 
     Args:
         mig: whether MIG was on at the last look; the group's own answer wins over it.
@@ -100,14 +96,13 @@ def read_group(nvml: Nvml, gpu_index: int, handle: Any, group: Group, *, mig: bo
         NvmlUnavailable, GpuUnreadable
     """
     readings = Readings()
-    for reading in group.readings:
-        _read_one(nvml, gpu_index, (handle,), reading, readings, mig=mig)
-        mig = readings.values.get("mig_mode_current", mig)
     if group.field_values:
-        _read_field_values(nvml, gpu_index, handle, group.field_values, readings)
-    if "nvlink_count" in group.fields:
-        _read_links(nvml, gpu_index, handle, readings)
-    readings.check(Gpu)
+        wanted = [(value, value.scope, readings) for value in group.field_values]
+        read_field_values(nvml, gpu_index, handle, wanted, mig=mig)
+    for reading in group.readings:
+        read_one(nvml, gpu_index, (handle,), reading, readings, mig=mig)
+        mig = readings.values.get("mig_mode_current", mig)
+    readings.check(model)
     return readings
 
 
@@ -132,18 +127,23 @@ def read_mig_devices(nvml: Nvml, gpu_index: int, handle: Any, into: Readings) ->
             continue
         readings = Readings()
         for reading in MIG:
-            _read_one(nvml, gpu_index, (mig,), reading, readings, mig=False)
+            read_one(nvml, gpu_index, (mig,), reading, readings, mig=False)
         readings.check(MigDevice)
         devices.append(MigDevice(index=index, unavailable=readings.unavailable, **readings.values))
     into.values[MIG_DEVICES] = tuple(devices)
 
 
-def _read_one(
+def read_one(
     nvml: Nvml, gpu_index: int | None, handle: tuple[Any, ...], reading: Reading, into: Readings,
     *, mig: bool,
 ) -> None:  # fmt: skip
+    """One getter, unless its fields are served already.
+
+    Raises:
+        NvmlUnavailable, GpuUnreadable
+    """
     for name in reading.fields:
-        # An earlier reading has served the field, or was refused for another cause than age.
+        # An earlier entry has served the field, or was refused for another cause than age.
         if name in into.values or into.unavailable.get(name, DRIVER_TOO_OLD) != DRIVER_TOO_OLD:
             return
     try:
@@ -175,45 +175,37 @@ def _converted(call: str, convert: Callable[[Any], Any], answer: Any) -> Any:
         raise NvmlError(Code.BINDING_DEFECT, call) from error
 
 
-def _read_field_values(
-    nvml: Nvml, gpu_index: int, handle: Any, wanted: tuple[FieldValue, ...], into: Readings
-) -> None:
-    ids = [(value.id, value.scope) for value in wanted]
-    try:
-        answers = nvml.field_values(gpu_index, handle, ids)
-    except NvmlError as error:
-        into.refuse(tuple(value.field for value in wanted), error, mig=False)
-        return
-    for value, answer in zip(wanted, answers, strict=True):
-        if isinstance(answer, NvmlError):
-            if answer.code == Code.INVALID_ARGUMENT:
-                into.unavailable[value.field] = value.invalid
-            else:
-                into.refuse((value.field,), answer, mig=False)
+def read_field_values(
+    nvml: Nvml, gpu_index: int, handle: Any, wanted: Sequence[tuple[FieldValue, int, Readings]],
+    *, mig: bool,
+) -> None:  # fmt: skip
+    """Field values, each with its scope and where its answer goes, in as few calls as can be.
+
+    Raises:
+        NvmlUnavailable, GpuUnreadable
+    """
+    for start in range(0, len(wanted), _FIELD_BATCH):
+        batch = wanted[start : start + _FIELD_BATCH]
+        try:
+            answers = nvml.field_values(
+                gpu_index, handle, [(value.id, scope) for value, scope, _ in batch]
+            )
+        except NvmlError as error:
+            for value, _, into in batch:
+                into.refuse((value.field,), error, mig=mig)
             continue
-        try:
-            into.values[value.field] = _converted(_FIELD_VALUES, value.convert, answer)
-        except NvmlError as error:
-            into.refuse((value.field,), error, mig=False)
+        for (value, _, into), answer in zip(batch, answers, strict=True):
+            _take(value, answer, into, mig=mig)
 
 
-def _read_links(nvml: Nvml, gpu_index: int, handle: Any, into: Readings) -> None:
-    """Count the links that are up, or say why they cannot be counted; never only some of them."""
-    told = into.values.get("nvlink_count")
-    states: list[int] = []
-    refusal: NvmlError | None = None
-    for link in range(MAX_LINKS if told is None else min(told, MAX_LINKS)):
-        try:
-            states.append(nvml.call("nvmlDeviceGetNvLinkState", gpu_index, handle, link))
-        except NvmlError as error:
-            refusal = error
-            if error.code not in (Code.NOT_SUPPORTED, Code.INVALID_ARGUMENT):
-                into.refuse((LINKS,), error, mig=False)
-                return
-            if told is None:
-                break  # Past the last link: the end, not an error.
-            # A link that is not wired on this board; there may be more.
-    if states or refusal is None:
-        into.values[LINKS] = states.count(1)
-    else:
-        into.refuse((LINKS,), refusal, mig=False)
+def _take(value: FieldValue, answer: float | NvmlError, into: Readings, *, mig: bool) -> None:
+    if isinstance(answer, NvmlError):
+        if answer.code == Code.INVALID_ARGUMENT:
+            into.unavailable[value.field] = value.invalid
+        else:
+            into.refuse((value.field,), answer, mig=mig)
+        return
+    try:
+        into.put(value.field, _converted(_FIELD_VALUES, value.convert, answer), mig=mig)
+    except NvmlError as error:
+        into.refuse((value.field,), error, mig=mig)

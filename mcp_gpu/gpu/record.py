@@ -17,8 +17,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
-from mcp_gpu.gpu.fields import bit_list, raw_bytes
+from mcp_gpu.gpu.fields import bit_list
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.table import raw_bytes
 
 FIELD_IDS: Final = range(1, 308)
 """Every field id of nvml.h as the binding has it."""

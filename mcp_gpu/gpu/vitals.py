@@ -93,8 +93,9 @@ class Vitals(Wire):
     temperature_margin_celsius: int | None = None
     """Ada and later: degrees left until the GPU slows itself down; 0 or less: it does."""
     margin_shutdown_celsius: int | None = None
-    """Ada and later: the margin at which it shuts down (about -8), as the next two."""
+    """Ada and later: the margin at which it shuts down (about -8), as the next three."""
     margin_slowdown_celsius: int | None = None
+    margin_gpu_max_celsius: int | None = None
     margin_memory_max_celsius: int | None = None
 
     slowed_by_power_cap_seconds: float | None = None

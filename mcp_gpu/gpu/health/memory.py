@@ -78,6 +78,8 @@ def sram_threshold(look: Look) -> Iterator[Finding]:
 
 def row_remap(look: Look) -> Iterator[Finding]:
     """Ampere and later: bad rows are replaced by spare ones at a reset."""
+    if look.get("row_remap_failure") is None and look.get("retired_pages_uncorrected") is not None:
+        return  # It retires pages instead.
     rows = ("row_remaps_uncorrected", "row_remaps_corrected", "remap_banks_none")
     if look.read("row_remap_failure"):
         yield CODES["row_remap_failure"].finding(
@@ -108,6 +110,14 @@ def row_remap_spares(look: Look) -> Iterator[Finding]:
 
 def retired_pages(look: Look) -> Iterator[Finding]:
     """Boards before Ampere, which retire pages."""
+    if look.get("retired_pages_uncorrected") is None and look.get("row_remap_failure") is not None:
+        return  # It replaces rows instead.
+    if look.get("retired_pages_pending"):
+        yield CODES["retired_pages_pending"].finding(
+            look.index,
+            f"GPU {look.index} will retire a bad page of its memory at its next reset.",
+            _present(look, "retired_pages_pending", "retired_pages_uncorrected"),
+        )
     corrected = look.get("retired_pages_corrected")
     uncorrected = look.read("retired_pages_uncorrected")
     total = uncorrected + (corrected or 0)
@@ -128,15 +138,6 @@ def retired_pages(look: Look) -> Iterator[Finding]:
             advice="Nothing to do now. Watch it: if it loses more than one further page a week, "
             "run NVIDIA's field diagnostic.",
             confidence="medium",
-        )
-
-
-def retired_pages_pending(look: Look) -> Iterator[Finding]:
-    if look.read("retired_pages_pending"):
-        yield CODES["retired_pages_pending"].finding(
-            look.index,
-            f"GPU {look.index} will retire a bad page of its memory at its next reset.",
-            _present(look, "retired_pages_pending", "retired_pages_uncorrected"),
         )
 
 

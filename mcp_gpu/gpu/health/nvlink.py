@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Growth, Look, Unread, agreed
 from mcp_gpu.gpu.health.model import Evidence, Finding
@@ -101,24 +102,43 @@ def _count(look: Look) -> _Count:
 
 
 def link_errors(look: Look) -> Iterator[Finding]:
-    """NVLink 1 to 4, whose links count replays, recoveries and CRC errors."""
+    """What the links count: of NVLink 1 to 4 or of NVLink 5, as the board has them."""
+    _links_of(look)
+    missing = []
+    for rule in (_replays, _recoveries, _packets, _bit_errors):
+        try:
+            yield from rule(look)
+        except Unread as unread:
+            missing.append(unread.reason)
+    # Which of the two a board lacks is its nature; what both lack, or cannot tell yet, is told.
+    late = [reason for reason in missing if reason != NOT_SUPPORTED]
+    if late or len(missing) == 4:
+        raise Unread((late or missing)[0])
+
+
+def _replays(look: Look) -> Iterator[Finding]:
+    """NVLink 1 to 4."""
     crc = _grown(look, ("crc_errors",))
-    fast = [g for g in crc if g.by / g.seconds >= CRC_PER_SECOND]
+    fast = [growth for growth in crc if growth.by / growth.seconds >= CRC_PER_SECOND]
     repeated = _grown(look, ("recovery_errors", "replay_errors"))
-    if not fast and not repeated:
-        return
-    yield CODES["nvlink_errors"].finding(
-        look.index,
-        f"{_links(fast or repeated)} of GPU {look.index} "
-        + (f"have {CRC_PER_SECOND:.0f} or more CRC errors a second." if fast else
-           "had to repeat or recover."),
-        _shown(fast or repeated),
-        severity="critical" if fast else "warning",
-        confidence="high" if fast else "medium",
-    )  # fmt: skip
+    if fast:
+        yield CODES["nvlink_errors"].finding(
+            look.index,
+            f"{_links(fast)} of GPU {look.index} have {CRC_PER_SECOND:.0f} or more CRC errors a "
+            "second.",
+            _shown([*fast, *repeated]),
+        )
+    elif repeated:
+        yield CODES["nvlink_errors"].finding(
+            look.index,
+            f"{_links(repeated)} of GPU {look.index} had to repeat or recover.",
+            _shown(repeated),
+            severity="warning",
+            confidence="medium",
+        )
 
 
-def link5_recoveries(look: Look) -> Iterator[Finding]:
+def _recoveries(look: Look) -> Iterator[Finding]:
     """NVLink 5: recoveries that failed. Those that succeeded are how a link is meant to live."""
     if failed := _grown(look, ("recoveries_failed",)):
         yield CODES["nvlink_recovery_failed"].finding(
@@ -128,7 +148,8 @@ def link5_recoveries(look: Look) -> Iterator[Finding]:
         )
 
 
-def link5_packets(look: Look) -> Iterator[Finding]:
+def _packets(look: Look) -> Iterator[Finding]:
+    """NVLink 5."""
     if grown := _grown(look, _PACKET_ERRORS):
         yield CODES["nvlink5_errors"].finding(
             look.index,
@@ -138,36 +159,38 @@ def link5_packets(look: Look) -> Iterator[Finding]:
         )
 
 
-def link5_bit_errors(look: Look) -> Iterator[Finding]:
-    """NVLink 5: bit error rates, which the links measure themselves."""
+def _bit_errors(look: Look) -> Iterator[Finding]:
+    """NVLink 5: error rates, which the links measure themselves and need no history."""
     links = _links_of(look)
     if all(link.effective_ber is None for link in links):
-        raise Unread(links[0].unavailable.get("effective_ber", "not_supported"))
-    for name, limit, severity, confidence in (
-        ("effective_ber", EFFECTIVE_BIT_ERROR_RATE, "warning", "high"),
-        ("symbol_ber", SYMBOL_ERROR_RATE, "info", "low"),
-    ):
-        high = [
-            Evidence(
-                reading=f"links[{link.index}].{name}",
-                value=rate,
-                age_seconds=look.age("nvlink_active"),
-                note=f"up to {limit:g} is healthy",
-            )
-            for link in links
-            if (rate := getattr(link, name)) is not None and math.isfinite(rate) and rate > limit
-        ]
-        if high:
-            yield CODES["nvlink_bit_errors"].finding(
-                look.index,
-                f"{len(high)} NVLink(s) of GPU {look.index} have a high {name.split('_')[0]} "
-                "error rate.",
-                tuple(high[:SHOWN_LINKS]),
-                severity="warning" if severity == "warning" else "info",
-                action=None if severity == "warning" else "NONE",
-                confidence="high" if confidence == "high" else "low",
-            )
-            return
+        raise Unread(links[0].unavailable.get("effective_ber", NOT_SUPPORTED))
+    title = f"of GPU {look.index} have a high"
+    if high := _above(look, "effective_ber", EFFECTIVE_BIT_ERROR_RATE):
+        yield CODES["nvlink_bit_errors"].finding(
+            look.index, f"{len(high)} NVLink(s) {title} bit error rate.", high[:SHOWN_LINKS]
+        )
+    elif high := _above(look, "symbol_ber", SYMBOL_ERROR_RATE):
+        yield CODES["nvlink_bit_errors"].finding(
+            look.index,
+            f"{len(high)} NVLink(s) {title} symbol error rate.",
+            high[:SHOWN_LINKS],
+            severity="info",
+            action="NONE",
+            confidence="low",
+        )
+
+
+def _above(look: Look, name: str, limit: float) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence(
+            reading=f"links[{link.index}].{name}",
+            value=rate,
+            age_seconds=look.age("nvlink_active"),
+            note=f"up to {limit:g} is healthy",
+        )
+        for link in look.vitals.links
+        if (rate := getattr(link, name)) is not None and math.isfinite(rate) and rate > limit
+    )
 
 
 def fabric(look: Look) -> Iterator[Finding]:
@@ -203,7 +226,9 @@ def fabric(look: Look) -> Iterator[Finding]:
 
 def _links_of(look: Look) -> tuple[Link, ...]:
     if not look.vitals.links:
-        raise Unread(look.reason("links"))
+        # A board without NVLinks says so where it is asked for their number.
+        why = look.vitals.unavailable.get("links") or look.reason("nvlink_count")
+        raise Unread(why)
     return look.vitals.links
 
 

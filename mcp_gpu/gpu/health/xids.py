@@ -114,7 +114,9 @@ def _standing(
 ) -> Finding:
     heaviest = max((told for _, told in some), key=lambda told: weight(told.action))
     youngest = max(burst.last_at for burst, _ in some)
-    fresh = at - youngest < FRESH_SECONDS
+    # What a link's Xid asks for stands in its registers, and is often nothing.
+    certain = any(_family(burst.first.code) is not LINKS for burst, _ in some)
+    fresh = certain and at - youngest < FRESH_SECONDS
     return CODES["xid"].finding(
         gpu_index,
         f"{who} had {_names(some)} in this boot, for which NVIDIA asks: {heaviest.action}.",

@@ -46,10 +46,7 @@ def disagreements(
     if unused:
         catalogue, stance = "NVIDIA's catalogue lists it as unused", None
     elif bucket == "WORKFLOW_NVLINK5_ERR":
-        catalogue, stance = (
-            "NVIDIA's decode of the line often asks for no more than a restart",
-            None,
-        )
+        catalogue, stance = "NVIDIA's catalogue decodes the line, often to no action", None
     elif not bucket:
         catalogue, stance = "NVIDIA's catalogue has no bucket for it yet", None
     else:

@@ -234,7 +234,7 @@ def _entry(row: dict[str, Any], words: dict[str, Any]) -> XidEntry:
         ),
         bucket=bucket,
         action=action,
-        advice=words.get("advice") or _advise(bucket, action, investigate),
+        advice=words.get("advice") or _advise(row, action),
         investigate=investigate,
         severity=_SEVERITIES[row["sev"]],
         links_154=row["m154"],
@@ -247,14 +247,20 @@ def _entry(row: dict[str, Any], words: dict[str, Any]) -> XidEntry:
     )
 
 
-def _advise(bucket: str, action: str, investigate: str) -> str:
-    if bucket:
-        return advise(action, investigate)
-    return (
-        "NVIDIA's catalogue does not say yet what to do about it. Follow a 154 for the same GPU if"
-        " there is one, and the driver's recovery action; if it comes back, contact the vendor's"
-        " support."
-    )
+def _advise(row: dict[str, Any], action: str) -> str:
+    if row["unused"]:
+        return (
+            "It is not expected on today's boards, and the catalogue's action for every such code"
+            " is to contact support. Follow a 154 for the same GPU if there is one; without one,"
+            " and if it comes back, give the vendor's support what nvidia-bug-report.sh collects."
+        )
+    if not row["immediate"]:
+        return (
+            "NVIDIA's catalogue does not say yet what to do about it. Follow a 154 for the same GPU"
+            " if there is one, and the driver's recovery action; if it comes back, contact the"
+            " vendor's support."
+        )
+    return advise(action, row["investigatory"])
 
 
 def _meaning_of_unused(name: str) -> str:

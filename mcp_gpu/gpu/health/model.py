@@ -41,6 +41,9 @@ class Finding(Wire):
     advice: str = Field(description="What to do, in words.")
     confidence: Confidence
     source: str = Field(description="Whose conclusion it is.")
+    includes: tuple[str, ...] = Field(
+        default=(), description="Codes of the findings that this one explains and is told for."
+    )
 
 
 class GpuVerdict(Wire):

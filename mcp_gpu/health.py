@@ -93,7 +93,7 @@ def _finding(group: Group, console: Console) -> None:
     first = group.finding
     colour = SEVERITY_COLOURS[first.severity]
     size = f" [dim]({group.size})[/]" if group.size else ""
-    title = f"[bold]{escape(first.title)}[/]{size}"
+    title = f"[bold]{escape(group.title)}[/]{size}"
     console.print(f"\n[bold {colour}]{first.severity.upper()}[/]  {title}")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
@@ -101,7 +101,7 @@ def _finding(group: Group, console: Console) -> None:
     table.add_row("where", f"[{colour}]{escape(group.places)}[/]")
     for seen in group.seen:
         table.add_row("seen", escape(seen))
-    table.add_row("do", f"[bold]{escape(first.action)}[/]  {escape(first.advice)}")
+    table.add_row("do", escape(group.do))
     said = f"{first.source}, {first.confidence} confidence ({first.code})"
     table.add_row("says", f"[dim]{escape(said)}[/]")
     console.print(Padding(table, (0, 0, 0, 3), expand=False))
@@ -121,7 +121,7 @@ def _notes(found: FleetHealth, severity: Severity) -> Iterator[str]:
         yield f"{hidden} less severe than {severity} not shown; --severity info shows them."
     for gap in found.gaps[:GAPS]:
         on = "" if gap.nodes == found.coverage.nodes_answered else f" on {counted(gap.nodes)}"
-        yield f"Not checked{on}: {gap.what}: {gap.why}"
+        yield f"Not checked{on}: {', '.join(gap.what)}: {gap.why}"
     left = len(found.gaps) - GAPS + found.gaps_omitted
     if left > 0:
         yield f"{counted(left, 'more thing')} not checked; --json has all."

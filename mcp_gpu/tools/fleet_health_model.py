@@ -34,7 +34,7 @@ class FindingTotal(Wire):
 class Gap(Wire):
     """What was not checked or not to be seen, over all nodes that answered."""
 
-    what: str
+    what: tuple[str, ...] = Field(description="Checks, or what agents look at.")
     why: str
     nodes: int
 

@@ -97,7 +97,8 @@ def lines(
 def _gap_lines(told: FleetHealth) -> Iterator[str]:
     for gap in told.gaps[:GAPS]:
         on = "" if gap.nodes == told.coverage.nodes_answered else f" on {counted(gap.nodes)}"
-        yield clipped(f"Not checked{on}: {gap.what}: {gap.why}", GAP_CHARS)
+        what = ", ".join(gap.what)
+        yield clipped(f"Not checked{on}: {what}: {gap.why}", GAP_CHARS)
     left = len(told.gaps) - GAPS + told.gaps_omitted
     if left > 0:
         yield f"Not checked: {left} more in the structured content."
@@ -118,11 +119,11 @@ def _group(group: Group) -> Iterator[str]:
     first = group.finding
     size = f"{group.size}; " if group.size else ""
     sure = f"({size}{first.confidence} confidence: {first.source})"
-    yield clipped(f"{first.severity.upper()} {first.code}: {first.title} {sure}", LINE_CHARS)
+    yield clipped(f"{first.severity.upper()} {first.code}: {group.title} {sure}", LINE_CHARS)
     yield clipped(f"  on {group.places}", PLACES_CHARS)
     for seen in group.seen:
         yield clipped(f"  seen: {seen}", LINE_CHARS)
-    yield clipped(f"  do: {first.action}: {first.advice}", LINE_CHARS)
+    yield clipped(f"  do: {group.do}", LINE_CHARS)
 
 
 def _in_brief(found: Sequence[Group]) -> Iterator[str]:

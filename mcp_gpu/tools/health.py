@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.model import Evidence, Finding, GpuVerdict, Severity
-from mcp_gpu.gpu.vitals import VITALS_READINGS, Vitals
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.health_model import NAME, NodeHealth
+from mcp_gpu.tools.health_readings import Readings, Value
 from mcp_gpu.tools.inventory import MAX_AGE_SECONDS, Detail
 from mcp_gpu.tools.spans import clipped, counted, numbers
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the 
     from mcp_gpu.node.sight import Sight
     from mcp_gpu.node.watch import XidWatch
 
-__all__ = ["AgentArguments", "agent_tool", "evidence_words", "gpu_lines"]
+__all__ = ["AgentArguments", "agent_tool", "do_words", "evidence_words", "gpu_lines"]
 
 FRESH_TIMEOUT_SECONDS = 0.5
 """How long to wait for a reading that is overdue. Healthy boards give theirs in some tens of
@@ -108,6 +109,8 @@ def _lines(health: NodeHealth, arguments: AgentArguments) -> Iterator[str]:
         parts.append(f"driver {health.driver_version}")
     if health.age_seconds is not None:
         parts.append(f"read {health.age_seconds:.0f} s ago")
+    if health.rates_over_seconds is not None:
+        parts.append(f"rates over {health.rates_over_seconds:.0f} s")
     yield "  ".join(parts)
     if health.message is not None and not health.findings:
         yield f"! {health.message}"
@@ -119,10 +122,6 @@ def _lines(health: NodeHealth, arguments: AgentArguments) -> Iterator[str]:
             f'{arguments.severity} not told: ask with severity "info".'
         )
     yield from _gaps(health)
-    if health.rates_over_seconds is None:
-        yield "Rates: not enough history yet."
-    else:
-        yield f"Rates over {health.rates_over_seconds:.0f} s."
     if arguments.detail == "full":
         yield from gpu_lines(health)
     if health.simulated:
@@ -130,13 +129,19 @@ def _lines(health: NodeHealth, arguments: AgentArguments) -> Iterator[str]:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield (
-        f"{finding.severity.upper()} {_where(finding.gpu_index)} {finding.code}: {finding.title} "
-        f"({finding.confidence} confidence: {finding.source})"
-    )
+    first = f"{finding.severity.upper()} {_where(finding.gpu_index)} {finding.code}"
+    if finding.severity == "info":  # one line is enough for what is only worth knowing
+        yield f"{first}: {finding.title} {do_words(finding.action, finding.advice)}"
+        return
+    yield f"{first}: {finding.title} ({finding.confidence} confidence: {finding.source})"
     if finding.evidence:
         yield f"  seen: {evidence_words(finding.evidence)}"
-    yield f"  do: {finding.action}: {finding.advice}"
+    yield f"  do: {do_words(finding.action, finding.advice)}"
+
+
+def do_words(action: str, advice: str) -> str:
+    """`RESET_GPU: Drain the pods ...`."""
+    return advice if action == "NONE" else f"{action}: {advice}"
 
 
 def _where(gpu_index: int | None) -> str:
@@ -168,7 +173,10 @@ def _gaps(health: NodeHealth) -> Iterator[str]:
     if checks:
         told = [
             f"{', '.join(names)}{_on(gpus, every)}: {reason}"
-            for (reason, gpus), names in checks.items()
+            # What boards do not have comes last: nothing is missing there.
+            for (reason, gpus), names in sorted(
+                checks.items(), key=lambda each: each[0][0] == NOT_SUPPORTED
+            )
         ]
         yield clipped(f"Not checked: {'; '.join(told)}", GAPS_CHARS)
     if health.unseen:
@@ -182,28 +190,27 @@ def _on(gpus: tuple[int, ...], every: int) -> str:
 
 def gpu_lines(health: NodeHealth) -> Iterator[str]:
     """Every GPU with its verdict and what its readings tell."""
-    readings = {vitals.index: vitals for vitals in health.vitals}
+    readings = {each.gpu_index: each for each in health.readings}
     for gpu in health.gpus:
         yield from _gpu(gpu, readings.get(gpu.gpu_index))
 
 
-def _gpu(gpu: GpuVerdict, vitals: Vitals | None) -> Iterator[str]:
+def _gpu(gpu: GpuVerdict, readings: Readings | None) -> Iterator[str]:
     """What is not nought of its readings: the other figures say nothing by being read out."""
     place = f"{gpu.pci_bus_id or 'bus id unknown'}  {gpu.uuid or 'UUID unknown'}"
     yield f"  GPU {gpu.gpu_index}  {gpu.verdict.upper()}  {gpu.name or '?'}  {place}"
-    if vitals is None:
+    if readings is None:
         return
-    values = {name: getattr(vitals, name) for name in VITALS_READINGS}
-    told = [f"{name} {_figure(value)}" for name, value in values.items() if value]
-    nought = sum(value is not None and not value for value in values.values())
-    unread = sum(value is None for value in values.values())
+    told = [f"{name} {_figure(value)}" for name, value in readings.values.items() if value]
+    nought = len(readings.values) - len(told)
     parts = [", ".join(told)] if told else []
-    parts.append(f"{counted(nought, 'reading')} 0 or false, {unread} not to be had")
-    if vitals.links:
-        active = sum(link.state == "active" for link in vitals.links)
-        parts.append(f"{active} of {counted(len(vitals.links), 'NVLink')} active")
+    parts.append(f"{counted(nought, 'reading')} 0 or false, {len(readings.unavailable)} not there")
+    links = Counter[Value]()
+    for each in readings.links:
+        links[each.values.get("state", "unknown")] += len(each.links)
+    parts += [f"{counted(count, 'NVLink')} {state}" for state, count in links.items()]
     yield f"    {'; '.join(parts)}"
 
 
-def _figure(value: float | bool) -> str:
+def _figure(value: Value) -> str:
     return "true" if value is True else f"{value:g}" if isinstance(value, float) else str(value)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.model import Finding
 from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
-from mcp_gpu.tools.health import evidence_words
+from mcp_gpu.tools.health import do_words, evidence_words
 from mcp_gpu.tools.health_model import SEVERITIES
 from mcp_gpu.tools.spans import counted, first_spans, numbers
 
@@ -25,6 +27,9 @@ EVIDENCE_TOLD = 2
 """Readings told of each of those, where there are several members."""
 
 
+_FIGURE = re.compile(r"\d+(\.\d+)?")
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Findings of one kind that call for the same action."""
@@ -36,6 +41,26 @@ class Group:
     def finding(self) -> Finding:
         """The first of them."""
         return self.members[0][1]
+
+    @property
+    def title(self) -> str:
+        """What they have in common; of several GPUs without the index and figures of one."""
+        if len(self.members) == 1:
+            return self.finding.title
+        titles = [_of_any_gpu(finding) for _, finding in self.members]
+        for alike in (titles, [_FIGURE.sub("N", title) for title in titles]):
+            if len(set(alike)) == 1:
+                return alike[0]
+        return f"Such as: {titles[0]}"
+
+    @property
+    def do(self) -> str:
+        """What to do: NVIDIA's name for it, and words."""
+        action, advice, index = self.finding.action, self.finding.advice, self.finding.gpu_index
+        if index is not None and len({f.gpu_index for _, f in self.members}) > 1:
+            advice = advice.replace(f"--id={index} ", "--id=INDEX ")
+            advice = re.sub(rf"\bGPU {index}\b", "the GPU", advice)
+        return do_words(action, advice)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -96,15 +121,27 @@ class Group:
         )
 
 
+def _of_any_gpu(finding: Finding) -> str:
+    own = f"GPU {finding.gpu_index}"
+    title = re.sub(rf"^{own}\b", "A GPU", finding.title)
+    return re.sub(rf"\b{own}\b", "a GPU", title)
+
+
 def groups(nodes: Sequence[FleetNodeHealth]) -> list[Group]:
     """All findings of these nodes: the most severe first, then those of most nodes."""
-    alike: defaultdict[tuple[str, str, str], list[tuple[str, Finding]]] = defaultdict(list)
+    alike: defaultdict[tuple[object, ...], list[tuple[str, Finding]]] = defaultdict(list)
     for node in sorted(nodes, key=lambda each: each.node):
         for finding in node.findings:
-            key = (finding.severity, finding.code, finding.action)
+            key = (finding.severity, finding.code, finding.action, *_xids(finding))
             alike[key].append((node.node, finding))
     found = [Group(tuple(members)) for members in alike.values()]
     return sorted(found, key=_rank)
+
+
+def _xids(finding: Finding) -> Iterator[str]:
+    """What tells findings of the code `xid` apart."""
+    if finding.code == "xid":
+        yield from (f"{each.value}" for each in finding.evidence if each.reading == "xid")
 
 
 def _rank(group: Group) -> tuple[int, int, str]:
@@ -144,14 +181,18 @@ def _why(node: FleetNodeHealth) -> str:
 
 
 def gaps(nodes: Sequence[FleetNodeHealth]) -> list[Gap]:
-    """What was not checked or is not to be seen, and on how many nodes: the most frequent first."""
+    """What was not checked or is not to be seen: the most frequent first, and last what boards
+    do not have."""
     found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for node in nodes:
         for each in node.not_checked:
             found[each.check, each.reason].add(node.node)
         for what, why in node.unseen.items():
             found[what, why].add(node.node)
+    alike: defaultdict[tuple[str, frozenset[str]], list[str]] = defaultdict(list)
+    for (what, why), names in found.items():
+        alike[why, frozenset(names)].append(what)
     return sorted(
-        (Gap(what=what, why=why, nodes=len(names)) for (what, why), names in found.items()),
-        key=lambda gap: (-gap.nodes, gap.what),
+        (Gap(what=tuple(what), why=why, nodes=len(names)) for (why, names), what in alike.items()),
+        key=lambda gap: (gap.why == NOT_SUPPORTED, -gap.nodes, gap.what),
     )

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
 from mcp_gpu.gpu.model import Snapshot, Waiting
-from mcp_gpu.gpu.vitals import Vitals
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.node.sight import Sight
+from mcp_gpu.tools.health_readings import Readings
 from mcp_gpu.tools.inventory import Detail, reading_age, trouble
 
 __all__ = [
@@ -94,9 +94,8 @@ class NodeHealth(Wire):
     gpus: tuple[GpuVerdict, ...] = Field(
         description="Those that are not healthy; with detail full all."
     )
-    vitals: tuple[Vitals, ...] = Field(
-        default=(),
-        description="With detail full: health readings, null with the reason in `unavailable`.",
+    readings: tuple[Readings, ...] = Field(
+        default=(), description="With detail full: every GPU's health readings."
     )
     not_checked: tuple[NotChecked, ...]
     unseen: dict[str, str] = Field(
@@ -135,7 +134,7 @@ class NodeHealth(Wire):
             findings=findings,
             findings_hidden=len(assessment.findings) - len(findings),
             gpus=tuple(gpu for gpu in assessment.gpus if full or gpu.verdict != "healthy"),
-            vitals=snapshot.vitals if full else (),
+            readings=tuple(map(Readings.of, snapshot.vitals)) if full else (),
             not_checked=tuple(_not_checked(assessment)),
             unseen={sense.name: sense.why for sense in sight.senses if not sense.works},
             rates_over_seconds=assessment.rates_over_seconds,

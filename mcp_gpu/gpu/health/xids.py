@@ -18,6 +18,10 @@ hardly been. UNVERIFIED."""
 
 OFF_THE_BUS: Final = 79
 
+DOUBLE_BIT: Final = 48
+REMAPS: Final = frozenset({63, 64})
+"""Beside a 48 they say that the bad memory is known: drain and reset (workflow of 48)."""
+
 MEMORY: Final = frozenset({48, 63, 64, 92, 94, 95, 140, 156, 157, 171, 172})
 """Xids of the story that ECC counters and row remapping tell."""
 
@@ -31,12 +35,14 @@ _BUS_ID = re.compile(r"([0-9a-f]{1,8}):([0-9a-f]{1,2}):([0-9a-f]{1,2})(?:\.[0-7]
 def xids(looks: Sequence[Look], bursts: Sequence[Burst], at: float) -> Iterator[Finding]:
     """At most two findings per GPU and story: what still stands, and what is over."""
     for look in looks:
-        own = [(burst, told) for burst in _on(bursts, look) if (told := _heavy(burst))]
+        seen = _on(bursts, look)
+        codes = {burst.first.code for burst in seen}
+        own = [(burst, told) for burst in seen if (told := _heavy(burst))]
         for family in (MEMORY, LINKS, None):
             some = [(b, told) for b, told in own if _family(b.first.code) is family]
             over = {id(burst): _over(look, burst) for burst, _ in some}
             if stands := [(b, told) for b, told in some if over[id(b)] is None]:
-                yield _standing(look.index, f"GPU {look.index}", stands, at)
+                yield _standing(look.index, f"GPU {look.index}", stands, codes, at)
             if past := [(b, told) for b, told in some if over[id(b)] is not None]:
                 yield CODES["xid_past"].finding(
                     look.index,
@@ -52,7 +58,7 @@ def xids(looks: Sequence[Look], bursts: Sequence[Burst], at: float) -> Iterator[
             strange.setdefault(burst.first.bus_id, []).append((burst, told))
     for bus_id, some in strange.items():
         where = f"A PCI device that is no GPU read here ({bus_id or 'not named'})"
-        yield _standing(None, where, some, at)
+        yield _standing(None, where, some, {burst.first.code for burst, _ in some}, at)
 
 
 def bursts_on(bursts: Sequence[Burst], looks: Sequence[Look], gpu_index: int | None) -> list[Burst]:
@@ -110,19 +116,25 @@ def _over(look: Look, burst: Burst) -> str | None:
 
 
 def _standing(
-    gpu_index: int | None, who: str, some: list[tuple[Burst, XidEntry]], at: float
+    gpu_index: int | None,
+    who: str,
+    some: list[tuple[Burst, XidEntry]],
+    codes: set[int],
+    at: float,
 ) -> Finding:
-    heaviest = max((told for _, told in some), key=lambda told: weight(told.action))
+    action = max((told.action for _, told in some), key=weight)
+    if DOUBLE_BIT in codes and REMAPS & codes and weight(action) < weight("DRAIN_AND_RESET"):
+        action = "DRAIN_AND_RESET"
     youngest = max(burst.last_at for burst, _ in some)
     # What a link's Xid asks for stands in its registers, and is often nothing.
     certain = any(_family(burst.first.code) is not LINKS for burst, _ in some)
     fresh = certain and at - youngest < FRESH_SECONDS
     return CODES["xid"].finding(
         gpu_index,
-        f"{who} had {_names(some)} in this boot, for which NVIDIA asks: {heaviest.action}.",
+        f"{who} had {_names(some)} in this boot, for which NVIDIA asks: {action}.",
         _evidence(some, at, ""),
         severity="critical" if fresh else "warning",
-        action=heaviest.action,
+        action=action,
         confidence="high" if fresh else "medium",
     )
 

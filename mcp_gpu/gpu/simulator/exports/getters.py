@@ -77,12 +77,14 @@ def _long_number_by_keys(lib: Library, call: str, handle: int, *arguments: int) 
 @export(PTR, U32, U32, PTR, names="nvmlDeviceGetNvLinkErrorCounter")
 def _link_errors(lib: Library, call: str, handle: int, link: int, counter: int, out: int) -> None:
     """The older way to the field values 161 to 163, of which a profile has one or the other."""
+    device = lib.device(handle)
+    lib.enter(call, device.index)
     try:
-        errors = lib.ask(call, handle, link, counter)
+        errors = device.answer(call, f"{link},{counter}")
     except Refused as refused:
         if refused.code != pynvml.NVML_ERROR_NOT_SUPPORTED or counter > 2:
             raise
-        errors = lib.ask("fields", handle, 161 + counter, link)
+        errors = device.answer("fields", f"{161 + counter},{link}")
     put(out, U64, errors)
 
 
@@ -161,12 +163,15 @@ def _throttle_reasons(lib: Library, call: str, handle: int, out: int) -> None:
 
 def _ask_either(lib: Library, handle: int, first: str, second: str, *key: int) -> Any:
     """A recording of an old driver has the first name, every other profile only the second."""
+    device = lib.device(handle)
+    lib.enter(first, device.index)
+    keys = ",".join(map(str, key))
     try:
-        return lib.ask(first, handle, *key)
+        return device.answer(first, keys)
     except Refused as refused:
         if refused.code != pynvml.NVML_ERROR_NOT_SUPPORTED:
             raise
-    return lib.ask(second, handle, *key)
+    return device.answer(second, keys)
 
 
 @export(PTR, PTR, names="nvmlDeviceGetTemperatureV")

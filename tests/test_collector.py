@@ -342,6 +342,7 @@ async def test_who_stops_waiting_leaves_nothing_behind(node: simulator.Node) -> 
 
 def test_snapshots_do_not_pile_up() -> None:
     with simulator.installed(simulator.Node("one", "h100", gpus=8, load=0.5)):
+        tracemalloc.start()
         reader = Reader(Nvml())
         reader.open()
 
@@ -351,9 +352,7 @@ def test_snapshots_do_not_pile_up() -> None:
                 reader.read_fast()
             gc.collect()
 
-        some(20)
-        tracemalloc.start()
-        some(20)
+        some(40)
         before = tracemalloc.get_traced_memory()[0]
         some(40)
         grown_bytes = tracemalloc.get_traced_memory()[0] - before

@@ -102,7 +102,7 @@ def _finding(group: Group, console: Console) -> None:
     for seen in group.seen:
         table.add_row("seen", escape(seen))
     table.add_row("do", escape(group.do))
-    said = f"{first.source}, {first.confidence} confidence ({first.code})"
+    said = f"{first.source} ({first.code}, {first.confidence} confidence)"
     table.add_row("says", f"[dim]{escape(said)}[/]")
     console.print(Padding(table, (0, 0, 0, 3), expand=False))
 

@@ -64,7 +64,8 @@ def places(found: dict[str, Any]) -> list[tuple[str, int | None]]:
 
 @pytest.mark.parametrize("profile", ["h100", "h200", "b200", "a100-80", "l40s", "t4"])
 async def test_a_healthy_node_is_told_in_a_few_words(profile: str) -> None:
-    sight = Sight(uid=0, driver_version=None, senses=(NO_LOG,), missing_symbols=())
+    no_pods = Sense(name="pod_resources", works=False, why="no socket", unlocks="Pods")
+    sight = Sight(uid=0, driver_version=None, senses=(NO_LOG, no_pods), missing_symbols=())
     async with agent(Node("gpu-node-0001", profile, gpus=8), sight) as client:
         answer = await ask(client, severity="warning")
     found = data(answer)
@@ -72,7 +73,7 @@ async def test_a_healthy_node_is_told_in_a_few_words(profile: str) -> None:
     assert found["gpus_by_verdict"] == {"failed": 0, "degraded": 0, "unknown": 0, "healthy": 8}
     assert found["unseen"] == {"kernel_log": "no permission to read /dev/kmsg"}
     assert text(answer).startswith("gpu-node-0001: HEALTHY  8 GPUs: 8 healthy  driver ")
-    assert "Not visible: kernel_log (no permission to read /dev/kmsg)" in text(answer)
+    assert "Xids may be missing: kernel_log (no permission to read /dev/kmsg)" in text(answer)
     assert "SIMULATED" in text(answer)
     assert len(text(answer)) < 600
 
@@ -190,7 +191,7 @@ async def test_the_sick_are_named_worst_first_and_the_healthy_counted() -> None:
         "WARNING slow: The GPU has slow. (high confidence: NVIDIA driver)",
         "  on node-0001 GPU 2",
         "  seen: errors 3 (0 before)",
-        "  do: RESET_GPU: Stop its pods and reset the GPU.",
+        "  do: RESET_GPU: as above",
     ]
 
 

@@ -34,7 +34,7 @@ GPUS_LISTED = 16
 GAPS_LISTED = 8
 """Things per node, and per GPU, told in a summary that were not checked or not to be seen."""
 
-TEXT_CHARS = 240
+TEXT_CHARS = 400
 """Length of one text in a summary; detail full has all of it."""
 
 EVIDENCE_LISTED = 4

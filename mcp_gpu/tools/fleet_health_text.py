@@ -30,7 +30,7 @@ PLACES_CHARS = 900
 BRIEF_LINES = 8
 """Findings told by name and place alone where room is short; the rest are counted."""
 
-BRIEF_CHARS = 120
+BRIEF_CHARS = 160
 
 REASONS = 4
 """Reasons told why nodes are unknown."""
@@ -129,8 +129,7 @@ def _group(group: Group) -> Iterator[str]:
 def _in_brief(found: Sequence[Group]) -> Iterator[str]:
     for group in found[:BRIEF_LINES]:
         first = group.finding
-        named = spans(group.nodes)
-        text = f"{first.severity.upper()} {first.code}: {first.action}: on {named}"
+        text = f"{first.severity.upper()} {first.code}: {first.action}: on {group.places}"
         yield clipped(text, BRIEF_CHARS)
     left = found[BRIEF_LINES:]
     if left:

@@ -13,7 +13,7 @@ from mcp_gpu.gpu.health.model import Evidence, Finding, GpuVerdict, Severity
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.health_model import NAME, NodeHealth
 from mcp_gpu.tools.health_readings import Readings, Value
-from mcp_gpu.tools.inventory import MAX_AGE_SECONDS, Detail
+from mcp_gpu.tools.inventory import MAX_AGE_SECONDS, STALE_SECONDS, Detail
 from mcp_gpu.tools.spans import clipped, counted, numbers
 
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the words
@@ -159,7 +159,7 @@ def _reading(evidence: Evidence) -> str:
     value = evidence.value
     shown = f"{value:.4g}" if isinstance(value, float) else "unknown" if value is None else value
     notes = [evidence.note] if evidence.note else []
-    if evidence.age_seconds is not None and evidence.age_seconds > MAX_AGE_SECONDS:
+    if evidence.age_seconds is not None and evidence.age_seconds > STALE_SECONDS:
         notes.append(f"{evidence.age_seconds:.0f} s old")
     said = f"{evidence.reading} {shown} {evidence.unit}".rstrip()
     return f"{said} ({'; '.join(notes)})" if notes else said
@@ -181,7 +181,7 @@ def _gaps(health: NodeHealth) -> Iterator[str]:
         yield clipped(f"Not checked: {'; '.join(told)}", GAPS_CHARS)
     if health.unseen:
         told = [f"{name} ({why})" for name, why in health.unseen.items()]
-        yield clipped(f"Not visible: {', '.join(told)}", GAPS_CHARS)
+        yield clipped(f"Xids may be missing: {', '.join(told)}", GAPS_CHARS)
 
 
 def _on(gpus: tuple[int, ...], every: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.model import Finding
@@ -36,6 +36,8 @@ class Group:
 
     members: tuple[tuple[str, Finding], ...]
     """Node and finding, by node."""
+    is_told: bool = False
+    """Whether a group before has the same advice."""
 
     @property
     def finding(self) -> Finding:
@@ -55,12 +57,20 @@ class Group:
 
     @property
     def do(self) -> str:
-        """What to do: NVIDIA's name for it, and words."""
-        action, advice, index = self.finding.action, self.finding.advice, self.finding.gpu_index
-        if index is not None and len({f.gpu_index for _, f in self.members}) > 1:
-            advice = advice.replace(f"--id={index} ", "--id=INDEX ")
-            advice = re.sub(rf"\bGPU {index}\b", "the GPU", advice)
-        return do_words(action, advice)
+        """What to do: NVIDIA's name for it, and words unless those stand above already."""
+        if self.is_told:
+            return f"{self.finding.action}: as above"
+        one = len({finding.gpu_index for _, finding in self.members}) == 1
+        return do_words(self.finding.action, self.finding.advice if one else self.advice)
+
+    @property
+    def advice(self) -> str:
+        """The words, for a GPU of any index."""
+        index = self.finding.gpu_index
+        if index is None:
+            return self.finding.advice
+        words = self.finding.advice.replace(f"--id={index} ", "--id=INDEX ")
+        return re.sub(rf"\bGPU {index}\b", "the GPU", words)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -134,8 +144,13 @@ def groups(nodes: Sequence[FleetNodeHealth]) -> list[Group]:
         for finding in node.findings:
             key = (finding.severity, finding.code, finding.action, *_xids(finding))
             alike[key].append((node.node, finding))
-    found = [Group(tuple(members)) for members in alike.values()]
-    return sorted(found, key=_rank)
+    told: set[tuple[str, str]] = set()
+    found: list[Group] = []
+    for group in sorted((Group(tuple(members)) for members in alike.values()), key=_rank):
+        advice = (group.finding.action, group.advice)
+        found.append(replace(group, is_told=advice in told and group.finding.action != "NONE"))
+        told.add(advice)
+    return found
 
 
 def _xids(finding: Finding) -> Iterator[str]:

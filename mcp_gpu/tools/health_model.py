@@ -34,6 +34,10 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
 """Worst first."""
 
 
+SENSES: Final = frozenset({"nvml_events", "kernel_log"})
+"""What shows Xids of this boot. The other senses of an agent bear on no verdict."""
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The one verdict of many; of none it is unknown."""
     return min(verdicts, key=VERDICTS.index, default="unknown")
@@ -99,7 +103,8 @@ class NodeHealth(Wire):
     )
     not_checked: tuple[NotChecked, ...]
     unseen: dict[str, str] = Field(
-        description="What the agent cannot look at on its node, to the reason."
+        description="Sources of Xids that the agent cannot look at, to the reason: some may be "
+        "missing."
     )
     rates_over_seconds: float | None = Field(
         description="What rates are measured over; null: not enough history yet."
@@ -136,7 +141,11 @@ class NodeHealth(Wire):
             gpus=tuple(gpu for gpu in assessment.gpus if full or gpu.verdict != "healthy"),
             readings=tuple(map(Readings.of, snapshot.vitals)) if full else (),
             not_checked=tuple(_not_checked(assessment)),
-            unseen={sense.name: sense.why for sense in sight.senses if not sense.works},
+            unseen={
+                sense.name: sense.why
+                for sense in sight.senses
+                if sense.name in SENSES and not sense.works
+            },
             rates_over_seconds=assessment.rates_over_seconds,
             age_seconds=reading_age(snapshot.fast_at),
             waiting=snapshot.waiting,

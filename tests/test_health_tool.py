@@ -13,20 +13,13 @@ import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
+from pydantic import TypeAdapter
 
 from mcp_gpu.gpu.health.assess import assess
 from mcp_gpu.gpu.history import Past
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.simulator import Node, snapshot, snapshots
-from mcp_gpu.gpu.simulator.faults import (
-    Ecc,
-    Hang,
-    Lost,
-    RecoveryAction,
-    Refused,
-    RowRemap,
-    WholeNode,
-)
+from mcp_gpu.gpu.simulator.faults import Ecc, Fault, Hang, Lost, Refused, RowRemap, WholeNode
 from mcp_gpu.gpu.vitals import VITALS_READINGS
 from mcp_gpu.node.sight import Sense, Sight
 from mcp_gpu.node.watch import XidWatch
@@ -40,15 +33,21 @@ from transports.errors import Gone, Unreachable
 
 gateway = partial(served.gateway, gateway_tool)
 
+FAULT: TypeAdapter[Fault] = TypeAdapter(Fault)
+
 NO_LOG = Sense(
     name="kernel_log", works=False, why="no permission to read /dev/kmsg", unlocks="Xids 79"
 )
 
 
-def agent(node: Node, sight: Sight = BLIND) -> AbstractAsyncContextManager[Client]:
-    """A client of an agent on this machine, once the agent has looked at it."""
+def agent(
+    node: Node, sight: Sight = BLIND, *, looked: bool = True
+) -> AbstractAsyncContextManager[Client]:
+    """A client of an agent on this machine, once the agent has looked at it, or at once."""
     return served.agent(
-        node, lambda collector: agent_tool(node.name, collector, XidWatch(), lambda: sight)
+        node,
+        lambda collector: agent_tool(node.name, collector, XidWatch(), lambda: sight),
+        looked=looked,
     )
 
 
@@ -141,16 +140,20 @@ async def test_a_node_none_of_whose_readings_can_be_had_is_unknown() -> None:
     assert found["gpus_by_verdict"]["unknown"] == 8
 
 
-async def test_where_nvml_hangs_nobody_waits_for_it() -> None:
-    node = Node("n", "h100")
-    async with agent(node) as client:
-        node.faults = (Hang(kind="hang", seconds=3600),)
+@pytest.mark.parametrize("from_the_start", [True, False])
+async def test_where_nvml_hangs_nobody_waits_for_it(from_the_start: bool) -> None:
+    hang = Hang(kind="hang", seconds=3600)
+    node = Node("n", "h100", faults=(hang,) if from_the_start else ())
+    async with agent(node, looked=not from_the_start) as client:
+        node.faults = (hang,)
         found: dict[str, Any] = {"waiting": None}
         while found["waiting"] is None:
             with anyio.fail_after(30):  # an hour less than the call hangs
                 answer = await ask(client)
             found = data(answer)
         node.faults = ()
+    assert found["verdict"] == ("unknown" if from_the_start else "healthy")
+    assert found["gpus_by_verdict"]["healthy"] == (0 if from_the_start else 8)
     first = found["findings"][0]
     assert first["code"] == "nvml_not_answering"
     assert found["waiting"]["call"] in json.dumps(first)
@@ -320,12 +323,21 @@ async def test_any_replica_goes_on_where_another_stopped() -> None:
     ]
 
 
-FAULTS: tuple[Callable[[int], Any], ...] = (
-    lambda gpu: Lost(kind="lost", gpu=gpu),
-    lambda gpu: Ecc(kind="ecc", gpu=gpu, uncorrected=4),
-    lambda gpu: RowRemap(kind="row_remap", gpu=gpu, failure=True),
-    lambda gpu: RecoveryAction(kind="recovery_action", gpu=gpu, action=1),
-)
+FAULTS: dict[str, dict[str, Any]] = {
+    "gpu_lost": {"kind": "lost"},
+    "gpu_unreadable": {"kind": "unreadable"},
+    "recovery_action": {"kind": "recovery_action", "action": 2},
+    "sram_threshold_exceeded": {"kind": "sram_threshold"},
+    "row_remap_failure": {"kind": "row_remap", "failure": True},
+    "row_remap_pending": {"kind": "row_remap"},
+    "row_remap_exhausted": {"kind": "remap_exhausted"},
+    "ecc_uncorrected": {"kind": "ecc", "uncorrected": 4},
+    "gpu_hot": {"kind": "temperature", "margin": -4},
+    "nvlink_down": {"kind": "nvlink_down"},
+    "fabric_failed": {"kind": "fabric", "status": 999},
+    "mig_mode_pending": {"kind": "mig_pending"},
+}
+"""By the code that each is found as."""
 
 
 def taken(name: str, found: Snapshot) -> HealthAgent:
@@ -336,11 +348,12 @@ def taken(name: str, found: Snapshot) -> HealthAgent:
 
 
 async def test_twelve_sick_gpus_among_eight_thousand_are_all_named() -> None:
+    faults = (
+        FAULT.validate_python(fault | {"gpu": at % 8}) for at, fault in enumerate(FAULTS.values())
+    )
     sick = {
-        f"gpu-node-{number:04}": FAULTS[number % len(FAULTS)](number % 8)
-        for number in range(17, 1000, 83)
+        f"gpu-node-{at:04}": fault for at, fault in zip(range(17, 1000, 83), faults, strict=True)
     }
-    assert len(sick) == 12
     well = snapshots([Node("template", "h100")], 1000)
     agents: dict[str, Agent] = {}
     for number, (_, found) in enumerate(well):
@@ -353,17 +366,14 @@ async def test_twelve_sick_gpus_among_eight_thousand_are_all_named() -> None:
     assert found["coverage"]["nodes_answered"] == 1000
     assert found["gpus_by_verdict"]["healthy"] == 8000 - 12
     assert found["nodes_by_verdict"]["healthy"] == 1000 - 12
-    assert {kind["code"] for kind in found["findings"]} == {
-        "gpu_lost",
-        "ecc_uncorrected",
-        "row_remap_failure",
-        "recovery_action",
-    }
+    assert {kind["code"] for kind in found["findings"]} == FAULTS.keys()
+    assert told.splitlines()[2].startswith("CRITICAL recovery_action: "), "the driver's own word"
     for name, fault in sick.items():
         assert f"{name} GPU {fault.gpu}" in told
     for kind in found["findings"]:
         assert kind["code"] in told
-        assert f"do: {kind['action']}: " in told
+        action = kind["action"]
+        assert action == "NONE" or f"do: {action}: " in told
     assert len(told) < 8000
     assert len(json.dumps(answer.structured_content)) < 40_000
 

@@ -6,8 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
+from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.model import Finding
 from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
 from mcp_gpu.tools.health import do_words, evidence_words
@@ -27,7 +29,9 @@ EVIDENCE_TOLD = 2
 """Readings told of each of those, where there are several members."""
 
 
-_FIGURE = re.compile(r"\d+(\.\d+)?")
+_IMPORTANCE: Final = {code: place for place, code in enumerate(CODES)}
+
+_FIGURE: Final = re.compile(r"\d+(\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ def _of_any_gpu(finding: Finding) -> str:
 
 
 def groups(nodes: Sequence[FleetNodeHealth]) -> list[Group]:
-    """All findings of these nodes: the most severe first, then those of most nodes."""
+    """All findings of these nodes, worst first."""
     alike: defaultdict[tuple[object, ...], list[tuple[str, Finding]]] = defaultdict(list)
     for node in sorted(nodes, key=lambda each: each.node):
         for finding in node.findings:
@@ -159,9 +163,11 @@ def _xids(finding: Finding) -> Iterator[str]:
         yield from (f"{each.value}" for each in finding.evidence if each.reading == "xid")
 
 
-def _rank(group: Group) -> tuple[int, int, str]:
+def _rank(group: Group) -> tuple[int, int, int]:
+    """By severity, then what leads an agent's own findings, then those of most nodes."""
     finding = group.finding
-    return SEVERITIES.index(finding.severity), -len(group.nodes), finding.code
+    place = _IMPORTANCE.get(finding.code, len(_IMPORTANCE))
+    return SEVERITIES.index(finding.severity), place, -len(group.nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,14 +33,16 @@ def registry(tool: Tool[Any], node: str = "here") -> Registry:
 
 
 @asynccontextmanager
-async def agent(node: Node, make: Callable[[Collector], Tool[Any]]) -> AsyncIterator[Client]:
-    """A client of an agent on this machine, once the agent has looked at it."""
+async def agent(
+    node: Node, make: Callable[[Collector], Tool[Any]], *, looked: bool = True
+) -> AsyncIterator[Client]:
+    """A client of an agent on this machine, once the agent has looked at it, or at once."""
     with installed(node):
         collector = Collector()
         collector.start()
         try:
             with anyio.fail_after(30):
-                await collector.first(20)
+                await collector.first(20 if looked else 0)
                 served = registry(make(collector), node.name)
                 async with Client(served.server, mode="2026-07-28") as client:
                     yield client

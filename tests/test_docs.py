@@ -9,6 +9,7 @@ import pytest
 
 from mcp_gpu import __version__, cli, settings
 from mcp_gpu.gpu.health.actions import ACTIONS
+from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,10 @@ def findings() -> str:
         actions = ", ".join(f"`{action}`" for action in code.actions)
         cells = (f"`{code.name}`", ", ".join(code.severities), code.meaning, actions, code.source)
         rows.append(f"| {' | '.join(cells)} |")
+    rows.append("\n## Checks\n\nThe names that `not_checked` uses.\n")
+    for whose, checks in (("a GPU", GPU_CHECKS), ("a node", NODE_CHECKS)):
+        rows.append(f"- Of {whose}: {', '.join(f'`{name}`' for name in checks)}.")
+    rows.append("- Of a GPU that cannot be read at all: `readings`.")
     return "\n".join(rows) + "\n"
 
 

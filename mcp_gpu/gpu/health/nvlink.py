@@ -120,7 +120,8 @@ def link_errors(look: Look) -> Iterator[Finding]:
 
 
 def _replays(look: Look) -> Iterator[Finding]:
-    """NVLink 1 to 4."""
+    """NVLink 1 to 4. DCGM fails a GPU for one replay or recovery a minute; a link that has
+    recovered works, so that it is a warning here."""
     crc = _grown(look, ("crc_errors",))
     fast = [growth for growth in crc if growth.by / growth.seconds >= CRC_PER_SECOND]
     repeated = _grown(look, ("recovery_errors", "replay_errors"))

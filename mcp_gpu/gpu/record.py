@@ -20,6 +20,7 @@ from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
 from mcp_gpu.gpu.fields import bit_list
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.table import raw_bytes
+from mcp_gpu.gpu.vital_fields import PER_LINK
 
 FIELD_IDS: Final = range(1, 308)
 """Every field id of nvml.h as the binding has it."""
@@ -28,6 +29,7 @@ _FIELD_BATCH: Final = 64
 _MODULE_FIELDS: Final = (187, 188, 189, 190, 192)
 """Power limits, which GB200 also answers for the whole module (scope 1)."""
 
+_LINK_COUNT: Final = "91"
 _MAX_LINKS: Final = 36
 _MASK_WORDS: Final = 16
 
@@ -53,6 +55,8 @@ _BY_KEY: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
     "TemperatureThreshold": tuple(product(range(4))),
     "NvLinkState": tuple(product(range(_MAX_LINKS))),
     "NvLinkVersion": tuple(product(range(_MAX_LINKS))),
+    "NvLinkRemoteDeviceType": tuple(product(range(_MAX_LINKS))),
+    "RetiredPages": tuple(product(range(2))),
     "TotalEccErrors": tuple(product(range(2), range(2))),
     "MemoryErrorCounter": tuple(product(range(2), range(2), range(8))),
 }
@@ -61,7 +65,16 @@ _BY_KEY: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
 _STRUCTS: Final = {
     "GpuFabricInfoV": ("c_nvmlGpuFabricInfo_v3_t", "c_nvmlGpuFabricInfo_v2_t"),
     "PlatformInfo": ("c_nvmlPlatformInfo_v2_t",),
+    "SramEccErrorStatus": ("c_nvmlEccSramErrorStatus_v1_t",),
 }
+
+_MEMBERS: Final = {
+    "MarginTemperature": ("marginTemperature",),
+    "AddressingMode": ("value",),
+    "RepairStatus": ("bChannelRepairPending", "bTpcRepairPending"),
+    "UnrepairableMemoryFlag_v1": ("unrepairableMemory",),
+}
+"""nvmlDeviceGet... functions whose struct the binding takes apart."""
 
 _MIG: Final = ("Name", "UUID", "GpuInstanceId", "ComputeInstanceId", "Attributes_v2")
 
@@ -248,13 +261,15 @@ class _Recording:
         new = self._ask("nvmlDeviceGetTemperatureV", index, handle, 0)
         old = self._ask("nvmlDeviceGetTemperature", index, handle, 0)
         yield "nvmlDeviceGetTemperature", {"0": old if isinstance(new, dict) else new}
-        margin = self._ask("nvmlDeviceGetMarginTemperature", index, handle)
-        yield (
-            "nvmlDeviceGetMarginTemperature",
-            margin if isinstance(margin, dict) else {"marginTemperature": margin},
-        )
-        mode = self._ask("nvmlDeviceGetAddressingMode", index, handle)
-        yield "nvmlDeviceGetAddressingMode", mode if isinstance(mode, dict) else {"value": mode}
+        if isinstance(new, dict):  # as before R570
+            yield "nvmlDeviceGetTemperatureV", new
+        for name, members in _MEMBERS.items():
+            call = f"nvmlDeviceGet{name}"
+            answer = self._ask(call, index, handle)
+            if not isinstance(answer, dict):
+                values = answer if isinstance(answer, list) else [answer]
+                answer = dict(zip(members, values, strict=True))
+            yield call, answer
         for call in ("nvmlDeviceGetCpuAffinityWithinScope", "nvmlDeviceGetMemoryAffinity"):
             mask = self._ask(call, index, handle, _MASK_WORDS, 0)
             yield call, mask if isinstance(mask, dict) else bit_list(mask)
@@ -263,24 +278,44 @@ class _Recording:
             running = self._ask(f"nvmlDeviceGet{kind}RunningProcesses_v3", index, handle)
             call = f"nvmlDeviceGet{kind}RunningProcesses_v3"
             yield call, running if isinstance(running, dict) else []
-        yield "fields", self._fields(index, handle)
+        fields = self._fields(index, handle)
+        yield "fields", fields
+        links = fields.get(_LINK_COUNT)
+        if isinstance(links, int) and "161" not in fields:  # as before R470
+            keys = product(range(links), range(3))
+            call = "nvmlDeviceGetNvLinkErrorCounter"
+            yield call, self._by_key(call, index, handle, keys)
         yield "nvmlDeviceGetMigDeviceHandleByIndex", self._mig(index, handle)
 
     def _fields(self, index: int, handle: Any) -> dict[str, Any]:
         wanted = [(field, 0) for field in FIELD_IDS] + [(field, 1) for field in _MODULE_FIELDS]
-        answers: dict[str, Any] = {}
+        answers = dict(self._field_values(index, handle, wanted))
+        links = answers.get(_LINK_COUNT)
+        count = links if isinstance(links, int) else 0
+        by_link = [(field, link) for link in range(1, count) for field in sorted(PER_LINK)]
+        of_links = {
+            key: answer
+            for key, answer in self._field_values(index, handle, by_link)
+            # The first link's answer stands for all that do not differ.
+            if answer != answers[key.partition(",")[0]]
+        }
+        not_supported = {"error": Code.NOT_SUPPORTED}
+        answers = {key: answer for key, answer in answers.items() if answer != not_supported}
+        return answers | of_links
+
+    def _field_values(
+        self, index: int, handle: Any, wanted: list[tuple[int, int]]
+    ) -> Iterator[tuple[str, Any]]:
+        """By "id", or "id,scope"."""
         for start in range(0, len(wanted), _FIELD_BATCH):
             batch = wanted[start : start + _FIELD_BATCH]
             try:
-                values = self._nvml.field_values(index, handle, batch)
+                values: list[float | NvmlError] = self._nvml.field_values(index, handle, batch)
             except NvmlError as error:
-                return {"error": error.code}
+                values = [error] * len(batch)
             for (field, scope), value in zip(batch, values, strict=True):
-                if not isinstance(value, NvmlError):
-                    answers[f"{field},{scope}" if scope else str(field)] = value
-                elif value.code != Code.NOT_SUPPORTED:
-                    answers[f"{field},{scope}" if scope else str(field)] = {"error": value.code}
-        return answers
+                key = f"{field},{scope}" if scope else str(field)
+                yield key, {"error": int(value.code)} if isinstance(value, NvmlError) else value
 
     def _mig(self, index: int, handle: Any) -> list[dict[str, Any] | None]:
         count = self._ask("nvmlDeviceGetMaxMigDeviceCount", index, handle)

@@ -138,6 +138,9 @@ VITALS = Group(
 
 # --- NVLinks: the scope of these field values is the number of the link ------------------------
 
+PER_LINK = frozenset({*range(161, 167), *range(201, 223), *range(235, 251)})
+"""Every field id of nvml.h that is about one link."""
+
 LINK_STATES = {0: "inactive", 1: "active", 2: "sleep", 3: "active_traffic_disabled"}
 _DEVICE_TYPES = {0: "gpu", 1: "other", 2: "switch", 0xFF: "other"}
 

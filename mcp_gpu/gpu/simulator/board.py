@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from mcp_gpu.gpu.simulator.faults import Fault
+from mcp_gpu.gpu.simulator.changes import FaultModel, changed
 from mcp_gpu.gpu.simulator.profiles import Profile, merged, of_key, value
 
 _NOT_SUPPORTED = 3
 
 _MIG_MAX = 7
-_NO_WITH_MIG = ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetRemappedRows")
+_NO_WITH_MIG = (
+    "nvmlDeviceGetUtilizationRates",
+    "nvmlDeviceGetRemappedRows",
+    "nvmlDeviceGetRowRemapperHistogram",
+)
+_NO_FIELDS_WITH_MIG = ("142", "143", "144", "145")
 
 
 class MigDevice:
@@ -53,7 +58,7 @@ def _mig_answers(gpu: Gpu, number: int, profile: str) -> dict[str, Any]:
 
 
 class Gpu:
-    """One GPU. `answers` is what it says at rest."""
+    """One GPU. `answers` is what it says at rest and in health."""
 
     def __init__(
         self, profile: Profile, index: int, *, seed: str, load: float, clock: Callable[[], float],
@@ -62,15 +67,17 @@ class Gpu:
         self.profile, self.index, self.seed, self.load, self._clock = (
             profile, index, f"{seed}/{index}", load, clock,
         )  # fmt: skip
-        self._base = merged(profile["gpu"], profile["gpus"][index], self._identity())
-        self.answers: Mapping[str, Any] = self._base
+        self.answers: dict[str, Any] = merged(
+            profile["gpu"], profile["gpus"][index], self._identity()
+        )
+        self._said: Mapping[str, list[tuple[Any, float]]] = {}
         phase = int(hashlib.sha256(self.seed.encode()).hexdigest()[:8], 16) / 2**32
         self._phase, self._period_seconds = 2 * math.pi * phase, 90 + 60 * phase
         if mig:
-            self._base = merged(self._base, self._with_mig(mig))
-        elif recorded := self._base.get("nvmlDeviceGetMigDeviceHandleByIndex"):
+            self.answers = merged(self.answers, self._with_mig(mig))
+        elif recorded := self.answers.get("nvmlDeviceGetMigDeviceHandleByIndex"):
             devices = [answers and MigDevice(self, answers) for answers in recorded]
-            self._base["nvmlDeviceGetMigDeviceHandleByIndex"] = devices
+            self.answers["nvmlDeviceGetMigDeviceHandleByIndex"] = devices
 
     def _identity(self) -> dict[str, Any]:
         """What no two boards share; a recorded profile brings its own."""
@@ -89,6 +96,12 @@ class Gpu:
         refused["nvmlDeviceGetTotalEccErrors"] = {
             key: {"error": _NOT_SUPPORTED} for key in ("0,0", "1,0")
         }
+        refused["nvmlDeviceGetMemoryErrorCounter"] = {
+            f"{kind},0,{location}": {"error": _NOT_SUPPORTED}
+            for kind in range(2)
+            for location in (2, 7)
+        }
+        refused["fields"] = {field: {"error": _NOT_SUPPORTED} for field in _NO_FIELDS_WITH_MIG}
         devices = [MigDevice(self, _mig_answers(self, *pair)) for pair in enumerate(names)]
         return {
             **refused,
@@ -97,12 +110,16 @@ class Gpu:
             "nvmlDeviceGetMaxMigDeviceCount": _MIG_MAX,
         }
 
-    def overlay(self, faults: Iterable[Fault]) -> None:
-        """Take these faults' answers instead of the former ones'."""
-        self.answers = merged(self._base, *(fault.answers() for fault in faults))
+    def overlay(self, faults: Iterable[tuple[FaultModel, float]]) -> None:
+        """Let these faults, each since its time, have their say instead of the former ones."""
+        said: dict[str, list[tuple[Any, float]]] = {}
+        for fault, since in faults:
+            for call, told in fault.answers().items():
+                said.setdefault(call, []).append((told, since))
+        self._said = said
 
     def at_rest(self, call: str, key: str = "") -> Any:
-        """The answer without load.
+        """The answer without load and without faults.
 
         Raises:
             Refused: there is none, or the profile names a code.
@@ -114,6 +131,15 @@ class Gpu:
 
     def answer(self, call: str, key: str = "") -> Any:
         """As `library.Device`."""
+        answer = self._healthy(call, key)
+        for told, since in self._said.get(call, ()):
+            answer = changed(
+                answer, told, call, key, seconds=self._clock() - since, ask=self._healthy
+            )
+        return answer
+
+    def _healthy(self, call: str, key: str) -> Any:
+        """The answer without faults."""
         answer = self.at_rest(call, key)
         if self.load:
             move = _MOVING.get(call) or _MOVING.get(f"{call} {key}")
@@ -188,8 +214,12 @@ _MOVING: dict[str, Callable[[Gpu, Any, str], Any]] = {
     "nvmlDeviceGetClockInfo": _busy_clock,
     "nvmlDeviceGetMemoryInfo_v2": _busy_memory,
     "nvmlDeviceGetTotalEnergyConsumption": _energy,
-    # Bit 1 says idle.
-    "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~1,
+    # Without what says idle, and the power cap that holds a resting GeForce down.
+    "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~0x5,
+    # At rest a GeForce lowers its link.
+    "nvmlDeviceGetCurrPcieLinkGeneration": lambda gpu, idle, key: max(
+        idle, gpu.at_rest("nvmlDeviceGetMaxPcieLinkGeneration")
+    ),
     "fields 82,0": _hotter,
     "fields 83,0": _energy,
     "fields 185,0": _power,

@@ -12,21 +12,25 @@ from typing import Any
 
 _INVALID_ARGUMENT, _DEPRECATED = 2, 26
 
-_SINCE = {
+_SINCE: dict[str, int | tuple[int, int]] = {
     "nvmlDeviceGetMemoryInfo_v2": 510,
     "nvmlDeviceGetComputeRunningProcesses_v3": 510,
     "nvmlDeviceGetCurrentClocksEventReasons": 535,
     "nvmlDeviceGetModuleId": 535,
     "nvmlDeviceGetGpuFabricInfoV": 550,
     "nvmlDeviceGetC2cModeInfoV": 550,
+    "nvmlDeviceGetSramEccErrorStatus": 550,
     "nvmlSystemGetDriverBranch": 560,
     "nvmlDeviceGetTemperatureV": 570,
     "nvmlDeviceGetMarginTemperature": 570,
     "nvmlDeviceGetPlatformInfo": 570,
     "nvmlDeviceGetAddressingMode": 580,
+    "nvmlDeviceGetRepairStatus": 580,
+    "nvmlDeviceGetUnrepairableMemoryFlag_v1": (580, 173),
     "nvmlDeviceGetGpuFabricInfoV v3": 580,
 }
-"""C function, or function and struct version, to the first branch that has it."""
+"""C function, or function and struct version, to the first branch that has it; for one that came
+within a branch, to the first release seen with it (captures of 580.105 lack it)."""
 
 _FIELDS_SINCE = ((169, 198, 535), (199, 229, 560), (230, 230, 570), (231, 250, 560),
                  (251, 268, 570), (269, 274, 575), (275, 302, 590), (303, 307, 615))  # fmt: skip
@@ -63,8 +67,12 @@ def system(recorded: Mapping[str, Any], driver: str | None) -> dict[str, Any]:
 
 def lacking(driver: str) -> frozenset[str]:
     """The functions that this driver's library does not have."""
-    branch = _branch(driver)
-    return frozenset(call for call, since in _SINCE.items() if branch < since)
+    release = tuple(int(part) for part in driver.split("."))
+    return frozenset(
+        call
+        for call, since in _SINCE.items()
+        if release < (since if isinstance(since, tuple) else (since,))
+    )
 
 
 def lacking_fields(driver: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What can go wrong with a simulated node, as data: one model per kind.
 
-A fault either refuses or delays calls (`enter`) or changes answers (`answers`, merged over the
-profile's). Times are seconds; `gpu` is an index, and leaving it out means every GPU and the
-calls that concern none.
+A fault either refuses or delays calls (`code`, `delay_seconds`) or changes answers (`answers`);
+those of memory, of heat and clocks and of links have modules of their own. Times are seconds;
+`gpu` is an index, and leaving it out means every GPU and the calls that concern none.
 """
 
 from __future__ import annotations
@@ -11,16 +11,73 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
+
+from mcp_gpu.gpu.simulator.changes import BoardFault, FaultModel
+from mcp_gpu.gpu.simulator.clock_faults import (
+    ClockFault,
+    MemoryTemperature,
+    PowerBrake,
+    Temperature,
+    Throttle,
+)
+from mcp_gpu.gpu.simulator.link_faults import (
+    Fabric,
+    LinkFault,
+    NvlinkBer,
+    NvlinkDown,
+    NvlinkErrors,
+    PcieErrors,
+    PcieLink,
+    PcieReplays,
+)
+from mcp_gpu.gpu.simulator.memory_faults import (
+    Ecc,
+    MemoryFault,
+    RemapExhausted,
+    RepairPending,
+    RetiredPages,
+    RowRemap,
+    SramThreshold,
+    UnrepairableMemory,
+)
+
+__all__ = [
+    "Ecc",
+    "EccPending",
+    "Fabric",
+    "Fault",
+    "Hang",
+    "Lost",
+    "MemoryTemperature",
+    "MigPending",
+    "MissingSymbol",
+    "NoPermission",
+    "NvlinkBer",
+    "NvlinkDown",
+    "NvlinkErrors",
+    "PcieErrors",
+    "PcieLink",
+    "PcieReplays",
+    "PersistenceOff",
+    "PowerBrake",
+    "RecoveryAction",
+    "Refused",
+    "RemapExhausted",
+    "RepairPending",
+    "RetiredPages",
+    "RowRemap",
+    "SramThreshold",
+    "Temperature",
+    "Throttle",
+    "Unreadable",
+    "UnrepairableMemory",
+    "Vanished",
+    "WholeNode",
+    "Xid",
+]
 
 _GPU_IS_LOST, _NO_PERMISSION = 15, 4
-
-_THROTTLE_BITS = {
-    "hw_slowdown": 0x08,
-    "sw_thermal_slowdown": 0x20,
-    "hw_thermal_slowdown": 0x40,
-    "hw_power_brake": 0x80,
-}
 
 _WHOLE_NODE = {
     "driver_not_loaded": 9,
@@ -32,54 +89,38 @@ _WHOLE_NODE = {
 _HANDLE_CALLS = "nvmlDeviceGetHandleBy*"
 
 
-class _Fault(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gpu: NonNegativeInt | None = None
-
-    def concerns(self, gpu_index: int | None) -> bool:
-        """Whether a call about this GPU (None: about no GPU) meets the fault."""
-        return self.gpu is None or self.gpu == gpu_index
-
-    def code(self, call: str, gpu_index: int | None) -> int:
-        """The return code that ends the call, 0 to let it pass."""
-        return 0
-
-    def delay_seconds(self, call: str) -> float:
-        """How long the call blocks first, unless the fault is lifted meanwhile."""
-        return 0.0
-
-    def answers(self) -> Mapping[str, Any]:
-        """What a GPU answers instead of what its profile says."""
-        return {}
-
-
-class Lost(_Fault):
+class Lost(BoardFault):
     """Off the bus: the handle and every call on it answer GPU_IS_LOST."""
 
     kind: Literal["lost"]
-    gpu: NonNegativeInt
 
     def code(self, call: str, gpu_index: int | None) -> int:
         return _GPU_IS_LOST
 
 
-class Unreadable(_Fault):
+class Vanished(BoardFault):
+    """Lost, and not even counted from the next initialisation on, as after a reboot."""
+
+    kind: Literal["vanished"]
+
+    def code(self, call: str, gpu_index: int | None) -> int:
+        return _GPU_IS_LOST
+
+
+class Unreadable(BoardFault):
     """Counted, and every attempt to get a handle answers `code` (999 beside an Xid 79)."""
 
     kind: Literal["unreadable"]
-    gpu: NonNegativeInt
     return_code: Annotated[int, Field(ge=1, le=999)] = 999
 
     def code(self, call: str, gpu_index: int | None) -> int:
         return self.return_code if fnmatchcase(call, _HANDLE_CALLS) else 0
 
 
-class Refused(_Fault):
+class Refused(BoardFault):
     """The handle is given, and calls on it whose name matches answer `return_code`."""
 
     kind: Literal["refused"]
-    gpu: NonNegativeInt
     return_code: Annotated[int, Field(ge=1, le=999)] = 999
     call: str = "*"
 
@@ -88,7 +129,7 @@ class Refused(_Fault):
         return self.return_code if matches else 0
 
 
-class NoPermission(_Fault):
+class NoPermission(FaultModel):
     """With `gpu`: that one may not be opened. Without: neither may /dev/nvidiactl."""
 
     kind: Literal["no_permission"]
@@ -99,7 +140,7 @@ class NoPermission(_Fault):
         return _NO_PERMISSION if fnmatchcase(call, _HANDLE_CALLS) else 0
 
 
-class WholeNode(_Fault):
+class WholeNode(FaultModel):
     """NVML as a whole refuses. `device_cgroup` is a container that lost its devices."""
 
     kind: Literal["driver_not_loaded", "library_missing", "driver_mismatch", "device_cgroup"]
@@ -108,7 +149,7 @@ class WholeNode(_Fault):
         return _WHOLE_NODE[self.kind]
 
 
-class Hang(_Fault):
+class Hang(FaultModel):
     """Calls whose name matches block, as during an Xid 119; `latency` means milliseconds."""
 
     kind: Literal["hang", "latency"]
@@ -119,74 +160,56 @@ class Hang(_Fault):
         return self.seconds if fnmatchcase(call, self.call) else 0.0
 
 
-class Ecc(_Fault):
-    """Memory errors since the driver was loaded, and as many over the board's life."""
+class MigPending(BoardFault):
+    """A MIG mode that the next reset brings."""
 
-    kind: Literal["ecc"]
-    gpu: NonNegativeInt
-    uncorrected: NonNegativeInt = 1
-    corrected: NonNegativeInt = 0
+    kind: Literal["mig_pending"]
+    enabled: bool = True
 
     def answers(self) -> Mapping[str, Any]:
-        totals = {
-            f"{kind},{span}": count
-            for kind, count in ((0, self.corrected), (1, self.uncorrected))
-            for span in (0, 1)
-        }
-        dram = {f"{key},2": count for key, count in totals.items()}
-        return {"nvmlDeviceGetTotalEccErrors": totals, "nvmlDeviceGetMemoryErrorCounter": dram}
+        return {"nvmlDeviceGetMigMode": {"1": int(self.enabled)}}
 
 
-class RowRemap(_Fault):
-    """Rows of HBM that are, or cannot be, replaced by spare ones."""
+class EccPending(BoardFault):
+    """An ECC mode that the next reset brings."""
 
-    kind: Literal["row_remap"]
-    gpu: NonNegativeInt
-    pending: bool = True
-    failure: bool = False
-    uncorrected: NonNegativeInt = 1
+    kind: Literal["ecc_pending"]
+    enabled: bool = False
 
     def answers(self) -> Mapping[str, Any]:
-        rows = [0, self.uncorrected, int(self.pending), int(self.failure)]
         return {
-            "nvmlDeviceGetRemappedRows": rows,
-            "fields": {str(142 + offset): value for offset, value in enumerate(rows)},
+            "nvmlDeviceGetEccMode": {"1": int(self.enabled)},
+            "fields": {"2": int(self.enabled)},
         }
 
 
-class Throttle(_Fault):
-    """Clock event reasons that are faults."""
+class PersistenceOff(BoardFault):
+    """The driver unloads the GPU when nobody uses it."""
 
-    kind: Literal["throttle"]
-    gpu: NonNegativeInt
-    reasons: tuple[
-        Literal["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"], ...
-    ] = ("hw_slowdown", "hw_thermal_slowdown")
+    kind: Literal["persistence_off"]
 
     def answers(self) -> Mapping[str, Any]:
-        mask = sum(_THROTTLE_BITS[reason] for reason in set(self.reasons))
-        return {"nvmlDeviceGetCurrentClocksEventReasons": mask}
+        return {"nvmlDeviceGetPersistenceMode": 0}
 
 
-class RecoveryAction(_Fault):
+class RecoveryAction(BoardFault):
     """The driver's verdict, 0 to 7 (field 230)."""
 
     kind: Literal["recovery_action"]
-    gpu: NonNegativeInt
     action: Annotated[int, Field(ge=0, le=7)]
 
     def answers(self) -> Mapping[str, Any]:
         return {"fields": {"230": self.action}}
 
 
-class MissingSymbol(_Fault):
+class MissingSymbol(FaultModel):
     """The library has no such function, as on an older driver."""
 
     kind: Literal["missing_symbol"]
     call: str
 
 
-class Xid(_Fault):
+class Xid(FaultModel):
     """One XID event, queued for nvmlEventSetWait_v2 when the fault appears."""
 
     kind: Literal["xid"]
@@ -196,14 +219,18 @@ class Xid(_Fault):
 
 Fault = Annotated[
     Lost
+    | Vanished
     | Unreadable
     | Refused
     | NoPermission
     | WholeNode
     | Hang
-    | Ecc
-    | RowRemap
-    | Throttle
+    | MemoryFault
+    | ClockFault
+    | LinkFault
+    | MigPending
+    | EccPending
+    | PersistenceOff
     | RecoveryAction
     | MissingSymbol
     | Xid,

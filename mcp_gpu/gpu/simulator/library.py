@@ -49,6 +49,9 @@ class Machine(Protocol):
     @property
     def gpus(self) -> list[Any]: ...
 
+    def found(self) -> list[Any]:
+        """The GPUs that there are when the library is initialised."""
+
     def enter(self, call: str, gpu_index: int | None) -> None:
         """Called first on every call: where faults delay it, block it or refuse it."""
 
@@ -74,7 +77,7 @@ class _Export:
 
 
 EXPORTS: dict[str, _Export] = {}
-"""Every function of the simulated library by name; exports.py fills it."""
+"""Every function of the simulated library by name; the package `exports` fills it."""
 
 _Implementation = Callable[..., int | None]
 

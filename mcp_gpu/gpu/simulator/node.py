@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_gpu.gpu.simulator import drivers
 from mcp_gpu.gpu.simulator.board import Gpu
-from mcp_gpu.gpu.simulator.faults import Fault, MissingSymbol, Xid
+from mcp_gpu.gpu.simulator.faults import Fault, MissingSymbol, Vanished, Xid
 from mcp_gpu.gpu.simulator.library import Refused
 from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile, merged, value
 
@@ -60,12 +60,14 @@ class Node:
             lacking = {"fields": drivers.lacking_fields(self.driver)}
             rules = {**lacking, **drivers.deprecated(self.driver)}
             document = {**document, "gpu": merged(document["gpu"], rules)}
+        self._clock = clock
         self._gpus = [
             Gpu(document, index, seed=f"{seed}/{name}", load=load, clock=clock,
                 mig=(mig or {}).get(index, ()))
             for index in range(count)
         ]  # fmt: skip
         self._faults: tuple[Fault, ...] = ()
+        self._since: tuple[float, ...] = ()
         self._missing: set[str] = set()
         self.faults = tuple(faults)
 
@@ -74,19 +76,35 @@ class Node:
         """By index."""
         return self._gpus
 
+    def found(self) -> list[Gpu]:
+        """Those that a driver finds when it is initialised."""
+        return [gpu for gpu in self._gpus if not self._vanished(gpu.index)]
+
+    def _vanished(self, gpu_index: int) -> bool:
+        return any(isinstance(f, Vanished) and f.gpu == gpu_index for f in self._faults)
+
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """What is wrong now. Assigning takes effect on calls that are blocked, too."""
+        """What is wrong now. Assigning takes effect on calls that are blocked, too; a fault that
+        was there before goes on counting from when it appeared."""
         return self._faults
 
     @faults.setter
     def faults(self, faults: Iterable[Fault]) -> None:
         new = tuple(faults)
         appeared = [fault for fault in new if fault not in self._faults]
+        began = list(zip(self._faults, self._since, strict=True))
+        self._since = tuple(
+            next((since for old, since in began if old == fault), self._clock()) for fault in new
+        )
         self._faults = new
         self._missing = {fault.call for fault in new if isinstance(fault, MissingSymbol)}
         for gpu in self._gpus:
-            gpu.overlay(fault for fault in new if fault.concerns(gpu.index))
+            gpu.overlay(
+                (fault, since)
+                for fault, since in zip(new, self._since, strict=True)
+                if fault.concerns(gpu.index)
+            )
         for fault in appeared:
             if isinstance(fault, Xid):
                 self.events.put((fault.gpu, _XID_EVENT, fault.xid))

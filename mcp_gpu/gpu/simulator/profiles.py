@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mcp_gpu.gpu.simulator.library import Refused
+from mcp_gpu.gpu.vital_fields import PER_LINK
 
 _INVALID_ARGUMENT, _NOT_SUPPORTED = 2, 3
 
 _FOLDER = Path(__file__).with_name("profiles")
 
-_PER_LINK_FIELDS = {"164", "165", "166"}
-"""Speed, state and version of an NVLink: a profile has one value for all links."""
+_LINK_COUNT = "91"
+"""The field that tells how many links the board has."""
 
 Profile = Mapping[str, Any]
 
@@ -82,6 +83,21 @@ def of_key(answer: Any, call: str, key: str) -> Any:
     if not isinstance(answer, dict) or "error" in answer:
         return answer
     if call == "fields":
-        field, scope = key.split(",")
-        return answer.get(field) if scope == "0" or field in _PER_LINK_FIELDS else answer.get(key)
+        if key in answer:
+            return answer[key]
+        links = answer.get(_LINK_COUNT)
+        if _is_per_link(key) and isinstance(links, int) and int(key.split(",")[1]) >= links:
+            return {"error": _INVALID_ARGUMENT}
+        return answer.get(field_of(key))
     return answer.get(key)
+
+
+def field_of(key: str) -> str:
+    """What stands for "id,scope" where there is no answer for the scope itself: of an NVLink the
+    one of all links, and of the GPU the plain id."""
+    field, scope = key.split(",")
+    return field if scope == "0" or _is_per_link(key) else key
+
+
+def _is_per_link(key: str) -> bool:
+    return int(key.split(",")[0]) in PER_LINK

@@ -78,7 +78,6 @@ def parse(text: str) -> ParsedLine | None:
                 pid = int(digits)
             process = None if process is None or process == "<unknown>" else _tidy(process)
     rest = _tidy(rest)
-    cause = _CAUSE.search(rest) if "caused by" in rest else None
     return ParsedLine(
         kind="sxid" if text[found.start() - 1 : found.start()] == "S" else "xid",
         code=int(code),
@@ -86,7 +85,7 @@ def parse(text: str) -> ParsedLine | None:
         pid=pid,
         process=process,
         text=rest,
-        caused_by=int(cause[1]) if cause else None,
+        caused_by=caused_by(rest),
     )
 
 
@@ -101,6 +100,12 @@ def bus_id(told: str) -> str:
         return ""
     domain, bus, device = found.groups()
     return f"{int(domain or '0', 16):04x}:{bus}:{device}".lower()
+
+
+def caused_by(text: str) -> int | None:
+    """The Xid that a newer driver names in a line as the cause of another, mostly of a 45."""
+    found = _CAUSE.search(text) if "caused by" in text else None
+    return int(found[1]) if found else None
 
 
 def _off_the_bus(text: str) -> ParsedLine | None:

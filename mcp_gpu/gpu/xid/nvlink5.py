@@ -21,11 +21,13 @@ CODES: Final = range(144, 151)
 
 V2_FROM_BRANCH: Final = 575
 
+_NUMBER = r"0x([0-9A-Fa-f]{8}(?![0-9A-Fa-f])|[0-9A-Fa-f]{1,7}(?=[, )]))"
+"""Whole: of one that was cut, bits would be made up."""
+
 # RLW_SRC_TRACK Nonfatal XC1 i0 Link 10 (0x04082907 0x00000008 0x00000000 ...)
 _TEXT = re.compile(
     r"([A-Za-z0-9_]{1,40}) (Fatal|Non-?fatal) XC[0-9A-Fa-f]{1,4} i[0-9A-Fa-f]{1,4}"
-    r" Link (-?[0-9]{1,4}) \(0x([0-9A-Fa-f]{1,8})(?![0-9A-Fa-f])"
-    r"(?:[, ]{1,2}0x([0-9A-Fa-f]{1,8})(?=[, )]|$))?",
+    rf" Link (-?[0-9]{{1,4}}) \({_NUMBER}(?:[, ]{{1,2}}{_NUMBER})?",
     re.IGNORECASE,
 )
 

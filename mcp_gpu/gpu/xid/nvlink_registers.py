@@ -7,6 +7,7 @@ each bit asks for something of its own.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,13 +107,13 @@ def decode(text: str) -> Decoded | None:
         return None
     link = int(found[1])
     registers = [int(number, 16) for number in found[2].split(",")]
-    groups: dict[_Group, list[str]] = {}
+    groups: dict[_Group, list[tuple[int, int]]] = {}
     for register in _BITS:
         value = registers[register - 1]
         for bit in range(value.bit_length()):
             if value >> bit & 1:
                 group = _GROUP_OF.get((register, bit), _UNLISTED)
-                groups.setdefault(group, []).append(f"bit {bit} of register {register}")
+                groups.setdefault(group, []).append((register, bit))
     told = f"Link {link}."
     if not groups:
         return Decoded(
@@ -122,7 +123,7 @@ def decode(text: str) -> Decoded | None:
         )
     worst = max(groups, key=lambda group: weight(group.action))
     return Decoded(
-        sentences=(told, *(f"{', '.join(bits)}: {group.says}." for group, bits in groups.items())),
+        sentences=(told, *(f"{_listed(bits)}: {group.says}." for group, bits in groups.items())),
         link=link,
         action=worst.action,
         advice=f"{after_154(advice(worst.action))} Look at the other end of the link for an Xid or"
@@ -130,3 +131,8 @@ def decode(text: str) -> Decoded | None:
         severity=worst.severity,
         certain=_UNLISTED not in groups,
     )
+
+
+def _listed(bits: Sequence[tuple[int, int]]) -> str:
+    told = ", ".join(f"bit {bit} of register {register}" for register, bit in bits)
+    return told[0].upper() + told[1:]

@@ -16,6 +16,7 @@ from mcp_gpu.gpu import collector as collector_module
 from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.history import WINDOW, History, Past
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.reader import Reader
@@ -143,6 +144,7 @@ import anyio, sys
 from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.history import WINDOW, History, Past
 from mcp_gpu.gpu.simulator.faults import Hang
 
 async def main():
@@ -338,6 +340,69 @@ async def test_who_stops_waiting_leaves_nothing_behind(node: simulator.Node) -> 
         for _ in range(20):
             await collector.first(0.001)
         assert collector._waiters == []
+
+
+# --- the past ---------------------------------------------------------------------------------
+
+
+async def test_the_past_has_one_snapshot_per_slow_reading(node: simulator.Node) -> None:
+    async with collecting(node, fast_seconds=0.01, slow_seconds=0.05) as collector:
+        assert collector.past() == Past()
+        first = await collector.first(LIMIT_SECONDS)
+        await until(collector, lambda _: len(collector.past().recent) >= 3)
+        past = collector.past()
+    assert past.first == past.recent[0]
+    assert (past.first.generation, past.first.slow_at) == (1, first.slow_at)
+    slow = [snapshot.slow_at for snapshot in past.recent]
+    assert slow == sorted(set(slow))
+    assert all(len(snapshot.vitals) == 4 for snapshot in past.recent)
+
+
+async def test_a_new_generation_forgets_the_former_one(node: simulator.Node) -> None:
+    async with collecting(node) as collector:
+        await until(collector, lambda _: len(collector.past().recent) >= 2)
+        node.faults = [WholeNode(kind="driver_mismatch")]
+        failing = await until(collector, lambda snapshot: snapshot.state == "failing")
+        node.faults = ()
+        await until(collector, lambda snapshot: snapshot.generation > failing.generation)
+        past = collector.past()
+    assert past.first is not None
+    assert {snapshot.generation for snapshot in past.recent} == {past.first.generation} != {1}
+
+
+def test_the_past_is_bounded_and_keeps_where_it_began() -> None:
+    history = History()
+    snapshots = [Snapshot(generation=3, slow_at=float(at)) for at in range(WINDOW + 5)]
+    for snapshot in snapshots:
+        history.add(snapshot)
+    past = history.of(3)
+    assert past.first is snapshots[0]
+    assert past.recent == tuple(snapshots[-WINDOW:])
+    assert history.of(4) == Past()
+    history.add(Snapshot(generation=4))
+    assert history.of(3) == Past()
+    assert history.of(4).recent == (Snapshot(generation=4),)
+
+
+def test_a_remembered_snapshot_costs_little_more_than_what_has_changed() -> None:
+    with simulator.installed(simulator.Node("one", "b200", load=0.5)):
+        reader = Reader(Nvml())
+        reader.open()
+        history = History()
+
+        def remember(count: int) -> None:
+            for _ in range(count):
+                reader.read_slow()
+                history.add(reader.read_fast())
+            gc.collect()
+
+        tracemalloc.start()
+        remember(2)
+        before = tracemalloc.get_traced_memory()[0]
+        remember(10)
+        each_bytes = (tracemalloc.get_traced_memory()[0] - before) / 10
+        tracemalloc.stop()
+    assert each_bytes < 100_000
 
 
 def test_snapshots_do_not_pile_up() -> None:

@@ -8,10 +8,45 @@ from pathlib import Path
 import pytest
 
 from mcp_gpu import __version__, cli, settings
+from mcp_gpu.gpu.health.actions import ACTIONS
+from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
+from mcp_gpu.gpu.health.codes import CODES
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 MARK = "<!-- settings: written by `make test ARGS=--update-golden` -->\n"
+
+
+HEALTH = ROOT / "docs" / "health.md"
+HEALTH_MARK = "<!-- the rest: written by `make test ARGS=--update-golden` -->\n"
+
+
+def findings() -> str:
+    """Every finding and action there can be, as Markdown."""
+    rows = ["\n| action | means |", "|---|---|"]
+    rows += [f"| `{name}` | {meaning} |" for name, meaning in ACTIONS.items()]
+    rows += [
+        "\n## Findings\n",
+        "| code | severity | meaning | action | source |",
+        "|---|---|---|---|---|",
+    ]
+    for code in sorted(CODES.values(), key=lambda code: code.name):
+        actions = ", ".join(f"`{action}`" for action in code.actions)
+        cells = (f"`{code.name}`", ", ".join(code.severities), code.meaning, actions, code.source)
+        rows.append(f"| {' | '.join(cells)} |")
+    rows.append("\n## Checks\n\nThe names that `not_checked` uses.\n")
+    for whose, checks in (("a GPU", GPU_CHECKS), ("a node", NODE_CHECKS)):
+        rows.append(f"- Of {whose}: {', '.join(f'`{name}`' for name in checks)}.")
+    rows.append("- Of a GPU that cannot be read at all: `readings`.")
+    return "\n".join(rows) + "\n"
+
+
+def test_every_finding_is_documented(request: pytest.FixtureRequest) -> None:
+    written, mark, _ = HEALTH.read_text(encoding="utf-8").partition(HEALTH_MARK)
+    assert mark
+    if request.config.getoption("--update-golden"):
+        HEALTH.write_text(written + mark + findings(), encoding="utf-8")
+    assert HEALTH.read_text(encoding="utf-8") == written + mark + findings()
 
 
 def tables() -> str:

@@ -106,6 +106,18 @@ def slow_generation() -> Assessment:
     return watched(slow, slow)
 
 
+def no_links() -> Assessment:
+    """A pair without one link that is up; the other of it may not have any."""
+    pair = changed(wired(board("h100", gpus=2), state="inactive"), None, nvlink_active=0)
+    return seen(changed(pair, 1, nvswitch_link_count=0))
+
+
+def hanging_from_the_start(seconds: float) -> Callable[[], Assessment]:
+    """Nothing has been read; the GPU that the call is about is not known yet."""
+    waiting = Waiting(seconds=seconds, call="nvmlDeviceGetHandleByIndex_v2", gpu_index=0)
+    return lambda: seen(Snapshot(waiting=waiting))
+
+
 def stale() -> Assessment:
     return assess(board("h100"), Past(), clock=lambda: T0 + 1000)
 
@@ -153,6 +165,7 @@ CASES = [
     Case("nvml_not_answering", "info", "NONE", hanging(3)),
     Case("nvml_not_answering", "warning", "NONE", hanging(12)),
     Case("nvml_not_answering", "critical", "REBOOT_NODE", hanging(60)),
+    Case("nvml_not_answering", "warning", "NONE", hanging_from_the_start(12)),
     Case("gsp_timeout", "critical", "RESET_GPU", hanging(12, 119)),
     Case("gsp_timeout", "critical", "RESET_GPU", hanging(3, 120)),
     Case("readings_stale", "warning", "NONE", stale),
@@ -199,6 +212,7 @@ CASES = [
     Case("pcie_errors", "critical", "CHECK_SEATING", grown(pcie_fatal_errors=1)),
     Case("pcie_errors", "warning", "CHECK_SEATING", grown(pcie_nonfatal_errors=1)),
     Case("nvlink_down", "critical", "RESET_GPU", now(link=3, state="inactive")),
+    Case("nvlink_down", "warning", "RESET_GPU", no_links),
     Case("nvlink_errors", "warning", "INVESTIGATE_LINK_SI", grown(link=3, recovery_errors=1)),
     Case("nvlink_errors", "warning", "INVESTIGATE_LINK_SI", grown(link=3, replay_errors=9)),
     Case("nvlink_errors", "critical", "INVESTIGATE_LINK_SI", grown(link=3, crc_errors=3001)),
@@ -246,8 +260,8 @@ def test_what_is_wrong_is_found_and_nothing_else(case: Case) -> None:
         assert assessment.verdict == worst[finding.severity]
     else:
         assert assessment.verdict in {"healthy", "unknown"}
-    told_of = [gpu.gpu_index for gpu in assessment.gpus if case.code in gpu.findings]
-    assert told_of == ([] if finding.gpu_index is None else [finding.gpu_index])
+    for gpu in assessment.gpus:
+        assert (case.code in gpu.findings) == (finding.gpu_index == gpu.gpu_index)
 
 
 def assert_is_complete(finding: Finding) -> None:

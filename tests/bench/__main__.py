@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import calls, discovery, memory, race, scale, sizes, startup
+from bench import calls, collection, discovery, memory, race, scale, sizes, startup
 from bench.figures import Figure, Section
 from support.cluster import cluster
 
@@ -54,6 +54,7 @@ class Effort:
     agent_starts: int
     idle_seconds: float
     churn_seconds: float
+    readings: int
 
 
 FULL = Effort(
@@ -64,6 +65,7 @@ FULL = Effort(
     agent_starts=9,
     idle_seconds=30.0,
     churn_seconds=10.0,
+    readings=100,
 )
 QUICK = Effort(
     calls=40,
@@ -73,6 +75,7 @@ QUICK = Effort(
     agent_starts=3,
     idle_seconds=5.0,
     churn_seconds=5.0,
+    readings=20,
 )
 
 
@@ -110,6 +113,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
             report(await idle.weigh(effort.idle_seconds))
     # What follows takes a processor for itself, so those processes have ended.
     report(await startup.agent(fleet.fleet_file, NODE, folder, effort.agent_starts))
+    report(collection.cycle(effort.readings))
     report(await discovery.watching(effort.churn_seconds))
     agents = scale.healthy_agents()
     report(await scale.in_memory(agents, effort.fan_outs))

@@ -1,4 +1,4 @@
-"""What an agent that nobody calls keeps in memory."""
+"""What an agent that nobody calls keeps in memory, and what it computes all the same."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from support.wire import call, request
 __all__ = ["IdleAgents", "idle_agents"]
 
 RESIDENT_MIB = 80.0
+AT_REST_PERCENT = 1.0
+"""Of one processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,20 @@ class IdleAgents:
     simulated: Child
     bare: Child
     since: float
+    spent_seconds: tuple[float, float]
+    """Processor time until then."""
 
     async def weigh(self, at_least_seconds: float) -> Section:
-        """Their memory, once they have idled for so long."""
+        """Their memory and processor time, once they have idled for so long."""
         await anyio.sleep(max(self.since + at_least_seconds - time.monotonic(), 0.0))
         idle_seconds = time.monotonic() - self.since
-        section = Section(f"agent memory, idle for {idle_seconds:.0f} s after two requests")
-        for name, process in (
-            ("simulated 8xH100", self.simulated),
-            ("this machine's own NVML or none", self.bare),
+        section = Section(f"an agent at rest, idle for {idle_seconds:.0f} s after two requests")
+        for name, process, spent in (
+            ("simulated 8xH100", self.simulated, self.spent_seconds[0]),
+            ("this machine's own NVML or none", self.bare, self.spent_seconds[1]),
         ):
+            share = 100 * (_processor_seconds(process.pid) - spent) / idle_seconds
+            section.add(f"processor time, of one, {name}", share, "%", AT_REST_PERCENT)
             sizes = _sizes_mib(process.pid)
             section.add(f"resident (RSS), {name}", sizes["Rss"], "MiB", RESIDENT_MIB)
             section.add(f"its own share (PSS), {name}", sizes["Pss"], "MiB")
@@ -58,7 +64,9 @@ def idle_agents(fleet_file: Path, node: str, folder: Path) -> Iterator[IdleAgent
             ask_http(port, request("tools/list"))
             ask_http(port, call("get_gpu_inventory", detail="full"))
             processes.append(process)
-        yield IdleAgents(processes[0], processes[1], time.monotonic())
+        simulated, bare = processes
+        spent = (_processor_seconds(simulated.pid), _processor_seconds(bare.pid))
+        yield IdleAgents(simulated, bare, time.monotonic(), spent)
 
 
 def _sizes_mib(pid: int) -> dict[str, float]:
@@ -67,3 +75,9 @@ def _sizes_mib(pid: int) -> dict[str, float]:
         name, size, _ = line.split()
         sizes[name.removesuffix(":")] = int(size) / 1024
     return sizes
+
+
+def _processor_seconds(pid: int) -> float:
+    """Of all threads, to the nanosecond; /proc/PID/stat has hundredths of a second."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9

@@ -97,7 +97,7 @@ def assess(
     findings = sorted(
         (
             one
-            for index in (None, *missing)
+            for index in {finding.gpu_index for finding in findings}
             for one in told(finding for finding in findings if finding.gpu_index == index)
         ),
         key=importance,

@@ -220,8 +220,9 @@ _LIST: Final = (
         "Fatal (critical) or non-fatal PCIe errors within the window.",
     ),
     Code(
-        "nvlink_down", ("critical",), ("RESET_GPU",), f"{DCGM}; {XID_CATALOGUE}: 74, 149",
-        "NVLinks that should be up are not, by the board's count, its peers or its own past.",
+        "nvlink_down", ("critical", "warning"), ("RESET_GPU",), f"{DCGM}; {XID_CATALOGUE}: 74, 149",
+        "NVLinks that should be up are not, by the board's count, its peers or its own past. A "
+        "warning where none is up on the whole node: it may be meant so.",
     ),
     Code(
         "nvlink_errors", ("critical", "warning"), ("INVESTIGATE_LINK_SI",), DCGM,

@@ -59,7 +59,8 @@ def links_up(look: Look) -> Iterator[Finding]:
     before = max((up for up in look.before("nvlink_active")), default=0)
     peers = agreed([peer.nvlink_active for peer in look.peers()], count.up) or 0
     switched = (look.get("nvswitch_link_count") or 0) > 0
-    board = (count.total or 0) if switched else 0
+    alone = count.up == 0 and not look.peers()
+    board = (count.total or 0) if switched and not alone else 0
     expected = max(before, peers, board)
     if count.up >= expected:
         return
@@ -69,6 +70,7 @@ def links_up(look: Look) -> Iterator[Finding]:
         why = f"its peers have {peers}"
     else:
         why = f"{before} were up before"
+    nowhere = count.up == before == 0 and not any(peer.nvlink_active for peer in look.peers())
     evidence = [
         Evidence(reading="nvlink_up", value=count.up, unit="links",
                  age_seconds=look.age("nvlink_active"), note=why),
@@ -88,7 +90,8 @@ def links_up(look: Look) -> Iterator[Finding]:
         look.index,
         f"GPU {look.index} has {count.up} NVLinks up and should have {expected}: {why}.",
         tuple(evidence),
-        confidence="high" if expected == board else "medium",
+        severity="warning" if nowhere else "critical",
+        confidence="high" if expected == board and not nowhere else "medium",
     )
 
 
@@ -117,7 +120,8 @@ def link_errors(look: Look) -> Iterator[Finding]:
 
 
 def _replays(look: Look) -> Iterator[Finding]:
-    """NVLink 1 to 4."""
+    """NVLink 1 to 4. DCGM fails a GPU for one replay or recovery a minute; a link that has
+    recovered works, so that it is a warning here."""
     crc = _grown(look, ("crc_errors",))
     fast = [growth for growth in crc if growth.by / growth.seconds >= CRC_PER_SECOND]
     repeated = _grown(look, ("recovery_errors", "replay_errors"))

@@ -149,8 +149,8 @@ class XidEntry(Wire):
 def entry(code: int) -> XidEntry | None:
     """What is known of a code; None: nothing is.
 
-    173 has an entry and is in no catalogue of NVIDIA's that this project knows: its `provenance`
-    says so.
+    173 and 999 have one and are in no catalogue of NVIDIA's that this project knows: `provenance`
+    says where they are from.
     """
     return _load().get(code)
 
@@ -182,6 +182,12 @@ def advise(action: str, investigate: str) -> str:
     if action == "CONTACT_SUPPORT":
         look_into = ""  # said already
     return f"{advice(action)} {look_into}".rstrip()
+
+
+def after_154(advice: str) -> str:
+    """That advice for when no 154 comes with the Xid: the driver's own word goes before it."""
+    first, rest = advice[0].lower(), advice[1:]
+    return f"Follow a 154 for the same GPU if there is one. Without one: {first}{rest}"
 
 
 _CAUSES = {

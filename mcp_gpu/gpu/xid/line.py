@@ -20,9 +20,12 @@ _OFF_THE_BUS_MARK = "fallen off the bus"
 
 # NVRM: Xid (PCI:0000:53:00 GPU-I:01 GPU-CI:00): 43, pid=1234, name=python, Ch 00000008
 _XID = re.compile(
-    r"Xid \((?:PCI:)?([^)\s]{0,32})(?: [^)\n]{0,64})?\): ([0-9]{1,9})(?![0-9A-Za-z_])(.*)"
+    r"Xid \((?:PCI:)?([^)\s]{0,32})(?: [^)\n]{0,64})?\): ([0-9]{1,9})(?![0-9A-Za-z_])"
+    # A pid without its comma was cut: half of one is another process's.
+    r"(?:, pid=(?:'?([0-9]{1,10})'?,|[^,\n]{0,64}(?:,|$))(?: name=([^,\n]{0,64})(?:,|$))?)?"
+    r"(.*)",
+    re.MULTILINE,
 )
-_WHO = re.compile(r", pid=(?:'?([0-9]{1,10})'?|[^,]{0,64}),(?: name=([^,]{0,64})(?:,|$))?(.*)")
 _CAUSE = re.compile(r"caused by previous Xid ([0-9]{1,6})(?![0-9])")
 
 # NVRM: GPU 0000:18:00.0: GPU has fallen off the bus.
@@ -58,7 +61,8 @@ def parse(text: str) -> ParsedLine | None:
     """The Xid that a line tells of, or None. Never raises.
 
     A bare kernel message, one with any prefix (dmesg, syslog, journal) and a record of /dev/kmsg
-    are all taken. A line that was cut off before the end of its code tells of none.
+    are all taken; of several lines, the first that tells of one. A line that was cut off before its
+    code tells of none; one cut within the code's digits cannot be told from a whole one.
     """
     start = text.find(_MARK)
     if start < 0:
@@ -66,27 +70,17 @@ def parse(text: str) -> ParsedLine | None:
     found = _XID.search(text, start, start + _LOOKED_AT)
     if found is None:
         return None
-    where, code, rest = found.groups()
-    pid = process = None
-    if rest.startswith(", pid="):
-        who = _WHO.match(rest)
-        if who is None:
-            rest = ""  # cut within the pid: half of one is another process's
-        else:
-            digits, process, rest = who.groups()
-            if digits is not None and 0 < int(digits) <= _LARGEST_PID:
-                pid = int(digits)
-            process = None if process is None or process == "<unknown>" else _tidy(process)
-    rest = _tidy(rest)
-    cause = _CAUSE.search(rest) if "caused by" in rest else None
+    where, code, pid, process, said = found.groups()
+    at = found.start()
+    said = _tidy(said)
     return ParsedLine(
-        kind="sxid" if text[found.start() - 1 : found.start()] == "S" else "xid",
-        code=int(code),
-        bus_id=bus_id(where),
-        pid=pid,
-        process=process,
-        text=rest,
-        caused_by=int(cause[1]) if cause else None,
+        "sxid" if at and text[at - 1] == "S" else "xid",
+        int(code),
+        bus_id(where),
+        _pid(pid) if pid else None,
+        _tidy(process) if process and process != "<unknown>" else None,
+        said,
+        caused_by(said),
     )
 
 
@@ -101,6 +95,17 @@ def bus_id(told: str) -> str:
         return ""
     domain, bus, device = found.groups()
     return f"{int(domain or '0', 16):04x}:{bus}:{device}".lower()
+
+
+def caused_by(text: str) -> int | None:
+    """The Xid that a newer driver names in a line as the cause of another, mostly of a 45."""
+    found = _CAUSE.search(text) if "caused by" in text else None
+    return int(found[1]) if found else None
+
+
+def _pid(digits: str) -> int | None:
+    pid = int(digits)
+    return pid if 0 < pid <= _LARGEST_PID else None
 
 
 def _off_the_bus(text: str) -> ParsedLine | None:

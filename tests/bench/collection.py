@@ -1,0 +1,73 @@
+"""What it costs to read a node's GPUs, and how much of that is the simulator that answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from bench.figures import Section
+from mcp_gpu.gpu import simulator
+from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.reader import Reader
+
+__all__ = ["cycle"]
+
+PROFILES = ("h100", "b200")
+"""Boards of 8 GPUs and 144 NVLinks, of the fourth and of the fifth generation."""
+
+FAST_SECONDS, SLOW_SECONDS = 2.0, 30.0
+"""The collector's own periods."""
+
+
+class _Timed(Nvml):
+    """Counts its calls, and the processor time spent below them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.seconds = 0.0
+
+    def call(self, call: str, gpu_index: int | None, *args: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return super().call(call, gpu_index, *args)
+        finally:
+            self.calls += 1
+            self.seconds += time.thread_time() - began
+
+
+def cycle(rounds: int) -> Section:
+    """One reading of 8 GPUs, of what moves all the time and of all the rest."""
+    section = Section(f"processor time of one reading of 8 GPUs, median of {rounds} each")
+    for profile in PROFILES:
+        nvml = _Timed()
+        with simulator.installed(simulator.Node("one", profile, load=0.5)):
+            reader = Reader(nvml)
+            reader.open()
+            fast, below_fast, fast_calls = _measure(reader.read_fast, nvml, rounds)
+            slow, below_slow, slow_calls = _measure(reader.read_slow, nvml, rounds)
+            reader.close()
+        section.add(f"{profile}, fast readings, {fast_calls} calls", fast * 1000, "ms")
+        section.add("of it in the binding and the simulator", below_fast * 1000, "ms")
+        section.add(f"{profile}, slow readings, {slow_calls} calls", slow * 1000, "ms")
+        section.add("of it in the binding and the simulator", below_slow * 1000, "ms")
+        share = 100 * (fast / FAST_SECONDS + slow / SLOW_SECONDS)
+        own = 100 * ((fast - below_fast) / FAST_SECONDS + (slow - below_slow) / SLOW_SECONDS)
+        section.add(f"{profile}, both at their periods, of one processor", share, "%")
+        section.add("of it without the binding and the simulator", own, "%")
+    return section
+
+
+def _measure(read: Callable[[], object], nvml: _Timed, rounds: int) -> tuple[float, float, int]:
+    """Seconds of processor time of one reading, those below NVML's functions, and its calls."""
+    read()  # builds what is kept
+    whole, below = [], []
+    for _ in range(rounds):
+        nvml.calls, nvml.seconds = 0, 0.0
+        began = time.thread_time()
+        read()
+        whole.append(time.thread_time() - began)
+        below.append(nvml.seconds)
+    return median(whole), median(below), nvml.calls

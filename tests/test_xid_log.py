@@ -138,7 +138,8 @@ def test_samples_are_texts_that_differ_and_the_first_is_among_them() -> None:
     )
     (burst,) = log.bursts()
     texts = [sample.text for sample in burst.samples]
-    assert burst.samples[0] == burst.first and burst.first.at == NOON - 1
+    assert burst.samples[0] == burst.first
+    assert burst.first.at == NOON - 1
     assert len(texts) == len(set(texts)) == log_module.SAMPLES
 
 

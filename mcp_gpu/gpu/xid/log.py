@@ -186,7 +186,7 @@ class _Burst:
         else:
             self._crowd[event.source] += 1
         nameless = not self.first.text and twin is not None and self._times[twin] == self.first.at
-        if event.at < self.first.at and twin is None or nameless and event.text:
+        if (event.at < self.first.at and twin is None) or (nameless and event.text):
             event, self.first = self.first, event
             self._others = tuple(one for one in self._others if one.text != self.first.text)
         if event.text and len(self._others) < SAMPLES - 1:

@@ -358,7 +358,9 @@ def _processes(lib: Library, call: str, handle: int, count: int, out: int | None
 
 @export(_PTR, names="nvmlEventSetCreate")
 def _event_set_create(lib: Library, call: str, out: int) -> None:
-    lib.enter(call)
+    node = lib.enter(call)
+    while not node.events.empty():
+        node.events.get_nowait()  # What is past is never told.
     buffer = c.create_string_buffer(16)
     address = lib.keep(buffer)
     lib.event_sets[address] = {}

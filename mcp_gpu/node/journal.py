@@ -281,7 +281,9 @@ class Journal:
         if self._damaged:
             path, damage = next(iter(self._damaged.items()))
             return f"journal not readable: {former}: {path}: {damage}"
-        places = ", ".join(map(str, self._paths)) or "any folder"
+        if not self._paths:
+            return f"no journal to read: {former}"
+        places = ", ".join(map(str, self._paths))
         return f"no journal in {places}: {former}; mount the node's /var/log/journal read-only"
 
 

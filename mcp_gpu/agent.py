@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.node.boot import Boot
+from mcp_gpu.node.kernel_log import opener
+from mcp_gpu.node.sight import Lookout
+from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import ListenError
 from mcp_gpu.serving.server import Readiness, serve
 from mcp_gpu.settings import AgentSettings, SettingError
-from mcp_gpu.tools.inventory import agent_tool
+from mcp_gpu.tools import health, inventory
 from transports.base import Identity
+
+if TYPE_CHECKING:
+    from mcp_gpu.gpu.simulator import Node
 
 __all__ = ["run"]
 
@@ -34,25 +43,26 @@ so the agent becomes ready all the same."""
 
 def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
-    if settings.simulate is not None:
-        _simulate(settings.simulate, settings.node_name)
     library = None if settings.nvml_library is None else str(settings.nvml_library)
+    watch = _watch(settings, library)
     collector = Collector(
         Nvml(library_path=library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
+        events=watch.events,
     )
     collector.start()
     try:
-        anyio.run(_serve, settings, collector)
+        anyio.run(_serve, settings, collector, watch)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
     return 0
 
 
-async def _serve(settings: AgentSettings, collector: Collector) -> None:
+async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch) -> None:
     started = time.monotonic()
+    lookout = Lookout(lambda: collector.snapshot, watch.sources)
     identity = Identity(
         name="mcp-gpu",
         version=__version__,
@@ -67,19 +77,34 @@ async def _serve(settings: AgentSettings, collector: Collector) -> None:
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[agent_tool(settings.node_name, collector)],
-        identity=lambda: identity,
+        tools=[
+            health.agent_tool(
+                settings.node_name,
+                collector,
+                watch,
+                lookout.sight,
+                expected_gpus=settings.expected_gpus,
+            ),
+            inventory.agent_tool(settings.node_name, collector),
+        ],
+        identity=lambda: replace(identity, sees=lookout.sight().told),
     )
-    try:
-        await serve(
-            registry,
-            http=settings.endpoint(),
-            socket_path=settings.socket_path,
-            stdio=settings.stdio,
-            readiness=lambda: _readiness(collector, time.monotonic() - started),
-        )
-    except ListenError as error:
-        raise SettingError(str(error)) from error
+    refused: ListenError | None = None
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watch.run)
+        try:
+            await serve(
+                registry,
+                http=settings.endpoint(),
+                socket_path=settings.socket_path,
+                stdio=settings.stdio,
+                readiness=lambda: _readiness(collector, time.monotonic() - started),
+            )
+        except ListenError as error:
+            refused = error  # Raised below, where no group is made of it.
+        tasks.cancel_scope.cancel()
+    if refused is not None:
+        raise SettingError(str(refused)) from refused
 
 
 def _readiness(collector: Collector, running_seconds: float) -> Readiness:
@@ -99,7 +124,21 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     return Readiness(looked, detail)
 
 
-def _simulate(fleet_file: str, node_name: str) -> None:
+def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
+    if settings.simulate is None:
+        return XidWatch(
+            opener(settings.kernel_log),
+            place=str(settings.kernel_log),
+            journal_paths=map(Path, settings.journal_paths),
+            library_path=library,
+        )
+    # A simulated node has a kernel log of its own. Whatever machine this is, its journal is not
+    # that node's.
+    log = _simulate(settings.simulate, settings.node_name).kernel_log
+    return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
+
+
+def _simulate(fleet_file: str, node_name: str) -> Node:
     from mcp_gpu.gpu import simulator  # 20 ms and 3 MiB that an agent on hardware need not pay
 
     try:
@@ -108,6 +147,8 @@ def _simulate(fleet_file: str, node_name: str) -> None:
             if fleet_file == "demo"
             else simulator.load_fleet(Path(fleet_file))
         )
-        simulator.install(fleet.node(node_name))
+        node = fleet.node(node_name)
     except simulator.FleetError as error:
         raise SettingError(f"--simulate: {error}") from error
+    simulator.install(node)
+    return node

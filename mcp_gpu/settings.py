@@ -144,6 +144,17 @@ class AgentSettings(ServeSettings):
     nvml_library: Path | None = None
     """libnvidia-ml.so.1 to load before looking in the usual places, such as the GPU operator's
     under /run/nvidia/driver."""
+    kernel_log: File = Path("/dev/kmsg")
+    """Where the kernel's messages are read, the driver's Xids among them. Needs CAP_SYSLOG where
+    kernel.dmesg_restrict is 1, as usual."""
+    journal_paths: Names = (
+        "/var/log/journal",
+        "/run/log/journal",
+        "/host/var/log/journal",
+        "/host/run/log/journal",
+    )
+    """Folders of the node's journal, for the Xids of former boots; those that are not there are
+    passed over."""
     fast_seconds: Seconds = 2.0
     """How often utilisation, power, temperature, clocks and memory are read."""
     slow_seconds: Seconds = 30.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -21,6 +23,8 @@ from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.simulator import Node, snapshot, snapshots
 from mcp_gpu.gpu.simulator.faults import Ecc, Fault, Hang, Lost, Refused, RowRemap, WholeNode
 from mcp_gpu.gpu.vitals import VITALS_READINGS
+from mcp_gpu.gpu.xid.model import XidEvent
+from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.sight import Sense, Sight
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.tools.fleet_health import gateway_tool
@@ -40,13 +44,18 @@ NO_LOG = Sense(
 )
 
 
+def blind() -> XidWatch:
+    """A watch that nothing has told of any Xid."""
+    return XidWatch(lambda: os.open(os.devnull, os.O_RDONLY), boot=Boot("0" * 32, 0.0))
+
+
 def agent(
-    node: Node, sight: Sight = BLIND, *, looked: bool = True
+    node: Node, sight: Sight = BLIND, *, looked: bool = True, watch: XidWatch | None = None
 ) -> AbstractAsyncContextManager[Client]:
     """A client of an agent on this machine, once the agent has looked at it, or at once."""
     return served.agent(
         node,
-        lambda collector: agent_tool(node.name, collector, XidWatch(), lambda: sight),
+        lambda collector: agent_tool(node.name, collector, watch or blind(), lambda: sight),
         looked=looked,
     )
 
@@ -89,6 +98,18 @@ async def test_a_lost_gpu_is_named_with_what_to_do_and_hides_no_other() -> None:
     first = found["findings"][0]
     assert f"CRITICAL GPU 3 {first['code']}: {first['title']}" in text(answer)
     assert f"  do: {first['action']}: {first['advice']}" in text(answer)
+
+
+async def test_an_xid_of_this_boot_counts_though_the_readings_are_well() -> None:
+    watch = blind()
+    for boot, code in ((watch.boot_id, 119), ("1" * 32, 79)):
+        event = XidEvent(code, time.time(), "kernel_log", bus_id="0000:53:00", boot_id=boot)
+        watch.log.add(event)
+    async with agent(Node("n", "h100", driver="535.183.06"), watch=watch) as client:
+        found = data(await ask(client))
+    first = found["findings"][0]
+    assert (first["code"], first["gpu_index"], found["verdict"]) == ("xid", 0, "failed")
+    assert [each["value"] for each in first["evidence"]] == [119], "79 was in another boot"
 
 
 async def test_what_is_less_severe_than_asked_for_is_counted() -> None:

@@ -20,6 +20,7 @@ NODES_ONLY = (
     "mcp_gpu.attach",
     "mcp_gpu.demo",
     "mcp_gpu.gpu",
+    "mcp_gpu.node",
     "mcp_gpu.recording",
     "mcp_gpu.serving.unixsocket",
 )

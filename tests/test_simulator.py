@@ -238,13 +238,56 @@ def test_an_xid_reaches_whoever_registered_for_it() -> None:
     for handle in handles:
         pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, event_set)
     assert code_of(pynvml.nvmlEventSetWait_v2, event_set, 1) == pynvml.NVML_ERROR_TIMEOUT
-    node.faults = [Xid(kind="xid", gpu=1, xid=79)]
+    node.faults = [Xid(kind="xid", gpu=1, xid=94)]
     event = pynvml.nvmlEventSetWait_v2(event_set, 20_000)
-    assert (event.eventType, event.eventData) == (pynvml.nvmlEventTypeXidCriticalError, 79)
+    assert (event.eventType, event.eventData) == (pynvml.nvmlEventTypeXidCriticalError, 94)
     assert pynvml.nvmlDeviceGetUUID(event.device) == pynvml.nvmlDeviceGetUUID(handles[1])
     assert event.gpuInstanceId == 0xFFFFFFFF
     pynvml.nvmlEventSetFree(event_set)
     assert code_of(pynvml.nvmlEventSetFree, event_set) == pynvml.NVML_ERROR_INVALID_ARGUMENT
+
+
+def test_nvml_tells_nothing_that_is_past() -> None:
+    node = simulator.Node("one", "h100", gpus=1, faults=[Xid(kind="xid", gpu=0, xid=94)])
+    (handle,) = opened(node)
+    event_set = pynvml.nvmlEventSetCreate()
+    pynvml.nvmlDeviceRegisterEvents(handle, pynvml.nvmlEventTypeXidCriticalError, event_set)
+    node.faults = [Xid(kind="xid", gpu=0, xid=94, seconds_ago=60)]
+    assert code_of(pynvml.nvmlEventSetWait_v2, event_set, 1) == pynvml.NVML_ERROR_TIMEOUT
+
+
+def test_a_node_has_a_kernel_log_from_its_boot_on() -> None:
+    noon = 1_790_000_000.0
+    node = simulator.Node("one", "h100", gpus=2, driver="580.105.08", clock=lambda: noon)
+    node.faults = [
+        Xid(kind="xid", gpu=1, xid=31, pid=42, process="python3", text="Ch 8", seconds_ago=60),
+        Xid(kind="xid", gpu=1, xid=79, count=2),
+        Xid(kind="xid", gpu=0, xid=13, sources=("nvml",)),
+    ]
+    reader = node.kernel_log.open()
+    os.set_blocking(reader, True)
+    with open(reader, encoding="ascii") as log:
+        loaded, fault, *fallen = [log.readline().rstrip() for _ in range(4)]
+    assert loaded == "3,0,0,-;NVRM: loading NVIDIA UNIX x86_64 Kernel Module  580.105.08"
+    head, _, message = fault.partition(";")
+    assert message == "NVRM: Xid (PCI:0000:64:00): 31, pid=42, name=python3, Ch 8"
+    microseconds = int(head.split(",")[2])
+    assert [line.partition(";")[2] for line in fallen] == [
+        "NVRM: Xid (PCI:0000:64:00): 79, pid='<unknown>', name=<unknown>, simulated"
+    ] * 2
+    assert [line.split(",")[1] for line in fallen] == ["2", "3"]
+    now = int(fallen[0].split(",")[2])
+    assert now - microseconds == 60_000_000
+
+
+def test_who_reads_a_kernel_log_too_late_misses_what_was_overwritten() -> None:
+    node = simulator.Node("one", "t4", gpus=1)
+    node.faults = [Xid(kind="xid", gpu=0, xid=45, count=20_000)]
+    reader = node.kernel_log.open()
+    os.set_blocking(reader, True)
+    with open(reader, encoding="ascii") as log:
+        numbers = [int(log.readline().split(",")[1]) for _ in range(16_384)]
+    assert numbers == list(range(20_001 - 16_384, 20_001))
 
 
 def test_an_event_type_the_board_lacks_registers_nothing() -> None:

@@ -17,6 +17,7 @@ from typing import Final
 import anyio
 
 from mcp_gpu.gpu.errors import NvmlUnavailable
+from mcp_gpu.gpu.events import XidEvents
 from mcp_gpu.gpu.history import History, Past
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.nvml import Nvml
@@ -42,6 +43,7 @@ class Collector:
         fast_seconds: between readings of utilisation, power, temperature, clocks and memory.
         slow_seconds: between readings of links, modes, error counters and verdicts.
         retry_seconds: the first pause after NVML refused or a GPU was lost.
+        events: the driver's Xids, listened to while NVML is open.
         clock: Unix time, for the snapshot's own times.
     """
 
@@ -49,6 +51,7 @@ class Collector:
         self,
         nvml: Nvml | None = None,
         *,
+        events: XidEvents | None = None,
         fast_seconds: float = 2.0,
         slow_seconds: float = 30.0,
         retry_seconds: float = RETRY_SECONDS,
@@ -56,6 +59,7 @@ class Collector:
     ) -> None:
         self._nvml = nvml or Nvml()
         self._reader = Reader(self._nvml, clock=clock)
+        self._events = events
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
         self._snapshot = Snapshot()
@@ -160,8 +164,7 @@ class Collector:
                 log.exception("reading NVML")
                 due = time.monotonic() + self._back_off()
             self._wake.wait(max(0.0, due - time.monotonic()))
-        if self._open:
-            self._reader.close()
+        self._shut()
 
     def _turn(self) -> float:
         """Do what is due. Returns when to come again."""
@@ -171,6 +174,8 @@ class Collector:
                 self._reopen()
             if self._open:
                 self._read()
+                if self._events is not None:
+                    self._events.ensure()
         except NvmlUnavailable as error:
             self._shut()
             self._open_due = time.monotonic() + self._back_off()
@@ -210,6 +215,8 @@ class Collector:
     def _shut(self) -> None:
         if self._open:
             self._open = False
+            if self._events is not None:
+                self._events.release()
             self._reader.close()
 
     def _back_off(self) -> float:

@@ -73,6 +73,22 @@ def _answer(call: str, args: tuple[Any, ...]) -> Any:
         raise NvmlError(Code.BINDING_DEFECT, call) from error
 
 
+class Event(NamedTuple):
+    """What an event set gave."""
+
+    kind: int
+    """One bit of nvmlEventType*."""
+    data: int
+    """For an Xid its number; 999 where the driver did not tell it."""
+    device: int
+    """As `address` says of the GPU's handle."""
+
+
+def address(handle: Any) -> int:
+    """What a handle has in common with those that events carry."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+
+
 class Nvml:
     """NVML, opened and closed by the thread that owns it.
 
@@ -208,6 +224,20 @@ class Nvml:
                 return struct
         assert mismatch is not None
         raise mismatch
+
+    def next_event(self, event_set: Any, milliseconds: int) -> Event | None:
+        """Wait for an event; None: there was none in that time.
+
+        Raises:
+            NvmlError
+        """
+        try:
+            data = self.call("nvmlEventSetWait_v2", None, event_set, milliseconds)
+        except NvmlError as error:
+            if error.code == Code.TIMEOUT:
+                return None
+            raise
+        return Event(int(data.eventType), int(data.eventData), address(data.device))
 
     def field_values(
         self, gpu_index: int, handle: Any, ids: list[tuple[int, int]]

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
 from pydantic import Field
 
+from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.gpu.xid.model import Source, SourceState
+
+POD_RESOURCES: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+
+LOOK_SECONDS: Final = 10.0
+
+WHY_CHARS: Final = 300
+"""Longest reason why a sense does not work."""
+
+_INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
+"""Inode of the host's own, in every kernel: PROC_PID_INIT_INO."""
+
+_MINOR: Final = re.compile(r"^DeviceFileMinor:\s*([0-9]{1,4})$", re.MULTILINE)
 
 
 class Sense(Wire):
@@ -25,3 +48,151 @@ class Sight(Wire):
     missing_symbols: tuple[str, ...] = Field(
         description="Functions that this driver's library does not have."
     )
+
+    @property
+    def told(self) -> dict[str, str]:
+        """Each sense's name to "yes" or why not: for an identity."""
+        return {sense.name: "yes" if sense.works else sense.why for sense in self.senses}
+
+
+_SOURCES: Final[dict[Source, tuple[str, str]]] = {
+    "nvml": (
+        "nvml_events",
+        "Xids the moment they happen, but for 79, 119 and 120; needs no privilege.",
+    ),
+    "kernel_log": (
+        "kernel_log",
+        "All Xids of this boot, 79, 119 and 120 among them; CAP_SYSLOG and the device /dev/kmsg.",
+    ),
+    "journal": (
+        "journal",
+        "Xids of former boots; /var/log/journal mounted read-only and the group systemd-journal.",
+    ),
+}
+
+
+def look(
+    snapshot: Snapshot,
+    sources: Sequence[SourceState],
+    *,
+    proc: Path = Path("/proc"),
+    dev: Path = Path("/dev"),
+    pod_resources: Path = POD_RESOURCES,
+) -> Sight:
+    """Look around. Takes well under a millisecond, never blocks and never raises.
+
+    Args:
+        proc: where /proc is.
+        dev: where /dev is.
+        pod_resources: the kubelet's socket.
+    """
+    told = {source.source: source for source in sources}
+    senses = [
+        _sense("driver", _driver(snapshot), "Everything about GPUs; the NVIDIA driver."),
+        *(
+            _sense(name, _source(told.get(source)), unlocks)
+            for source, (name, unlocks) in _SOURCES.items()
+        ),
+        _sense(
+            "host_processes",
+            _host_processes(proc),
+            "Whose processes are on a GPU; hostPID: true.",
+        ),
+        _sense(
+            "pod_resources",
+            _pod_resources(pod_resources),
+            f"Which pods hold a GPU; the folder {pod_resources.parent} mounted, and uid 0.",
+        ),
+        _sense(
+            "mig_monitor",
+            _mig_monitor(proc, dev),
+            "Totals of a GPU that is cut into MIG instances; NVIDIA_MIG_MONITOR_DEVICES=all and "
+            "CAP_SYS_ADMIN.",
+        ),
+    ]
+    return Sight(
+        uid=os.getuid(),
+        driver_version=snapshot.driver_version,
+        senses=tuple(senses),
+        missing_symbols=snapshot.missing_symbols,
+    )
+
+
+class Lookout:
+    """Looks around for whoever asks, at most every few seconds.
+
+    Args:
+        snapshot: what is known of the GPUs now.
+        sources: what each source of Xids can see now.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        sources: Callable[[], Sequence[SourceState]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._snapshot, self._sources, self._clock = snapshot, sources, clock
+        self._sight: Sight | None = None
+        self._looked_at = 0.0
+
+    def sight(self) -> Sight:
+        """What can be seen, as of the last few seconds."""
+        now = self._clock()
+        if self._sight is None or now - self._looked_at >= LOOK_SECONDS:
+            self._sight, self._looked_at = look(self._snapshot(), self._sources()), now
+        return self._sight
+
+
+def _sense(name: str, why: str, unlocks: str) -> Sense:
+    # It becomes a part of the agent's identity, which is short and can be printed.
+    why = "".join(c if c.isprintable() else "?" for c in why[:WHY_CHARS])
+    return Sense(name=name, works=not why, why=why, unlocks=unlocks)
+
+
+def _driver(snapshot: Snapshot) -> str:
+    if snapshot.state == "ok":
+        return ""
+    return snapshot.failure.message if snapshot.failure else "NVML has not answered yet"
+
+
+def _source(state: SourceState | None) -> str:
+    if state is None:
+        return "nobody reads it"
+    return "" if state.live else state.message
+
+
+def _host_processes(proc: Path) -> str:
+    try:
+        inode = (proc / "self" / "ns" / "pid").stat().st_ino
+    except OSError as error:
+        return f"the process namespace is not known: {error.strerror}"
+    own = "a process namespace of its own: other pods' processes are not seen"
+    return "" if inode == _INITIAL_PID_NAMESPACE else own
+
+
+def _pod_resources(path: Path) -> str:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return f"{path} is no socket"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as one:
+            one.connect(str(path))
+    except BlockingIOError:
+        return ""  # Its queue is full, so somebody listens.
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
+
+
+def _mig_monitor(proc: Path, dev: Path) -> str:
+    capability = proc / "driver" / "nvidia" / "capabilities" / "mig" / "monitor"
+    try:
+        found = _MINOR.search(capability.read_text(encoding="ascii", errors="replace"))
+        if found is None:
+            return f"{capability} names no device"
+        os.close(os.open(dev / "nvidia-caps" / f"nvidia-cap{found[1]}", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return f"the driver's capability mig/monitor: {error.strerror}"
+    return ""

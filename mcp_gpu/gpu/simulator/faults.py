@@ -77,6 +77,8 @@ __all__ = [
     "Xid",
 ]
 
+from mcp_gpu.gpu.simulator.kernel_log import UPTIME_SECONDS
+
 _GPU_IS_LOST, _NO_PERMISSION = 15, 4
 
 _WHOLE_NODE = {
@@ -210,12 +212,36 @@ class MissingSymbol(FaultModel):
 
 
 class Xid(FaultModel):
-    """One XID event, queued for nvmlEventSetWait_v2 when the fault appears."""
+    """Xids when the fault appears: lines of the kernel log, and events of NVML.
+
+    NVML tells neither of what is past nor of 79, 119 and 120.
+    """
 
     kind: Literal["xid"]
     gpu: NonNegativeInt
     xid: Annotated[int, Field(ge=1, le=999)]
+    text: Annotated[str, Field(pattern=r"^[ -~]+$", max_length=900)] = "simulated"
+    pid: NonNegativeInt | None = None
+    process: Annotated[str, Field(pattern=r"^[^,\x00-\x1f]+$", max_length=64)] | None = None
+    count: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    sources: tuple[Literal["nvml", "kernel_log"], ...] = ("nvml", "kernel_log")
+    seconds_ago: Annotated[float, Field(ge=0, le=UPTIME_SECONDS)] = 0.0
 
+    def line(self, bus_id: str) -> str | None:
+        """What the driver writes of a GPU "0000:53:00"; None: nothing."""
+        if "kernel_log" not in self.sources:
+            return None
+        pid = "'<unknown>'" if self.pid is None else self.pid
+        name = self.process or "<unknown>"
+        return f"NVRM: Xid (PCI:{bus_id}): {self.xid}, pid={pid}, name={name}, {self.text}"
+
+    @property
+    def by_nvml(self) -> bool:
+        """Whether NVML tells of it."""
+        return "nvml" in self.sources and not self.seconds_ago and self.xid not in _NEVER_BY_NVML
+
+
+_NEVER_BY_NVML = frozenset({79, 119, 120})
 
 Fault = Annotated[
     Lost

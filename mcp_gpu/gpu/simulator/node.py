@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 from mcp_gpu.gpu.simulator import drivers
 from mcp_gpu.gpu.simulator.board import Gpu
 from mcp_gpu.gpu.simulator.faults import Fault, MissingSymbol, Vanished, Xid
+from mcp_gpu.gpu.simulator.kernel_log import UPTIME_SECONDS, KernelLog
 from mcp_gpu.gpu.simulator.library import Refused
 from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile, merged, value
 
@@ -66,6 +68,10 @@ class Node:
                 mig=(mig or {}).get(index, ()))
             for index in range(count)
         ]  # fmt: skip
+        boot_id = hashlib.sha256(f"{seed}/{name}/boot".encode()).hexdigest()[:32]
+        self.kernel_log = KernelLog(boot_id, clock=clock)
+        loaded = f"NVRM: loading NVIDIA UNIX x86_64 Kernel Module  {self.driver}"
+        self.kernel_log.write(loaded, seconds_ago=UPTIME_SECONDS)
         self._faults: tuple[Fault, ...] = ()
         self._since: tuple[float, ...] = ()
         self._missing: set[str] = set()
@@ -107,7 +113,7 @@ class Node:
             )
         for fault in appeared:
             if isinstance(fault, Xid):
-                self.events.put((fault.gpu, _XID_EVENT, fault.xid))
+                self._tell(fault)
 
     def enter(self, call: str, gpu_index: int | None) -> None:
         """As `library.Machine`: every fault's say on this call."""
@@ -129,6 +135,17 @@ class Node:
     def system(self, call: str) -> Any:
         """As `library.Machine`."""
         return value(self._system.get(call))
+
+    def _tell(self, fault: Xid) -> None:
+        """Let the driver report Xids."""
+        pci = self._gpus[fault.gpu].answer("nvmlDeviceGetPciInfo_v3")
+        domain, bus, device = pci["busId"].split(":")
+        line = fault.line(f"{domain[-4:]}:{bus}:{device.partition('.')[0]}".lower())
+        for _ in range(fault.count):
+            if line is not None:
+                self.kernel_log.write(line, seconds_ago=fault.seconds_ago)
+            if fault.by_nvml:
+                self.events.put((fault.gpu, _XID_EVENT, fault.xid))
 
     def _block(self, fault: Fault, call: str) -> None:
         deadline = time.monotonic() + fault.delay_seconds(call)

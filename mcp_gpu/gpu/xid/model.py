@@ -57,8 +57,12 @@ class SourceState(Wire):
 
     source: Source
     live: bool = Field(description="Whether it is being read.")
-    message: str = Field(description="Why not, and what would mend it; empty if it is.")
+    message: str = Field(
+        description="Why not, or what is missing from it, and what would mend it; else empty."
+    )
     covers_since: float | None = Field(
         description="Unix seconds from which on nothing is missing, but for lost_records."
     )
-    lost_records: int = Field(description="Records overwritten before they could be read.")
+    lost_records: int = Field(
+        description="Records that could not be read: overwritten before, damaged or compressed."
+    )

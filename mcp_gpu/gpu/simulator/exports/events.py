@@ -14,7 +14,9 @@ from mcp_gpu.gpu.simulator.library import Library, Refused, export
 
 @export(PTR, names="nvmlEventSetCreate")
 def _event_set_create(lib: Library, call: str, out: int) -> None:
-    lib.enter(call)
+    node = lib.enter(call)
+    while not node.events.empty():
+        node.events.get_nowait()  # What is past is never told.
     buffer = c.create_string_buffer(16)
     address = lib.keep(buffer)
     lib.event_sets[address] = {}

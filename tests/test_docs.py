@@ -11,6 +11,9 @@ from mcp_gpu import __version__, cli, settings
 from mcp_gpu.gpu.health.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
+from mcp_gpu.registry import Arguments
+from mcp_gpu.tools import fleet_health, fleet_inventory, health, inventory
+from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -103,6 +106,23 @@ def test_the_readme_names_only_commands_and_files_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)\b", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+TOOLS: dict[str, tuple[type[Arguments], ...]] = {
+    "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
+    "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
+    "check_connectivity": (ConnectivityArguments,),
+}
+
+
+def test_every_argument_of_every_tool_is_documented() -> None:
+    text = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
+    _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    told = {section.partition("\n")[0].strip("`"): section for section in sections}
+    assert told.keys() == TOOLS.keys()
+    for name, arguments in TOOLS.items():
+        for argument in {field for each in arguments for field in each.model_fields}:
+            assert f"`{argument}`" in told[name], f"{name}: {argument}"
 
 
 def test_one_version_everywhere() -> None:

@@ -363,6 +363,8 @@ def test_a_replacement_is_a_story_of_its_own_beside_a_reset() -> None:
         board("h100"), recovery_action="gpu_reset", row_remap_failure=True, row_remap_pending=True
     )
     assert codes(seen(snapshot)) == ["recovery_action", "row_remap_failure"]
+    links = changed(changed(board("b200"), recovery_action="gpu_reset"), link=0, effective_ber=1e-9)
+    assert codes(seen(links))[:2] == ["recovery_action", "nvlink_bit_errors"]
 
 
 def test_heat_explains_what_slows_the_gpu_down() -> None:
@@ -485,7 +487,9 @@ def test_a_refusal_that_may_pass_leaves_a_gpu_unknown(name: str, reason: str) ->
     assert assessment.gpus[1].verdict == "healthy"
 
 
-@pytest.mark.parametrize("reason", ["not_supported", "driver_too_old", "deprecated", "mig_active"])
+@pytest.mark.parametrize(
+    "reason", ["not_supported", "driver_too_old", "deprecated", "mig_active", "error(2)"]
+)
 def test_a_refusal_for_good_does_not(reason: str) -> None:
     snapshot = without(board("h100"), reason, "recovery_action", "row_remap_failure")
     assessment = seen(snapshot)
@@ -539,6 +543,12 @@ def test_a_long_period_of_readings_is_no_staleness() -> None:
     first, second = board("h100"), later(board("h100"), 120)
     assessment = assess(second, Past(first, (first, second)), clock=lambda: T0 + 320)
     assert assessment.verdict == "healthy"
+
+
+def test_a_pause_of_the_past_does_not_make_old_readings_young() -> None:
+    readings = [later(board("h100"), seconds) for seconds in (0, 30, 3600)]
+    past = Past(readings[0], tuple(readings))
+    assert assess(readings[-1], past, clock=lambda: T0 + 4000).verdict == "degraded"
 
 
 # --- Xids -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
+from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health import driver, memory, modes, nvlink, pcie, presence, thermal
 from mcp_gpu.gpu.health.driver import Site
 from mcp_gpu.gpu.health.look import Look, Unread, Window
@@ -66,6 +67,8 @@ _VERDICTS: Final[dict[Severity, Verdict]] = {
 T = TypeVar("T", Look, Site)
 
 _PASSING: Final = frozenset({"timeout", "gpu_lost"})
+_NO_SUCH_QUESTION: Final = f"error({int(Code.INVALID_ARGUMENT)})"
+"""Some boards answer so where others say not_supported, and will again."""
 
 
 def assess(
@@ -166,9 +169,14 @@ def _looked_at(look: Look, not_checked: dict[str, str]) -> bool:
     if look.gpu.state != "ok":
         return False
     refused = [not_checked[name] for name in ESSENTIAL if name in not_checked]
-    if any(reason in _PASSING or reason.startswith("error(") for reason in refused):
+    if any(_may_pass(reason) for reason in refused):
         return False
     return any(name not in not_checked for name in WORDS)
+
+
+def _may_pass(reason: str) -> bool:
+    error = reason.startswith("error(") and reason != _NO_SUCH_QUESTION
+    return error or reason in _PASSING
 
 
 def _of(finding: Finding) -> Verdict:

@@ -133,7 +133,11 @@ def _waiting(site: Site, waiting: Waiting) -> Finding:
     ]
     if firmware:
         evidence += [
-            Evidence(reading="xid", value=burst.first.code, age_seconds=site.at - burst.last_at)
+            Evidence(
+                reading="xid",
+                value=burst.first.code,
+                age_seconds=round(max(0.0, site.at - burst.last_at), 1),
+            )
             for burst in firmware
         ]
         return CODES["gsp_timeout"].finding(

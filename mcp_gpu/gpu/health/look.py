@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from mcp_gpu.gpu.fields import FAST, STATIC
@@ -108,10 +109,9 @@ class Window:
 
     @property
     def period_seconds(self) -> float | None:
-        """The time between the last two slow readings."""
-        if len(self.snapshots) < 2:
-            return None
-        return _slow_at(self.snapshots[-1]) - _slow_at(self.snapshots[-2])
+        """The time between slow readings as it is when nothing delays them."""
+        times = [_slow_at(snapshot) for snapshot in self.snapshots]
+        return min((later - one for one, later in pairwise(times)), default=None)
 
 
 class Look:

@@ -46,8 +46,11 @@ _THROTTLES: Final = frozenset({"sw_thermal_slowdown", "slowed_now"})
 _LEADS: Final = (
     _Lead(
         "recovery_action",
-        _PENDING | _ECC | _LINK_ERRORS | _HANGS
-        | {"gpu_lost", "reset_required", "gpu_unreadable", "nvlink_down"},
+        _PENDING | _ECC | _HANGS
+        | {
+            "gpu_lost", "reset_required", "gpu_unreadable", "nvlink_down",
+            "nvlink_recovery_failed",
+        },
         ALL,
     ),
     _Lead("gpu_lost", _HANGS, ALL),

@@ -27,6 +27,9 @@ ACTIVE: Final = "nvlink_active"
 """The field of `Gpu` that is counted from the links' states."""
 
 
+_FIELDS: Final = set(Link.model_fields)
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """A link as it was last read, so that one that has not changed is not built again."""
@@ -41,6 +44,7 @@ class Links:
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
         self._remotes: dict[int, Readings] = {}
+        self._reasons: dict[str, str] = {}
         self._counted_by_getter = True
         """Whether the older function for counters is worth a try."""
 
@@ -81,15 +85,15 @@ class Links:
         read_field_values(nvml, gpu_index, handle, wanted, mig=False)
         if LINK_COUNTERS[0] not in asked:
             return
-        for index, readings in found.items():
-            if not self._counted_by_getter:
-                return
-            self._count_by_getter(nvml, gpu_index, handle, index, readings)
+        # A link that is down may refuse for that alone: those that are up go first.
+        for index in sorted(found, key=lambda index: not _is_active(found[index])):
+            if self._counted_by_getter:
+                self._count_by_getter(nvml, gpu_index, handle, index, found[index])
 
     def _count_by_getter(
         self, nvml: Nvml, gpu_index: int, handle: Any, link: int, into: Readings
     ) -> None:
-        """What the field values did not tell; once refused, not asked again."""
+        """What the field values did not tell; refused by a link that is up, not asked again."""
         for reading in LINK_COUNTER_GETTERS:
             (field,) = reading.fields
             reason = into.unavailable.get(field)
@@ -101,7 +105,7 @@ class Links:
             into.values.update(answer.values)
             if field in answer.values:
                 del into.unavailable[field]
-            elif answer.trouble is None:
+            elif answer.trouble is None and _is_active(into):
                 self._counted_by_getter = False
                 return
 
@@ -121,10 +125,17 @@ class Links:
     def _link(self, index: int, readings: Readings) -> Link:
         readings.check(Link)
         known = self._known.get(index)
-        if known is None or known.readings != readings:
-            link = Link(index=index, unavailable=readings.unavailable, **readings.values)
-            known = self._known[index] = _Known(readings, link)
-        return known.link
+        if known is not None and known.readings == readings:
+            return known.link
+        if self._reasons != readings.unavailable:
+            self._reasons = readings.unavailable
+        # Checked already. There are 144 in each of the snapshots that are remembered, and they
+        # share what is the same in all: that halves them.
+        link = Link.model_construct(
+            _FIELDS, index=index, unavailable=self._reasons, **readings.values
+        )
+        self._known[index] = _Known(readings, link)
+        return link
 
 
 def _states(

@@ -28,13 +28,19 @@ pytestmark = [
 ]
 
 
-async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
+async def collected() -> Collector:
+    """One that has read this machine and has stopped."""
     simulator.uninstall()
     collector = Collector()
     collector.start()
-    snapshot = await collector.first(60)
+    await collector.first(60)
     collector.stop()
     assert collector.join(60)
+    return collector
+
+
+async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
+    snapshot = (await collected()).snapshot
     assert snapshot.state == "ok"
     assert not snapshot.simulated
     assert snapshot.gpus
@@ -48,12 +54,8 @@ async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
 
 
 async def test_the_vitals_of_a_real_gpu_are_read_without_surprise() -> None:
-    simulator.uninstall()
-    collector = Collector()
-    collector.start()
-    snapshot = await collector.first(60)
-    collector.stop()
-    assert collector.join(60)
+    collector = await collected()
+    snapshot = collector.snapshot
     assert collector.past().first == snapshot
     assert [vitals.index for vitals in snapshot.vitals] == [gpu.index for gpu in snapshot.gpus]
     for gpu, vitals in zip(snapshot.gpus, snapshot.vitals, strict=True):

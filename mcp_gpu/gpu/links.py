@@ -21,13 +21,13 @@ from mcp_gpu.gpu.vital_fields import (
 from mcp_gpu.gpu.vitals import Link
 
 MAX_LINKS: Final = 36
-"""NVML_NVLINK_MAX_LINKS, an upper bound for boards that do not tell their number of links."""
+"""NVML_NVLINK_MAX_LINKS, an upper bound, whatever a board tells or does not tell."""
 
 ACTIVE: Final = "nvlink_active"
 """The field of `Gpu` that is counted from the links' states."""
 
-
 _FIELDS: Final = set(Link.model_fields)
+"""One for all of them, where pydantic would keep a set of two kilobytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Links:
             return known.link
         if self._reasons != readings.unavailable:
             self._reasons = readings.unavailable
-        # Checked already. There are 144 in each of the snapshots that are remembered, and they
+        # Checked already. There are 144 in each of the snapshots that are remembered, so they
         # share what is the same in all: that halves them.
         link = Link.model_construct(
             _FIELDS, index=index, unavailable=self._reasons, **readings.values
@@ -146,7 +146,8 @@ def _states(
     Args:
         told: how many there should be, of a board that tells.
     """
-    asked = {index: Readings() for index in range(MAX_LINKS if told is None else told)}
+    links = MAX_LINKS if told is None else min(told, MAX_LINKS)
+    asked = {index: Readings() for index in range(links)}
     wanted = [(LINK_STATE, index, readings) for index, readings in asked.items()]
     read_field_values(nvml, gpu_index, handle, wanted, mig=False)
     by_getter = not any(readings.values for readings in asked.values())

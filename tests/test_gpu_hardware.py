@@ -11,6 +11,7 @@ from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import READINGS
 from mcp_gpu.gpu.nvml import LIBRARY_NAME
 from mcp_gpu.gpu.record import record
+from mcp_gpu.gpu.vitals import LINK_READINGS, VITALS_READINGS
 
 
 def has_driver() -> bool:
@@ -27,13 +28,19 @@ pytestmark = [
 ]
 
 
-async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
+async def collected() -> Collector:
+    """One that has read this machine and has stopped."""
     simulator.uninstall()
     collector = Collector()
     collector.start()
-    snapshot = await collector.first(60)
+    await collector.first(60)
     collector.stop()
     assert collector.join(60)
+    return collector
+
+
+async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
+    snapshot = (await collected()).snapshot
     assert snapshot.state == "ok"
     assert not snapshot.simulated
     assert snapshot.gpus
@@ -44,6 +51,27 @@ async def test_a_real_gpu_has_an_identity_and_a_reason_for_every_null() -> None:
         assert {name for name in READINGS if getattr(gpu, name) is None} == set(gpu.unavailable)
         # Nothing that the binding does may surprise us on real hardware.
         assert "error(-1)" not in gpu.unavailable.values()
+
+
+async def test_the_vitals_of_a_real_gpu_are_read_without_surprise() -> None:
+    collector = await collected()
+    snapshot = collector.snapshot
+    assert collector.past().first == snapshot
+    assert [vitals.index for vitals in snapshot.vitals] == [gpu.index for gpu in snapshot.gpus]
+    for gpu, vitals in zip(snapshot.gpus, snapshot.vitals, strict=True):
+        nulls = {name for name in VITALS_READINGS if getattr(vitals, name) is None}
+        assert nulls == set(vitals.unavailable) - {"links"}
+        reasons = list(vitals.unavailable.values())
+        for link in vitals.links:
+            assert {n for n in LINK_READINGS if getattr(link, n) is None} == set(link.unavailable)
+            reasons += link.unavailable.values()
+        assert "error(-1)" not in reasons
+        assert "not_reported" not in reasons
+        assert len(vitals.links) == (gpu.nvlink_count or 0)
+        if vitals.temperature_margin_celsius is not None:
+            # A limit that was read as unsigned would be four thousand million degrees.
+            assert -50 < vitals.temperature_margin_celsius < 150
+            assert vitals.margin_shutdown_celsius is None or vitals.margin_shutdown_celsius <= 0
 
 
 def test_a_recording_of_a_real_machine_replays(tmp_path: Path) -> None:

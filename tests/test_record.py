@@ -8,7 +8,24 @@ import pytest
 from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.errors import NvmlUnavailable
 from mcp_gpu.gpu.record import record
-from mcp_gpu.gpu.simulator.faults import Lost, MissingSymbol, WholeNode
+from mcp_gpu.gpu.simulator.faults import (
+    Ecc,
+    Fault,
+    Lost,
+    MissingSymbol,
+    NvlinkBer,
+    NvlinkDown,
+    NvlinkErrors,
+    PcieReplays,
+    RemapExhausted,
+    RepairPending,
+    RetiredPages,
+    RowRemap,
+    SramThreshold,
+    Temperature,
+    UnrepairableMemory,
+    WholeNode,
+)
 
 
 def recorded(node: simulator.Node, path: Path, *, pseudonyms: bool = False) -> simulator.Node:
@@ -44,6 +61,55 @@ def test_mig_devices_lost_gpus_and_missing_symbols_are_recorded_too(tmp_path: Pa
     assert snapshot == simulator.snapshot(node, clock=noon)
     assert len(snapshot.gpus[0].mig_devices) == 3
     assert snapshot.gpus[2].state == "lost"
+
+
+@pytest.mark.parametrize(
+    ("profile", "faults"),
+    [
+        ("t4", [RetiredPages(kind="retired_pages", gpu=0, corrected=3, pending=True)]),
+        (
+            "h100",
+            [
+                Ecc(kind="ecc", gpu=0, location="sram", uncorrected=2),
+                SramThreshold(kind="sram_threshold", gpu=0),
+                RowRemap(kind="row_remap", gpu=0, corrected=2),
+                RemapExhausted(kind="remap_exhausted", gpu=0),
+                RepairPending(kind="repair_pending", gpu=0),
+                Temperature(kind="temperature", gpu=0, margin=-1),
+                PcieReplays(kind="pcie_replays", gpu=0, count=7),
+                NvlinkDown(kind="nvlink_down", gpu=0, links=(0, 5)),
+                NvlinkErrors(kind="nvlink_errors", gpu=0, error="crc", links=(0, 17), count=9),
+            ],
+        ),
+        (
+            "gb200",
+            [
+                UnrepairableMemory(kind="unrepairable_memory", gpu=0),
+                NvlinkBer(kind="nvlink_ber", gpu=0, links=(3,)),
+                NvlinkErrors(kind="nvlink_errors", gpu=0, error="symbol", count=5),
+            ],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_board_is_recorded(
+    profile: str, faults: list[Fault], tmp_path: Path
+) -> None:
+    node = simulator.Node("real", profile, gpus=2, faults=faults, clock=noon)
+    replayed = simulator.snapshot(recorded(node, tmp_path / "real.json"), clock=noon)
+    assert replayed == simulator.snapshot(node, clock=noon)
+    assert replayed.vitals[0] != replayed.vitals[1].model_copy(update={"index": 0})
+
+
+def test_a_recording_of_link_errors_that_only_the_getter_tells_keeps_them(tmp_path: Path) -> None:
+    node = simulator.Node("real", "h100", gpus=1, clock=noon)
+    board = node.gpus[0]
+    fields = {**board.answers["fields"], **{str(n): {"error": 2} for n in (161, 162, 163)}}
+    counters = {f"{link},{kind}": link + kind for link in range(18) for kind in range(3)}
+    call = "nvmlDeviceGetNvLinkErrorCounter"
+    board.answers = {**board.answers, "fields": fields, call: counters}
+    replayed = simulator.snapshot(recorded(node, tmp_path / "real.json"), clock=noon)
+    assert replayed == simulator.snapshot(node, clock=noon)
+    assert replayed.vitals[0].links[17].crc_errors == 19
 
 
 def test_a_recording_of_an_old_driver_keeps_the_older_functions(tmp_path: Path) -> None:

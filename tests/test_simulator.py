@@ -353,6 +353,29 @@ def test_a_group_of_nodes_is_numbered_and_its_options_reach_the_gpus(tmp_path: P
 NODE = '[[nodes]]\nname = "a"\nprofile = "h100"\n'
 
 
+def test_faults_of_a_board_come_from_the_file(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "fleet.toml",
+        """
+        [[nodes]]
+        name = "a"
+        profile = "h100"
+        [[nodes.faults]]
+        kind = "throttle"
+        gpu = 0
+        reasons = ["hw_thermal_slowdown"]
+        share = 0.1
+        [[nodes.faults]]
+        kind = "nvlink_down"
+        gpu = 1
+        links = [2, 3]
+        """,
+    )
+    snapshot = simulator.snapshot(simulator.load_fleet(path).node("a"))
+    assert snapshot.gpus[0].throttle_reasons == ("hw_thermal_slowdown",)
+    assert [gpu.nvlink_active for gpu in snapshot.gpus[:3]] == [18, 16, 18]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [
@@ -372,6 +395,14 @@ NODE = '[[nodes]]\nname = "a"\nprofile = "h100"\n'
         (
             NODE + "[[nodes.faults]]\nkind = 'lost'\ngpu = 8\n",
             r"nodes\[0\].faults\[0\].gpu: a has 8 GPUs",
+        ),
+        (
+            NODE + "[[nodes.faults]]\nkind = 'temperature'\ngpu = 0\n",
+            r"nodes\[0\].faults\[0\]: .*either celsius or margin",
+        ),
+        (
+            NODE + "[[nodes.faults]]\nkind = 'nvlink_down'\ngpu = 0\nlinks = [36]\n",
+            r"nodes\[0\].faults\[0\].links\[0\]: Input should be less than 36",
         ),
         (NODE + "[[nodes.mig]]\ngpu = 0\nprofile = '9g'\n", r"nodes\[0\].mig\[0\]: .*1g.10gb"),
     ],

@@ -221,6 +221,18 @@ def test_some_of_the_links_never_look_like_all(code: int, known: int) -> None:
     assert 3 not in {link.index for link in vitals.links}
 
 
+def test_a_number_of_links_beyond_all_reason_is_not_believed(
+    opened: Callable[..., Reader],
+) -> None:
+    node = simulator.Node("one", "h100", gpus=1)
+    board = node.gpus[0]
+    board.answers = {**board.answers, "fields": {**board.answers["fields"], "91": 4_000_000_000}}
+    calls: Counter[str] = Counter()
+    (vitals,) = read(opened(node, calls)).vitals
+    assert len(vitals.links) == 36
+    assert calls["nvmlDeviceGetFieldValues"] < 10
+
+
 def test_an_answer_that_does_not_fit_costs_one_field_of_one_link() -> None:
     vitals = answering("h100", fields={"163,5": -1.5, "163,6": 7})
     assert [link.crc_errors for link in vitals.links[4:8]] == [0, -1, 7, 0]

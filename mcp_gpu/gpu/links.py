@@ -21,10 +21,13 @@ from mcp_gpu.gpu.vital_fields import (
 from mcp_gpu.gpu.vitals import Link
 
 MAX_LINKS: Final = 36
-"""NVML_NVLINK_MAX_LINKS, an upper bound for boards that do not tell their number of links."""
+"""NVML_NVLINK_MAX_LINKS, an upper bound, whatever a board tells or does not tell."""
 
 ACTIVE: Final = "nvlink_active"
 """The field of `Gpu` that is counted from the links' states."""
+
+_FIELDS: Final = set(Link.model_fields)
+"""One for all of them, where pydantic would keep a set of two kilobytes for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Links:
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
         self._remotes: dict[int, Readings] = {}
+        self._reasons: dict[str, str] = {}
         self._counted_by_getter = True
         """Whether the older function for counters is worth a try."""
 
@@ -81,15 +85,15 @@ class Links:
         read_field_values(nvml, gpu_index, handle, wanted, mig=False)
         if LINK_COUNTERS[0] not in asked:
             return
-        for index, readings in found.items():
-            if not self._counted_by_getter:
-                return
-            self._count_by_getter(nvml, gpu_index, handle, index, readings)
+        # A link that is down may refuse for that alone: those that are up go first.
+        for index in sorted(found, key=lambda index: not _is_active(found[index])):
+            if self._counted_by_getter:
+                self._count_by_getter(nvml, gpu_index, handle, index, found[index])
 
     def _count_by_getter(
         self, nvml: Nvml, gpu_index: int, handle: Any, link: int, into: Readings
     ) -> None:
-        """What the field values did not tell; once refused, not asked again."""
+        """What the field values did not tell; refused by a link that is up, not asked again."""
         for reading in LINK_COUNTER_GETTERS:
             (field,) = reading.fields
             reason = into.unavailable.get(field)
@@ -101,7 +105,7 @@ class Links:
             into.values.update(answer.values)
             if field in answer.values:
                 del into.unavailable[field]
-            elif answer.trouble is None:
+            elif answer.trouble is None and _is_active(into):
                 self._counted_by_getter = False
                 return
 
@@ -121,10 +125,17 @@ class Links:
     def _link(self, index: int, readings: Readings) -> Link:
         readings.check(Link)
         known = self._known.get(index)
-        if known is None or known.readings != readings:
-            link = Link(index=index, unavailable=readings.unavailable, **readings.values)
-            known = self._known[index] = _Known(readings, link)
-        return known.link
+        if known is not None and known.readings == readings:
+            return known.link
+        if self._reasons != readings.unavailable:
+            self._reasons = readings.unavailable
+        # Checked already. There are 144 in each of the snapshots that are remembered, so they
+        # share what is the same in all: that halves them.
+        link = Link.model_construct(
+            _FIELDS, index=index, unavailable=self._reasons, **readings.values
+        )
+        self._known[index] = _Known(readings, link)
+        return link
 
 
 def _states(
@@ -135,7 +146,8 @@ def _states(
     Args:
         told: how many there should be, of a board that tells.
     """
-    asked = {index: Readings() for index in range(MAX_LINKS if told is None else told)}
+    links = MAX_LINKS if told is None else min(told, MAX_LINKS)
+    asked = {index: Readings() for index in range(links)}
     wanted = [(LINK_STATE, index, readings) for index, readings in asked.items()]
     read_field_values(nvml, gpu_index, handle, wanted, mig=False)
     by_getter = not any(readings.values for readings in asked.values())

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _FIELD_VALUES: Final = "nvmlDeviceGetFieldValues"
 
 _FIELD_BATCH: Final = 128
-"""Field values asked for in one call. NVIDIA names no limit; DCGM asks for about as many."""
+"""Field values asked for in one call. NVIDIA names no limit."""
 
 _MIG_HIDES: Final = MIG_HIDES | MIG_HIDES_VITALS
 

@@ -281,7 +281,7 @@ class _Recording:
         fields = self._fields(index, handle)
         yield "fields", fields
         links = fields.get(_LINK_COUNT)
-        if isinstance(links, int) and "161" not in fields:  # as before R470
+        if isinstance(links, int) and not isinstance(fields.get("161"), int):
             keys = product(range(links), range(3))
             call = "nvmlDeviceGetNvLinkErrorCounter"
             yield call, self._by_key(call, index, handle, keys)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from bench.figures import Section
-from bench.processes import PROGRAM, Child, child, listening_port
+from bench.processes import PROGRAM, Child, Load, child, listening_port
 from support.kubeapi.documents import Document, endpoint, endpoint_slice, node, pod, running
 from support.kubeapi.server import FakeApiServer
 
@@ -23,7 +20,6 @@ __all__ = [
     "CHANGES_PER_SECOND",
     "PER_SLICE",
     "SLICES",
-    "Load",
     "count_agents",
     "slice_of",
     "watching",
@@ -38,21 +34,6 @@ CHANGES_PER_SECOND = 100
 RESOURCES = ("endpointslices", "pods", "nodes")
 
 PORT = 8080
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a process has taken so far."""
-
-    cpu_seconds: float
-    resident_mib: float
-
-    @classmethod
-    def of(cls, process: Child) -> Load:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-        return cls(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20))
 
 
 async def watching(churn_seconds: float) -> Section:

@@ -25,10 +25,9 @@ from statistics import median
 import anyio
 
 from bench import profile, reprobe
-from bench.discovery import Load
 from bench.farm import Farm, farm
 from bench.figures import Figure, Section, medians, rounds_of
-from bench.processes import PROGRAM, Child, ask_http, child, listening_port
+from bench.processes import PROGRAM, Child, Load, ask_http, child, listening_port
 from bench.recording import name_of, record, uid_of
 from support.wire import call
 

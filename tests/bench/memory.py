@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from bench.figures import Section
-from bench.processes import PROGRAM, Child, ask_http, child, listening_port
+from bench.processes import PROGRAM, Child, Load, ask_http, child, listening_port
 from support.wire import call, request
 
 __all__ = ["IdleAgents", "idle_agents"]
@@ -40,7 +40,7 @@ class IdleAgents:
             ("simulated 8xH100", self.simulated, self.spent_seconds[0]),
             ("this machine's own NVML or none", self.bare, self.spent_seconds[1]),
         ):
-            share = 100 * (_processor_seconds(process.pid) - spent) / idle_seconds
+            share = 100 * (Load.of(process).cpu_seconds - spent) / idle_seconds
             section.add(f"processor time, of one, {name}", share, "%", AT_REST_PERCENT)
             sizes = _sizes_mib(process.pid)
             section.add(f"resident (RSS), {name}", sizes["Rss"], "MiB", RESIDENT_MIB)
@@ -65,7 +65,7 @@ def idle_agents(fleet_file: Path, node: str, folder: Path) -> Iterator[IdleAgent
             ask_http(port, call("get_gpu_inventory", detail="full"))
             processes.append(process)
         simulated, bare = processes
-        spent = (_processor_seconds(simulated.pid), _processor_seconds(bare.pid))
+        spent = (Load.of(simulated).cpu_seconds, Load.of(bare).cpu_seconds)
         yield IdleAgents(simulated, bare, time.monotonic(), spent)
 
 
@@ -75,9 +75,3 @@ def _sizes_mib(pid: int) -> dict[str, float]:
         name, size, _ = line.split()
         sizes[name.removesuffix(":")] = int(size) / 1024
     return sizes
-
-
-def _processor_seconds(pid: int) -> float:
-    """Of all threads, to the nanosecond; /proc/PID/stat has hundredths of a second."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9

@@ -11,12 +11,22 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from support.wire import headers
 
-__all__ = ["MODULE", "PROGRAM", "Child", "ask_http", "ask_stdio", "child", "listening_port"]
+__all__ = [
+    "MODULE",
+    "PROGRAM",
+    "Child",
+    "Load",
+    "ask_http",
+    "ask_stdio",
+    "child",
+    "listening_port",
+]
 
 Child = subprocess.Popen[bytes]
 
@@ -32,6 +42,21 @@ END_SECONDS = 8.0
 """How long a child may take to end after SIGTERM; an agent promises under 6."""
 
 _LISTENING = re.compile(rb"listening: http://127\.0\.0\.1:(\d+)/mcp")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a process has taken so far."""
+
+    cpu_seconds: float
+    resident_mib: float
+
+    @classmethod
+    def of(cls, process: Child) -> Load:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        return cls(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20))
 
 
 @contextmanager

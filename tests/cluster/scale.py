@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.discovery import CHANGES_PER_SECOND, PER_SLICE, SLICES, Load, count_agents, slice_of
+from bench.discovery import CHANGES_PER_SECOND, PER_SLICE, SLICES, count_agents, slice_of
 from bench.figures import Section
-from bench.processes import PROGRAM, child, listening_port
+from bench.processes import PROGRAM, Load, child, listening_port
 from cluster.cluster import Cluster, at_hand
 from cluster.plan import Plan
 

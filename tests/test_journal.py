@@ -132,6 +132,22 @@ def test_a_rotated_file_is_known_by_its_id(tmp_path: Path) -> None:
     assert told(events) == ALL * 2
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_entry_that_was_counted_before_it_could_be_found_is_told(
+    tmp_path: Path, mode: str
+) -> None:
+    content = bytearray(written(mode))
+    total, place = kernel_entries(bytes(content))
+    struct.pack_into("<Q", content, place, total - 1)
+    path = put(tmp_path, bytes(content))
+    journal, events = followed(tmp_path)
+    scan(journal)
+    assert told(events) == ALL[:-1]
+    path.write_bytes(written(mode))
+    scan(journal)
+    assert told(events) == ALL
+
+
 def test_the_same_folder_mounted_twice_is_one(tmp_path: Path) -> None:
     path = put(tmp_path, written("regular"))
     other = tmp_path / "host"

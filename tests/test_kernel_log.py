@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -219,6 +221,57 @@ async def test_what_cannot_be_read_is_said_with_what_to_grant(path: str, said: s
         assert not log.state.live
         assert "79, 119 and 120 may be absent" in log.state.message
         assert said in log.state.message
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENXIO, "mount it from the node and grant CAP_SYSLOG"),
+        (errno.EACCES, f"the mode of /dev/kmsg excludes uid {os.getuid()}"),
+        (errno.EIO, "/dev/kmsg: Input/output error"),
+    ],
+)
+async def test_each_refusal_has_its_remedy(number: int, said: str) -> None:
+    def refuse() -> int:
+        raise OSError(number, os.strerror(number))
+
+    async with reading(refuse, Heard()) as log:
+        assert said in log.state.message
+
+
+async def test_who_may_read_it_and_is_refused_has_a_container_to_blame() -> None:
+    try:
+        os.close(opener(DEVICE)())
+    except OSError as error:
+        pytest.skip(f"{DEVICE}: {error}")
+
+    def refuse() -> int:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    async with reading(refuse, Heard()) as log:
+        # This machine may be a container with users of its own.
+        assert re.search("device cgroup|user namespace's", log.state.message)
+
+
+async def test_a_reader_that_was_overtaken_goes_on(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other file than the device answers EPIPE to a read."""
+    opened, writer = pipe
+    os.write(writer, record(7, 1, FAULT) + record(99, 2, FAULT))
+    read, overtaken = os.read, [True]
+
+    def first_overtaken(fd: int, size: int) -> bytes:
+        if overtaken:
+            overtaken.pop()
+            raise BrokenPipeError
+        return read(fd, size)
+
+    monkeypatch.setattr(os, "read", first_overtaken)
+    heard = Heard()
+    async with reading(opened, heard) as log:
+        assert len(await heard.count(2)) == 2
+        assert log.state.lost_records == 91
 
 
 def test_without_the_capability_the_capability_is_named() -> None:

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from mcp_gpu.gpu.errors import Code, NvmlError, NvmlUnavailable
@@ -130,7 +131,6 @@ class _Listener:
         self._nvml = Nvml(library_path=owner.library_path)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nvml-events", daemon=True)
-        self.start, self.stop = self._thread.start, self._stopping.set
         self.since: float | None = None
         """Unix seconds since which some GPU is listened to; None: none is."""
         self.message = "NVML events not registered yet"
@@ -144,6 +144,12 @@ class _Listener:
         """How long the call in progress has taken."""
         calling = self._nvml.calling
         return 0.0 if calling is None else time.monotonic() - calling.since
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
 
     def join(self, seconds: float) -> bool:
         self._thread.join(seconds)
@@ -187,7 +193,8 @@ class _Listener:
                     self._deliver(event.data, buses.get(event.device, ""))
         finally:
             self.since = None
-            self._nvml.call("nvmlEventSetFree", None, event_set)
+            with suppress(NvmlError):  # What ended it says more.
+                self._nvml.call("nvmlEventSetFree", None, event_set)
 
     def _register(self, event_set: Any, buses: dict[int, str]) -> list[str]:
         """Register every GPU that is not yet in `buses`. Returns why some could not be."""

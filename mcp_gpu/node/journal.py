@@ -65,12 +65,13 @@ class _Known:
     begun: bool = False
     sequence: int = -1
     """Last entry of the file when it had been read to its end."""
+    settled: bool = False
+    """Whether it was read once more since: journald counts an entry before it can be found."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     path: Path
-    key: tuple[int, int]
     header: Header
 
 
@@ -99,8 +100,8 @@ class Journal:
         self._boot, self._deliver, self._kernel_log_read = boot, deliver, kernel_log_read
         self._since = clock() - PAST_SECONDS
         self._known: dict[str, _Known] = {}
-        self._done: set[tuple[int, int]] = set()
-        """Device and inode of files that will not change any more, or are of another machine."""
+        self._done: set[Path] = set()
+        """Files that will not change any more, or are of another machine."""
         self._damaged: dict[Path, str] = {}
         self._budget: int | None = PAST_MESSAGES
         """What the first look may still read; None once it is over."""
@@ -149,6 +150,7 @@ class Journal:
         refused: list[str] = []
         files = self._files(refused)
         self._damaged = {path: why for path, why in self._damaged.items() if path in files}
+        self._done &= set(files)
         begins = []
         for one in self._candidates(files, refused):
             try:
@@ -167,7 +169,8 @@ class Journal:
     def _read(self, one: _Candidate) -> Iterator[None]:
         """Raises: OSError, JournalDamaged"""
         known = self._known.setdefault(one.header.file_id, _Known())
-        if known.sequence == one.header.last_sequence:
+        same = known.sequence == one.header.last_sequence
+        if same and known.settled:
             return
         with closing(JournalFile(one.path)) as file:
             try:
@@ -185,9 +188,9 @@ class Journal:
                         break
             finally:
                 self._unreadable += file.unreadable
-        known.sequence = one.header.last_sequence
+        known.sequence, known.settled = one.header.last_sequence, same
         if one.header.archived:
-            self._done.add(one.key)
+            self._done.add(one.path)
 
     def _begin(self, file: JournalFile, place: Place, count: int) -> None:
         """Pass over what the first look has no time for."""
@@ -229,13 +232,11 @@ class Journal:
 
     def _candidates(self, files: list[Path], refused: list[str]) -> list[_Candidate]:
         """Those that may hold something new, the newest first."""
-        found: dict[tuple[int, int], _Candidate] = {}
+        found: dict[str, _Candidate] = {}
         for path in files:
+            if path in self._done:
+                continue
             try:
-                status = path.stat()
-                key = (status.st_dev, status.st_ino)
-                if key in self._done or key in found:
-                    continue
                 with closing(JournalFile(path)) as file:
                     header = file.header()
             except FileNotFoundError:
@@ -246,19 +247,22 @@ class Journal:
                     refused.append(f"{path}: {error.strerror}")
                 continue
             if header.archived and header.last_at < self._since:
-                self._done.add(key)
+                self._done.add(path)
             else:
-                found[key] = _Candidate(path, key, header)
+                # By its id: a folder may be mounted twice.
+                found.setdefault(header.file_id, _Candidate(path, header))
         ours = {
             one.path.parent.name
             for one in found.values()
             if one.header.boot_id == self._boot.boot_id
         }
+        kept = []
         for one in found.values():
             if ours and one.path.parent.name not in ours:
                 # An image's or another machine's, whose GPUs are not these.
-                self._done.add(one.key)
-        kept = (one for one in found.values() if one.key not in self._done)
+                self._done.add(one.path)
+            else:
+                kept.append(one)
         return sorted(kept, key=lambda one: one.header.last_at, reverse=True)
 
     def _damage(self, path: Path, error: Exception) -> None:

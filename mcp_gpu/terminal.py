@@ -120,13 +120,10 @@ async def from_agents(
         SettingError: no agents are known, or not those that were named.
     """
 
-    async def progress(done: int, total: int, message: str) -> None:
-        await report(done, total, message)
-
     async with open_fleet(settings) as fleet:
         with explained():
             return await fleet.router.fan_out(
-                tool, arguments, result, nodes=settings.nodes or None, progress=progress
+                tool, arguments, result, nodes=settings.nodes or None, progress=report
             )
 
 

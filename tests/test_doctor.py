@@ -3,65 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from mcp_gpu.cli import main
-from support.cluster import PROGRAM, Cluster, Running, cluster, start_all
+from support.cluster import Running, cluster, start_all
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting
 from support.kubeapi.pods import Pod
 from support.kubeapi.server import FakeApiServer
 from support.kubeapi.streams import stream_routes
 from support.ports import free_ports
+from support.terminal import WIDTH, Run, run, ways
 
 NODES = ("a", "b")
 FLEET = "seed = 7\n" + "".join(f'[[nodes]]\nname = "{n}"\nprofile = "t4"\n' for n in NODES)
 
-WIDTH = 80
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the command did."""
-
-    status: int
-    shown: str
-    said: str
-
-    @property
-    def lines(self) -> list[str]:
-        return self.shown.splitlines()
-
-    @property
-    def report(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = json.loads(self.shown)
-        return found
-
 
 async def doctor(*flags: str) -> Run:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
-    with anyio.fail_after(120):
-        done = await anyio.run_process(
-            [*PROGRAM, "doctor", *flags], check=False, env=inherited | {"COLUMNS": str(WIDTH)}
-        )
-    run = Run(done.returncode, done.stdout.decode(), done.stderr.decode())
-    assert "Traceback" not in run.said
-    assert "\x1b" not in run.shown  # colours are for terminals
-    return run
-
-
-def ways(here: Cluster) -> list[list[str]]:
-    """How the doctor may be told where the agents are."""
-    agents_file = str(here.fleet_file.with_name("agents.toml"))
-    return [["--url", f"{here.gateway.url}/mcp"], ["--agents-file", agents_file]]
+    return await run("doctor", *flags)
 
 
 async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path) -> None:
@@ -80,7 +45,7 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
             assert "   b: http refused, command not_running; no path works" in ill.lines
             port = here.agents["b"].port
             assert f"     b http: 127.0.0.1:{port}: connection refused" in ill.lines
-        report = (await doctor(*ways(here)[0], "--json", "--nodes", "b")).report
+        report = (await doctor(*ways(here)[0], "--json", "--nodes", "b")).answer
         assert (report["verdict"], report["nodes_healthy"]) == ("broken", 0)
         assert [each["node"] for each in report["nodes"]] == ["b"]
         assert [p["outcome"] for p in report["nodes"][0]["paths"]] == ["refused", "not_running"]
@@ -94,7 +59,7 @@ async def test_a_gateway_without_the_token_says_so(tmp_path: Path) -> None:
     async with cluster(tmp_path, FLEET, agent_flags=["--token-file", str(tokens)]) as here:
         found = await doctor(*ways(here)[1], "--agent-token-file", str(wrong), "--json")
     assert found.status == 1
-    for row in found.report["nodes"]:
+    for row in found.answer["nodes"]:
         http, command = row["paths"]
         assert (http["outcome"], command["outcome"]) == ("unauthorized", "ok")
         assert http["message"].startswith("answers probes but no calls: HTTP 401")
@@ -159,10 +124,10 @@ async def test_a_cluster_where_streams_carry_what_http_does_not(tmp_path: Path) 
 
         here.api.deny("create", "pods/exec")
         found = await here.doctor("--json")
-        assert (found.status, found.report["verdict"]) == (1, "broken")
-        (row,) = found.report["nodes"]
+        assert (found.status, found.answer["verdict"]) == (1, "broken")
+        (row,) = found.answer["nodes"]
         assert [path["outcome"] for path in row["paths"]] == ["refused", "rbac"]
-        exec_totals = found.report["paths"][1]
+        exec_totals = found.answer["paths"][1]
         assert (exec_totals["via"], exec_totals["outcomes"]) == ("exec", {"rbac": 2})
 
 
@@ -182,7 +147,7 @@ async def test_a_pre_flight_warns_and_fails_only_when_told_to(tmp_path: Path) ->
         found = await here.doctor("--in-cluster", "--strict")
         assert found.status == 1
         assert found.lines[-1] == "pre-flight failed: no path leads to 1 of 2 nodes"
-        assert (await here.doctor("--in-cluster", "--strict", "--json")).report[
+        assert (await here.doctor("--in-cluster", "--strict", "--json")).answer[
             "verdict"
         ] == "broken"
 
@@ -242,13 +207,13 @@ async def test_several_clusters_are_diagnosed_one_by_one(tmp_path: Path) -> None
         where = ["--kubeconfig", str(kubeconfig), "--context", "one,two"]
         found = await doctor(*where, "--transports", "http,portforward", "--json")
     assert found.status == 1
-    assert found.report["verdict"] == "broken"
-    assert found.report["headline"].startswith("broken: one broken: ")
-    assert found.report["coverage"]["nodes_known"] == 2
-    assert [each["node"] for each in found.report["nodes"]] == ["one/a", "two/a"]
-    named = {node for cause in found.report["causes"] for node in cause["nodes"]}
+    assert found.answer["verdict"] == "broken"
+    assert found.answer["headline"].startswith("broken: one broken: ")
+    assert found.answer["coverage"]["nodes_known"] == 2
+    assert [each["node"] for each in found.answer["nodes"]] == ["one/a", "two/a"]
+    named = {node for cause in found.answer["causes"] for node in cause["nodes"]}
     assert named == {"one/a", "two/a"}
-    unread = [each["what"] for each in found.report["unread"]]
+    unread = [each["what"] for each in found.answer["unread"]]
     assert "two: nodes" in unread
     assert "one: nodes" not in unread
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 
 from mcp_gpu.cli import main
-from support.cluster import PROGRAM, Cluster, cluster
-
-WIDTH = 80
+from support.cluster import cluster
+from support.terminal import WIDTH, Run, run, ways
 
 FLEET = """
 seed = 7
@@ -37,40 +31,10 @@ gpu = 1
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the command did."""
-
-    status: int
-    shown: str
-    said: str
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.shown.splitlines()]
-
-    @property
-    def answer(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = json.loads(self.shown)
-        return found
-
-
 async def health(*flags: str) -> Run:
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
-    with anyio.fail_after(120):
-        done = await anyio.run_process(
-            [*PROGRAM, "health", *flags], check=False, env=inherited | {"COLUMNS": str(WIDTH)}
-        )
-    run = Run(done.returncode, done.stdout.decode(), done.stderr.decode())
-    assert run.said == ""
-    assert "\x1b" not in run.shown  # colours are for terminals
-    return run
-
-
-def ways(here: Cluster) -> list[list[str]]:
-    """How the command may be told where the agents are."""
-    agents_file = str(here.fleet_file.with_name("agents.toml"))
-    return [["--url", f"{here.gateway.url}/mcp"], ["--agents-file", agents_file]]
+    found = await run("health", *flags)
+    assert found.said == ""
+    return found
 
 
 async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path) -> None:

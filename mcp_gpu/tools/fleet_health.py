@@ -60,9 +60,6 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     """The tool as a gateway serves it: all agents asked at once, one answer."""
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
-        async def progress(done: int, total: int, message: str) -> None:
-            await call.progress(done, total, message)
-
         start = _start(arguments.cursor)
         with asking():
             found = await router.fan_out(
@@ -70,7 +67,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 {"detail": arguments.detail, "severity": arguments.severity},
                 NodeHealth,
                 nodes=arguments.nodes,
-                progress=progress,
+                progress=call.progress,
             )
         everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
         told = _page(everything, arguments, start)

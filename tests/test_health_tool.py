@@ -219,6 +219,20 @@ async def test_the_sick_are_named_worst_first_and_the_healthy_counted() -> None:
     ]
 
 
+async def test_a_command_for_one_gpu_is_never_taken_for_anothers() -> None:
+    def sick(code: str, gpu: int) -> Any:
+        return finding(
+            code, gpu=gpu, advice=f"Drain GPU {gpu}, run nvidia-smi -r --id={gpu} there."
+        )
+
+    async with gateway(fleet(3, [(0, sick("a", 1)), (1, sick("b", 2))])) as client:
+        both, one = text(await ask(client)), text(await ask(client, nodes=["node-0001"]))
+    assert "do: RESET_GPU: Drain the GPU, run nvidia-smi -r --id=INDEX there." in both
+    assert "do: RESET_GPU: as above" in both
+    assert "--id=1" not in both
+    assert "do: RESET_GPU: Drain GPU 2, run nvidia-smi -r --id=2 there." in one
+
+
 async def test_a_node_that_did_not_answer_is_unknown_and_named() -> None:
     agents = fleet(3)
     http = Path("http", agents)

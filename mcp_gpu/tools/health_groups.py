@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -42,6 +42,8 @@ class Group:
     """Node and finding, by node."""
     is_told: bool = False
     """Whether a group before has the same advice."""
+    is_shared: bool = False
+    """Whether another group has it."""
 
     @property
     def finding(self) -> Finding:
@@ -64,8 +66,9 @@ class Group:
         """What to do: NVIDIA's name for it, and words unless those stand above already."""
         if self.is_told:
             return f"{self.finding.action}: as above"
-        one = len({finding.gpu_index for _, finding in self.members}) == 1
-        return do_words(self.finding.action, self.finding.advice if one else self.advice)
+        # A command for one GPU must not be taken for another's.
+        own = not self.is_shared and len({f.gpu_index for _, f in self.members}) == 1
+        return do_words(self.finding.action, self.finding.advice if own else self.advice)
 
     @property
     def advice(self) -> str:
@@ -148,12 +151,13 @@ def groups(nodes: Sequence[FleetNodeHealth]) -> list[Group]:
         for finding in node.findings:
             key = (finding.severity, finding.code, finding.action, *_xids(finding))
             alike[key].append((node.node, finding))
-    told: set[tuple[str, str]] = set()
-    found: list[Group] = []
-    for group in sorted((Group(tuple(members)) for members in alike.values()), key=_rank):
-        advice = (group.finding.action, group.advice)
-        found.append(replace(group, is_told=advice in told and group.finding.action != "NONE"))
-        told.add(advice)
+    found = sorted((Group(tuple(members)) for members in alike.values()), key=_rank)
+    sharing = Counter(group.advice for group in found if group.finding.action != "NONE")
+    told: set[str] = set()
+    for position, group in enumerate(found):
+        if sharing[group.advice] > 1:
+            found[position] = replace(group, is_told=group.advice in told, is_shared=True)
+            told.add(group.advice)
     return found
 
 

@@ -43,6 +43,9 @@ BOUND_BYTES: Final = 20 << 20
 """All of it never takes more memory: 4,096 bursts of three samples with texts of full length.
 With the driver's usual lines it is a third."""
 
+_FATAL: Final = " Fatal "
+"""The driver's own word in the text of an NVLink 5 error; the others are Nonfatal."""
+
 _BITS: Final[dict[Source, int]] = {"nvml": 1, "kernel_log": 2, "journal": 4}
 
 _Key = tuple[str, str, str, int]
@@ -72,11 +75,15 @@ class XidLog:
             bursts = self._bursts.setdefault(key, [])
             place = bisect_right(bursts, event.at, key=_began)
             near = bursts[max(0, place - 2) : place + 1]
-            twins = ((twin, burst) for burst in near if (twin := burst.twin(event)) is not None)
-            twin, burst = min(twins, key=lambda found: found[0], default=(None, None))
+            twin: tuple[float, int] | None = None
+            burst: _Burst | None = None
+            for other in near:
+                found = other.twin(event)
+                if found is not None and (twin is None or found < twin):
+                    twin, burst = found, other
             if burst is None:
-                fitting = (burst for burst in near if burst.takes(event.at))
-                burst = min(fitting, key=lambda found: found.distance(event.at), default=None)
+                fitting = [other for other in near if other.takes(event.at)]
+                burst = min(fitting, key=lambda one: one.distance(event.at), default=None)
             if burst is None:
                 burst = _Burst(event)
                 bursts.insert(place, burst)
@@ -158,7 +165,7 @@ class _Burst:
         """How far away, and which, is the event that another source has told of already."""
         bit = _BITS[event.source]
         if not self._told & ~bit:
-            return None
+            return None  # one source alone
         near = (
             (abs(at - event.at), number)
             for number, at in enumerate(self._times)
@@ -168,12 +175,15 @@ class _Burst:
 
     def distance(self, at: float) -> float:
         """Seconds to the burst as it is now; 0 within it."""
-        return max(self.first.at - at, at - self.last_at, 0.0)
+        if at >= self.last_at:
+            return at - self.last_at
+        return max(self.first.at - at, 0.0)
 
     def takes(self, at: float) -> bool:
         """Whether an event of that time may join."""
-        span = max(self.last_at, at) - min(self.first.at, at)
-        return span <= BURST_SECONDS and self.distance(at) <= GAP_SECONDS
+        if self.distance(at) > GAP_SECONDS:
+            return False
+        return max(self.last_at, at) - min(self.first.at, at) <= BURST_SECONDS
 
     def add(self, event: XidEvent, twin: int | None) -> None:
         bit = _BITS[event.source]
@@ -189,11 +199,15 @@ class _Burst:
         if (event.at < self.first.at and twin is None) or (nameless and event.text):
             event, self.first = self.first, event
             self._others = tuple(one for one in self._others if one.text != self.first.text)
-        if event.text and len(self._others) < SAMPLES - 1:
+        if len(self._others) < SAMPLES - 1 and event.text:
             told = {sample.text for sample in (self.first, *self._others)}
             if event.text not in told:
                 self._others = (*self._others, event)
-        self.last_at = max(self.last_at, event.at)
+        elif _FATAL in event.text and not any(_FATAL in one.text for one in self._others):
+            # Of NVLink 5 errors no two texts are alike, and one that is fatal must not be lost.
+            self._others = (*self._others[:-1], event)
+        if event.at > self.last_at:
+            self.last_at = event.at
 
     def frozen(self) -> Burst:
         sources = tuple(source for source, bit in _BITS.items() if self._told & bit)
@@ -207,12 +221,11 @@ def _began(burst: _Burst) -> float:
 
 def _bounded(event: XidEvent) -> XidEvent:
     """The event with its texts cut; the driver writes ASCII, others' bytes are escaped."""
-    return replace(
-        event,
-        text=_ascii(event.text),
-        raw=_ascii(event.raw),
-        process=None if event.process is None else _ascii(event.process)[:64],
-    )
+    process = None if event.process is None else _ascii(event.process)[:64]
+    text, raw = _ascii(event.text), _ascii(event.raw)
+    if (text, raw, process) == (event.text, event.raw, event.process):
+        return event  # nearly always: a copy costs as much as all the rest
+    return replace(event, text=text, raw=raw, process=process)
 
 
 def _ascii(text: str) -> str:

@@ -167,8 +167,10 @@ class KernelLog:
         at = self._boot.at(microseconds)
         if self._next is not None:
             self._lost += max(0, sequence - self._next)
-        elif self._covers_since is None:
-            self._covers_since = self._boot.started_at if sequence == 0 else at
+        else:
+            # A pipe may have had nothing yet when it was looked at first.
+            begin = self._boot.started_at if sequence == 0 else at
+            self._covers_since = min(begin, self._covers_since or begin)
         self._next = sequence + 1
         text = message.decode("utf-8", "replace")
         if (event := self._lines.event(text, at, self._boot.boot_id)) is not None:

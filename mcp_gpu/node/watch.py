@@ -43,7 +43,7 @@ class XidWatch:
     ) -> None:
         self.log = XidLog()
         boot = boot or Boot.of_this_machine()
-        self.boot_id = boot.boot_id
+        self.boot_id, self.booted_at = boot.boot_id, boot.started_at
         add = self.log.add
         self.events = XidEvents(add, boot_id=boot.boot_id, library_path=library_path)
         """For the collector, which knows when NVML may be listened to."""

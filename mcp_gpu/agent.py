@@ -21,7 +21,8 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import ListenError
 from mcp_gpu.serving.server import Readiness, serve
 from mcp_gpu.settings import AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory
+from mcp_gpu.tools import health, inventory, xids
+from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ __all__ = ["run"]
 
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
-    "get_gpu_health: a verdict, and findings with what to do. get_gpu_inventory lists them. A "
-    "null field has its reason beside it; unknown is never healthy."
+    "get_gpu_health: a verdict, and findings with what to do. analyze_xid_errors says what the "
+    "Xids in its log mean together, explain_xid what a code or a pasted line means. "
+    "get_gpu_inventory lists the GPUs. A null field has its reason beside it; unknown is never "
+    "healthy."
 )
 
 FIRST_READ_SECONDS = 10.0
@@ -86,6 +89,8 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
                 expected_gpus=settings.expected_gpus,
             ),
             inventory.agent_tool(settings.node_name, collector),
+            xids.agent_tool(settings.node_name, collector, watch),
+            explain_tool(),
         ],
         identity=lambda: replace(identity, sees=lookout.sight().told),
     )

@@ -30,8 +30,9 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
-from mcp_gpu.tools import fleet_health, fleet_inventory
+from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids
 from mcp_gpu.tools.check_connectivity import connectivity_tool
+from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
@@ -42,10 +43,11 @@ __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of a whole fleet. What is wrong with my GPUs? Start with "
     "get_gpu_health: it names sick GPUs with findings, the readings behind them and what to do, "
-    "worst first, and counts the healthy. What GPUs are there? get_gpu_inventory (detail "
-    "summary), then single nodes with detail full. Both name every node that did not answer, "
-    "with the reason: its GPUs are unknown, not healthy. check_connectivity says why nodes do "
-    "not answer, and what mends it."
+    "worst first, and counts the healthy. What happened? analyze_xid_errors says what the Xids in "
+    "the nodes' logs mean together, explain_xid what a code or a pasted line means. What GPUs are "
+    "there? get_gpu_inventory (detail summary), then single nodes with detail full. All but "
+    "explain_xid name every node that did not answer, with the reason: its GPUs are unknown, not "
+    "healthy. check_connectivity says why nodes do not answer, and what mends it."
 )
 
 COLLECT_AT = 20_000
@@ -195,6 +197,8 @@ async def serve_gateway(
         tools=[
             fleet_health.gateway_tool(fleet.router),
             fleet_inventory.gateway_tool(fleet.router),
+            fleet_xids.gateway_tool(fleet.router),
+            explain_tool(),
             connectivity_tool(fleet.checkup),
         ],
         identity=identity,

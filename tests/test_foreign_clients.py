@@ -31,7 +31,11 @@ NODES = {"h100-a", "t4-a"}
 
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
-TOOLS = {"agent": [HEALTH, TOOL], "gateway": ["check_connectivity", HEALTH, TOOL]}
+XIDS = "analyze_xid_errors", "explain_xid"
+TOOLS = {
+    "agent": sorted([HEALTH, TOOL, *XIDS]),
+    "gateway": sorted(["check_connectivity", HEALTH, TOOL, *XIDS]),
+}
 CALL = {
     "jsonrpc": "2.0",
     "id": 1,

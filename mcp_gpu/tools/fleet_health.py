@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from pydantic import Field
@@ -10,20 +9,18 @@ from pydantic import Field
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.gpu.health.model import Finding, GpuVerdict, Severity, Verdict
 from mcp_gpu.registry import Answer, Call, Tool, ToolError
-from mcp_gpu.tools.failures import LISTED, brief, by_reason
+from mcp_gpu.tools.failures import by_reason
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_health_model import FleetHealth, FleetNodeHealth
 from mcp_gpu.tools.fleet_health_text import lines
 from mcp_gpu.tools.health_groups import gaps, groups
 from mcp_gpu.tools.health_model import NAME, VERDICTS, NodeHealth, Verdicts, worst
 from mcp_gpu.tools.inventory import Detail
+from mcp_gpu.tools.pages import page
 from mcp_gpu.tools.spans import clipped
 from mcp_gpu.tools.ways import passed_over, ways
 
 __all__ = ["GatewayArguments", "gateway_tool", "whole"]
-
-PAGE_BYTES: dict[Detail, int] = {"summary": 20_000, "full": 200_000}
-"""Room for the nodes of one page, as in the inventory; the cursor goes on from there."""
 
 FINDINGS_LISTED = 12
 """Findings per node in a summary; the node's verdict and the totals are over all."""
@@ -163,26 +160,14 @@ def _start(cursor: str | None) -> Place | None:
 
 def _page(everything: FleetHealth, arguments: GatewayArguments, start: Place | None) -> FleetHealth:
     """As many nodes as an answer holds, after those of the pages before."""
-    brief_answer = arguments.detail == "summary"
-    rest = [node for node in everything.nodes if start is None or _order(node) > start]
-    told: list[FleetNodeHealth] = []
-    size_bytes = 0
-    for node in rest[: arguments.limit]:
-        shown = _shortened(node) if brief_answer else node
-        size_bytes += len(json.dumps(shown.model_dump(mode="json")))
-        if told and size_bytes > PAGE_BYTES[arguments.detail]:
-            break
-        told.append(shown)
-    omitted = len(rest) - len(told)
-    listed = everything.failures[:LISTED] if start is None else ()
-    return everything.model_copy(
-        update={
-            "nodes": tuple(told),
-            "next_cursor": f"{told[-1].verdict} {told[-1].node}" if omitted and told else None,
-            "nodes_omitted": omitted,
-            "failures": tuple(map(brief, listed)) if brief_answer else listed,
-            "failures_omitted": len(everything.failures) - len(listed),
-        }
+    return page(
+        everything,
+        [node for node in everything.nodes if start is None or _order(node) > start],
+        first=start is None,
+        limit=arguments.limit,
+        detail=arguments.detail,
+        shortened=_shortened,
+        cursor=lambda node: f"{node.verdict} {node.node}",
     )
 
 

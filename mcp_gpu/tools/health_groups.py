@@ -14,7 +14,7 @@ from mcp_gpu.gpu.health.model import Finding
 from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
 from mcp_gpu.tools.health import do_words, evidence_words
 from mcp_gpu.tools.health_model import SEVERITIES
-from mcp_gpu.tools.spans import counted, first_spans, numbers
+from mcp_gpu.tools.spans import counted, places
 
 __all__ = ["Group", "Unexplained", "gaps", "groups", "unexplained"]
 
@@ -91,20 +91,8 @@ class Group:
     @property
     def places(self) -> str:
         """`n0003 GPU 3; n0010-n0019 GPU 0-7`."""
-        indices: defaultdict[str, set[int]] = defaultdict(set)
-        for node, finding in self.members:
-            indices[node].update(() if finding.gpu_index is None else (finding.gpu_index,))
-        alike: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
-        for node, gpus in indices.items():
-            alike[tuple(sorted(gpus))].append(node)
-        told: list[str] = []
-        room, left = SPANS, 0
-        for which, nodes in alike.items():
-            named, unnamed = first_spans(nodes, room)
-            room, left = room - len(named), left + unnamed
-            if named:
-                told.append(", ".join(named) + (f" GPU {numbers(which)}" if which else ""))
-        return "; ".join(told) + (f" and {counted(left, 'more node')}" if left else "")
+        members = ((node, finding.gpu_index) for node, finding in self.members)
+        return places(members, most=SPANS)
 
     @property
     def size(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-__all__ = ["clipped", "counted", "first_spans", "numbers", "spans"]
+__all__ = ["clipped", "counted", "numbers", "places", "spans"]
 
 T = TypeVar("T", str, int)
 
@@ -27,10 +28,32 @@ def spans(names: Collection[str], *, count: int | None = None) -> str:
     return ", ".join(map(_shown, sorted(longest))) + (f" and {left} more" if left > 0 else "")
 
 
-def first_spans(names: Collection[str], most: int) -> tuple[list[str], int]:
+def _first_spans(names: Collection[str], most: int) -> tuple[list[str], int]:
     """The first of all ranges, and how many names are not in them."""
     runs = list(_runs(sorted(names), _follows))
     return [_shown(run) for run in runs[:most]], sum(map(len, runs[most:]))
+
+
+def places(members: Iterable[tuple[str, int | None]], *, most: int) -> str:
+    """`n0003 GPU 3; n0010-n0019 GPU 0-7`, of nodes and the indices of their GPUs.
+
+    Args:
+        most: ranges of node names or single ones told; the rest are counted.
+    """
+    indices: defaultdict[str, set[int]] = defaultdict(set)
+    for node, gpu in members:
+        indices[node].update(() if gpu is None else (gpu,))
+    alike: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
+    for node, gpus in indices.items():
+        alike[tuple(sorted(gpus))].append(node)
+    told: list[str] = []
+    left = 0
+    for which, nodes in alike.items():
+        named, unnamed = _first_spans(nodes, most)
+        most, left = most - len(named), left + unnamed
+        if named:
+            told.append(", ".join(named) + (f" GPU {numbers(which)}" if which else ""))
+    return "; ".join(told) + (f" and {counted(left, 'more node')}" if left else "")
 
 
 def numbers(values: Collection[int]) -> str:

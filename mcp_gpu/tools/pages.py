@@ -1,0 +1,73 @@
+"""One page of an answer about a fleet, with what the next one begins from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, Self, TypeVar
+
+from pydantic import BaseModel
+
+from mcp_gpu.fleet.model import NodeFailure
+from mcp_gpu.tools.failures import LISTED, brief
+from mcp_gpu.tools.inventory import Detail
+
+__all__ = ["page"]
+
+PAGE_BYTES: Final[dict[Detail, int]] = {"summary": 20_000, "full": 200_000}
+"""Room for the nodes of one page, as in the inventory; the cursor goes on from there."""
+
+
+class FleetAnswer(Protocol):
+    """A gateway's answer that lists nodes, and those that did not answer."""
+
+    @property
+    def failures(self) -> tuple[NodeFailure, ...]: ...
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's."""
+
+
+A = TypeVar("A", bound=FleetAnswer)
+N = TypeVar("N", bound=BaseModel)
+
+
+def page(
+    everything: A,
+    rest: Sequence[N],
+    *,
+    first: bool,
+    limit: int,
+    detail: Detail,
+    shortened: Callable[[N], N],
+    cursor: Callable[[N], str],
+) -> A:
+    """As many nodes as an answer holds.
+
+    Args:
+        rest: nodes that no page before has told.
+        first: whether this is the first page, which names who did not answer.
+        limit: most nodes to tell.
+        shortened: a node as a summary tells it.
+        cursor: names a node's place in the order.
+    """
+    summary = detail == "summary"
+    told: list[N] = []
+    size_bytes = 0
+    for node in rest[:limit]:
+        shown = shortened(node) if summary else node
+        size_bytes += len(json.dumps(shown.model_dump(mode="json")))
+        if told and size_bytes > PAGE_BYTES[detail]:
+            break
+        told.append(shown)
+    omitted = len(rest) - len(told)
+    listed = everything.failures[:LISTED] if first else ()
+    return everything.model_copy(
+        update={
+            "nodes": tuple(told),
+            "next_cursor": cursor(told[-1]) if omitted and told else None,
+            "nodes_omitted": omitted,
+            "failures": tuple(map(brief, listed)) if summary else listed,
+            "failures_omitted": len(everything.failures) - len(listed),
+        }
+    )

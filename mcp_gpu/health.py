@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
-from rich.table import Table
 
 from mcp_gpu.gpu.health.model import Severity, Verdict
 from mcp_gpu.settings import HealthSettings
-from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar
+from mcp_gpu.terminal import (
+    LIMIT,
+    SEVERITY_COLOURS,
+    all_pages,
+    from_agents,
+    gateway,
+    print_block,
+    print_rows,
+    progress_bar,
+)
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_health import GatewayArguments, whole
 from mcp_gpu.tools.fleet_health_model import FleetHealth
@@ -36,12 +43,6 @@ VERDICT_COLOURS: Final[dict[Verdict, str]] = {
     "degraded": "yellow",
     "failed": "red",
     "unknown": "magenta",
-}
-
-SEVERITY_COLOURS: Final[dict[Severity, str]] = {
-    "critical": "red",
-    "warning": "yellow",
-    "info": "cyan",
 }
 
 
@@ -82,9 +83,9 @@ def render(found: FleetHealth, console: Console, *, severity: Severity) -> None:
         _finding(group, console)
     if len(kinds) > GROUPS:
         console.print(f"\n{counted(len(kinds) - GROUPS, 'more kind')} of findings; --json has all")
-    _block(unknown_lines(found.nodes), console, "magenta")
-    _block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
-    _block(_notes(found, severity), console, "dim")
+    print_block(unknown_lines(found.nodes), console, "magenta")
+    print_block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
+    print_block(_notes(found, severity), console, "dim")
     if found.simulated:
         console.print("[magenta]simulated: no real hardware stands behind these figures[/]")
 
@@ -95,24 +96,14 @@ def _finding(group: Group, console: Console) -> None:
     size = f" [dim]({group.size})[/]" if group.size else ""
     title = f"[bold]{escape(group.title)}[/]{size}"
     console.print(f"\n[bold {colour}]{first.severity.upper()}[/]  {title}")
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("where", f"[{colour}]{escape(group.places)}[/]")
-    for seen in group.seen:
-        table.add_row("seen", escape(seen))
-    table.add_row("do", escape(group.do))
     said = f"{first.source} ({first.code}, {first.confidence} confidence)"
-    table.add_row("says", f"[dim]{escape(said)}[/]")
-    console.print(Padding(table, (0, 0, 0, 3), expand=False))
-
-
-def _block(lines: Iterable[str], console: Console, style: str) -> None:
-    """Lines after an empty one, if there are any."""
-    for number, line in enumerate(lines):
-        if not number:
-            console.print()
-        console.print(escape(line), style=style)
+    rows = [
+        ("where", f"[{colour}]{escape(group.places)}[/]"),
+        *(("seen", escape(seen)) for seen in group.seen),
+        ("do", escape(group.do)),
+        ("says", f"[dim]{escape(said)}[/]"),
+    ]
+    print_rows(rows, console)
 
 
 def _notes(found: FleetHealth, severity: Severity) -> Iterator[str]:

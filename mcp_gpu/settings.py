@@ -35,6 +35,7 @@ __all__ = [
     "SettingError",
     "StatusSettings",
     "TerminalSettings",
+    "XidSettings",
     "unknown_variables",
 ]
 
@@ -284,6 +285,22 @@ class HealthSettings(TerminalSettings):
     """Least severe findings that are shown; the rest are counted."""
 
 
+class XidSettings(TerminalSettings):
+    """Say what the fleet's Xid errors mean, or explain one. Exits 1 if any asks for something."""
+
+    since: str = "boot"
+    """From when on: boot (each node's present one), a duration up to now such as 30m, 2h or 3d, or
+    an ISO 8601 time with its zone."""
+    codes: Names = ()
+    """Only these codes, and the chains that hold one of them."""
+    explain: str = ""
+    """Explain this code or line of a kernel log instead, or with `-` the log on standard input, as
+    in `dmesg | mcp-gpu xid --explain -`. Needs no fleet and no GPU."""
+    driver_version: str = ""
+    """Driver that wrote the lines to explain, such as 580.105.08: the registers of 144 to 150 are
+    read by it. Only with --explain."""
+
+
 class DoctorSettings(TerminalSettings):
     """Try every path to every agent, and say what is broken, why, and how to mend it."""
 
@@ -334,6 +351,7 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[
         GatewaySettings,
         StatusSettings,
         HealthSettings,
+        XidSettings,
         DoctorSettings,
         RecordSettings,
         DemoSettings,

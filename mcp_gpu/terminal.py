@@ -5,7 +5,15 @@ bar while one waits, and how it is said that there is nobody to ask.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +22,10 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
 from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.fleet.router import FanOut
@@ -28,13 +39,25 @@ from transports.errors import TransportError
 from transports.http import HttpTransport
 from transports.session import call_tool
 
-__all__ = ["LIMIT", "all_pages", "explained", "from_agents", "gateway", "progress_bar"]
+__all__ = [
+    "LIMIT",
+    "SEVERITY_COLOURS",
+    "all_pages",
+    "explained",
+    "from_agents",
+    "gateway",
+    "print_block",
+    "print_rows",
+    "progress_bar",
+]
 
 LIMIT: Final = 500
 """Most nodes in one page of a gateway's answer."""
 
 PAGES: Final = 1000
 """Most pages to turn: more nodes than there can be in a cluster."""
+
+SEVERITY_COLOURS: Final = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -66,6 +89,24 @@ class Page(Protocol):
 
 
 P = TypeVar("P", bound=Page)
+
+
+def print_block(lines: Iterable[str], console: Console, style: str) -> None:
+    """Print lines after an empty one, if there are any."""
+    for number, line in enumerate(lines):
+        if not number:
+            console.print()
+        console.print(escape(line), style=style)
+
+
+def print_rows(rows: Iterable[tuple[str, str]], console: Console) -> None:
+    """Print labels and what belongs to each, which may hold markup, as two columns."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for label, value in rows:
+        table.add_row(label, value)
+    console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
 
 @contextmanager

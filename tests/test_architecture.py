@@ -32,8 +32,8 @@ MAY_IMPORT = {
     "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "health", "doctor"}
-ROLES |= {"terminal"}  # what status, health and doctor share
+ROLES |= {"status", "health", "xid", "doctor"}
+ROLES |= {"terminal"}  # what status, health, xid and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -43,6 +43,7 @@ ONLY_IN = {
     "rich": (
         "mcp_gpu.status",
         "mcp_gpu.health",
+        "mcp_gpu.xid",
         "mcp_gpu.doctor",
         "mcp_gpu.terminal",
         "mcp_gpu.demo",

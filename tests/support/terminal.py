@@ -36,12 +36,15 @@ class Run:
         return found
 
 
-async def run(*arguments: str) -> Run:
+async def run(*arguments: str, stdin: str = "") -> Run:
     """Run the program with these arguments and nothing of ours in the environment."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
     with anyio.fail_after(120):
         done = await anyio.run_process(
-            [*PROGRAM, *arguments], check=False, env=inherited | {"COLUMNS": str(WIDTH)}
+            [*PROGRAM, *arguments],
+            input=stdin.encode(),
+            check=False,
+            env=inherited | {"COLUMNS": str(WIDTH)},
         )
     found = Run(done.returncode, done.stdout.decode(), done.stderr.decode())
     assert "Traceback" not in found.said

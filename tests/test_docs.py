@@ -12,8 +12,9 @@ from mcp_gpu.gpu.health.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import fleet_health, fleet_inventory, health, inventory
+from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids, health, inventory, xids
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
+from mcp_gpu.tools.explain_xid import ExplainArguments
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -111,6 +112,8 @@ def test_the_readme_names_only_commands_and_files_that_exist() -> None:
 TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
+    "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
+    "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from bench import calls, collection, discovery, memory, race, scale, sizes, startup
+from bench import calls, collection, discovery, memory, race, scale, sizes, startup, xids
 from bench.figures import Figure, Section
 from support.cluster import cluster
 
@@ -52,6 +52,7 @@ class Effort:
     fan_outs: int
     attach_starts: int
     agent_starts: int
+    analyses: int
     idle_seconds: float
     churn_seconds: float
     readings: int
@@ -63,6 +64,7 @@ FULL = Effort(
     fan_outs=9,
     attach_starts=40,
     agent_starts=9,
+    analyses=5,
     idle_seconds=30.0,
     churn_seconds=10.0,
     readings=100,
@@ -73,6 +75,7 @@ QUICK = Effort(
     fan_outs=3,
     attach_starts=10,
     agent_starts=3,
+    analyses=2,
     idle_seconds=5.0,
     churn_seconds=5.0,
     readings=20,
@@ -114,6 +117,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
     # What follows takes a processor for itself, so those processes have ended.
     report(await startup.agent(fleet.fleet_file, NODE, folder, effort.agent_starts))
     report(collection.cycle(effort.readings))
+    report(await xids.analysis(effort.analyses))
     report(await discovery.watching(effort.churn_seconds))
     agents = scale.healthy_agents()
     report(await scale.in_memory(agents, effort.fan_outs))

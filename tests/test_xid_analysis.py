@@ -10,8 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mcp_gpu.gpu.xid.analysis import analyse
+from mcp_gpu.gpu.xid.log import XidLog
+from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.gpu.xid.report import Analysis, DeviceXids, XidGroup
 from mcp_gpu.gpu.xid.view import Device, View
 from support.xids import (
@@ -441,3 +445,32 @@ def test_a_time_that_cannot_be_told_breaks_nothing() -> None:
         "1970-01-01T00:00:00Z",
         "9999-12-31T23:59:59Z",
     )
+
+
+ANY_EVENT = st.builds(
+    XidEvent,
+    code=st.sampled_from([13, 31, 45, 48, 61, 63, 74, 79, 94, 119, 120, 137, 145, 149, 154, 777]),
+    at=st.integers(0, 400).map(float),
+    source=st.sampled_from(["nvml", "kernel_log", "journal"]),
+    kind=st.sampled_from(["xid", "xid", "sxid"]),
+    bus_id=st.sampled_from([*BUS[:2], SWITCH, ""]),
+    boot_id=st.sampled_from([NOW, BEFORE, ""]),
+    pid=st.sampled_from([None, 41, 42]),
+    text=st.sampled_from(
+        ["", "Ch 1 caused by previous Xid 45", "Ch 1 caused by previous Xid 79", RESET, CLEARED]
+    ),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ANY_EVENT, max_size=40))
+def test_every_xid_is_told_in_one_chain_and_one_group(events: list[XidEvent]) -> None:
+    log = XidLog()
+    for event in events:
+        log.add(event)
+    every = log.bursts()
+    found = analyse(every, known=GPUS, view=EVERYTHING, limit=1000, driver_branch=580)
+    count = sum(burst.count for burst in every)
+    assert found.xids == sum(group.count for group in found.groups) == count
+    assert sum(total.count for total in found.totals) == count
+    assert sum(device.xids for device in found.devices) == count

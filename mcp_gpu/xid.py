@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.xid.catalogue import weight
 from mcp_gpu.gpu.xid.excerpt import Excerpt, read
-from mcp_gpu.gpu.xid.report import Severity
 from mcp_gpu.settings import SettingError, XidSettings
 from mcp_gpu.terminal import (
     LIMIT,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from mcp_gpu.fleet.model import Coverage, NodeFailure
+from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Kind
-from mcp_gpu.gpu.xid.report import Severity
 from mcp_gpu.tools.xids_model import NodeXids
 
 __all__ = ["FleetNodeXids", "FleetXids", "Missed", "Pattern", "XidTotal"]

@@ -9,7 +9,7 @@ from typing import Final
 
 from mcp_gpu.gpu.xid.catalogue import advice, weight
 from mcp_gpu.gpu.xid.model import Kind
-from mcp_gpu.gpu.xid.report import Chain, CodeTotal, DeviceXids
+from mcp_gpu.gpu.xid.report import FLOOD, SEVERITIES, Chain, CodeTotal, DeviceXids
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, Missed, Pattern, XidTotal
 from mcp_gpu.tools.spans import places, spans
 
@@ -21,11 +21,6 @@ than a second where they are kept at all."""
 
 SPANS: Final = 24
 """Ranges of node names or single ones told of one pattern; the rest are counted."""
-
-FLOOD: Final = 1000
-"""So many Xids that are not critical stand after everything else."""
-
-_SEVERITIES: Final = ("critical", "warning", "info")
 
 _Member = tuple[str, DeviceXids, Chain]
 
@@ -90,7 +85,7 @@ def _pattern(members: Sequence[_Member]) -> Pattern:
         kind=typical.kind,
         code=common[0],
         told=noun + " -> ".join(map(str, common)),
-        severity=min((chain.severity for chain in chains), key=_SEVERITIES.index),
+        severity=min((chain.severity for chain in chains), key=SEVERITIES.index),
         action=typical.action,
         advice=advice(typical.action),
         investigate=typical.investigate,
@@ -131,6 +126,6 @@ def _without_xid(members: Sequence[tuple[str, DeviceXids]]) -> Pattern:
 
 def _order(pattern: Pattern) -> tuple[object, ...]:
     flood = pattern.xids >= FLOOD and pattern.severity != "critical"
-    severity = _SEVERITIES.index(pattern.severity)
+    severity = SEVERITIES.index(pattern.severity)
     weighs = -weight(pattern.action)
     return flood, pattern.settled, severity, weighs, -pattern.devices, pattern.code or 0

@@ -6,27 +6,28 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from mcp_gpu.gpu.fields import RECOVERY_ACTIONS
+from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.xid.catalogue import advice, entry, weight
 from mcp_gpu.gpu.xid.incidents import Incident, Scene, links, relate
 from mcp_gpu.gpu.xid.model import Burst, Kind
 from mcp_gpu.gpu.xid.report import (
+    FLOOD,
+    SEVERITIES,
     Analysis,
     Chain,
     CodeTotal,
     DeviceXids,
-    Severity,
     State,
     XidGroup,
     shown,
     utc,
 )
+from mcp_gpu.gpu.xid.texts import RECOVERY_TEXTS
 from mcp_gpu.gpu.xid.view import Device, View
 from mcp_gpu.gpu.xid.workflows import heaviest, pattern, rule
 
 __all__ = ["analyse"]
-
-FLOOD: Final = 1000
-"""So many of one code on one device stand after everything else, unless they are critical."""
 
 CHAINS: Final = 6
 DEVICES: Final = 32
@@ -38,19 +39,12 @@ NOTES: Final = 3
 """Told one by one of a device, a node, a group; the rest are counted or left out."""
 
 RECOVERIES: Final[Mapping[str, str]] = {
-    "gpu_reset": "RESET_GPU",
-    "node_reboot": "REBOOT_NODE",
-    "drain_p2p": "RESTART_APP",
-    "drain_and_reset": "DRAIN_AND_RESET",
-    "recover_imex": "RESTART_FM",
-    "bus_reset": "RESET_GPU",
-    "system_reboot": "REBOOT_NODE",
+    name: RECOVERY_TEXTS[number][1] for number, name in RECOVERY_ACTIONS.items()
 }
-"""The driver's recovery action to that of the catalogue which it comes to, as for Xid 154."""
+"""The driver's recovery action, by the inventory's name, to the action that it comes to."""
 
 MAYBE_DONE: Final = "The driver asks for nothing now: done, if the GPU was reset since."
 
-_SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
 _STATES: Final[tuple[State, ...]] = ("open", "follows", "settled")
 
 
@@ -191,7 +185,7 @@ class _Analyst:
                     "critical" if driver not in (None, "none") else "info",
                     *(chain.severity for chain in chains),
                 ),
-                key=_SEVERITIES.index,
+                key=SEVERITIES.index,
             ),
             driver_action=driver,
             note=note,
@@ -320,17 +314,17 @@ def _joined(*sentences: str) -> str:
 
 def _group_order(group: XidGroup) -> tuple[object, ...]:
     flood = group.count >= FLOOD and group.severity != "critical"
-    severity = _SEVERITIES.index(group.severity)
+    severity = SEVERITIES.index(group.severity)
     state = _STATES.index(group.state)
     return flood, state, severity, -weight(group.action), group.count, group.device, group.code
 
 
 def _chain_order(chain: Chain) -> tuple[object, ...]:
     flood = chain.xids >= FLOOD and chain.severity != "critical"
-    severity = _SEVERITIES.index(chain.severity)
+    severity = SEVERITIES.index(chain.severity)
     return flood, bool(chain.settled), severity, -weight(chain.action), chain.xids, chain.told
 
 
 def _device_order(device: DeviceXids) -> tuple[object, ...]:
     flood = device.xids >= FLOOD and device.severity != "critical"
-    return flood, _SEVERITIES.index(device.severity), -weight(device.action), device.device
+    return flood, SEVERITIES.index(device.severity), -weight(device.action), device.device

@@ -7,12 +7,27 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Kind, Source
 
-__all__ = ["Analysis", "Chain", "CodeTotal", "DeviceXids", "Severity", "XidGroup", "shown", "utc"]
+__all__ = [
+    "FLOOD",
+    "SEVERITIES",
+    "Analysis",
+    "Chain",
+    "CodeTotal",
+    "DeviceXids",
+    "XidGroup",
+    "shown",
+    "utc",
+]
 
-Severity = Literal["critical", "warning", "info"]
+SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
+"""Worst first."""
+
+FLOOD: Final = 1000
+"""So many of one code, or in one chain, stand after everything else unless they are critical."""
 
 State = Literal["open", "follows", "settled"]
 

@@ -27,7 +27,7 @@ _RECOVERY = re.compile(
 )
 
 # By nvml.h's number for it: how the driver's text names it, and what that asks for.
-_RECOVERY_ACTIONS: dict[int, tuple[str, str, str]] = {
+RECOVERY_TEXTS: Final[dict[int, tuple[str, str, str]]] = {
     0: ("none", "NONE", "Nothing more has to be done: the driver takes its recommendation back."),
     1: ("gpu reset required", "RESET_GPU", advice("RESET_GPU")),
     2: ("node reboot required", "REBOOT_NODE", advice("REBOOT_NODE")),
@@ -125,8 +125,8 @@ def _recovery(text: str) -> Decoded | None:
         return None
     before, number, after = found.groups()
     changed = f'The driver\'s recommendation went from "{before}" to "{after}".'
-    by_name = {name: (action, words) for name, action, words in _RECOVERY_ACTIONS.values()}
-    by_number = _RECOVERY_ACTIONS.get(int(number, 16)) if number else None
+    by_name = {name: (action, words) for name, action, words in RECOVERY_TEXTS.values()}
+    by_number = RECOVERY_TEXTS.get(int(number, 16)) if number else None
     known = by_name.get(after.strip().lower()) or (by_number and by_number[1:])
     if not known:
         return Decoded((changed, "What that asks for is not known here."), certain=False)

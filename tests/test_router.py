@@ -10,22 +10,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import TaskStatus
-from pydantic import BaseModel, ConfigDict
 
 from mcp_gpu.fleet.discovery import AbsentAgent, DiscoveryError, Explanation, Table
 from mcp_gpu.fleet.router import FanOut, Router, UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError
 from mcp_gpu.tools.inventory import NAME, NodeInventory
-from support.fleet import Agent, inventory
+from support.fleet import Agent, Foreign, inventory
 from support.routed import Fleet, reasons, running, ways
 from transports.base import Target
 from transports.errors import BadPeer, Broken, Denied, Gone, TransportError, Unreachable
-
-
-class Foreign(BaseModel):
-    """What another program's tool of the same name might answer."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 async def test_every_node_answers_over_the_preferred_path() -> None:

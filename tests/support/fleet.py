@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.registry import Answer, Arguments, Call, Registry, Tool
@@ -47,6 +47,12 @@ def full_gpus(count: int = 8) -> tuple[Gpu, ...]:
     return tuple(
         Gpu(index=i, uuid=f"GPU-{i}", name=H100, memory_total_bytes=80) for i in range(count)
     )
+
+
+class Foreign(BaseModel):
+    """What another program's tool of the same name might answer."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 @dataclass

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
@@ -42,6 +42,19 @@ def utc(at: float) -> str:
     return datetime.fromtimestamp(bounded, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)  # or a ValueError
+    return text
+
+
+Time = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
+    AfterValidator(_time),
+]
+"""As `utc` has it: times of many nodes are compared and counted with."""
+
+
 def shown(line: str, most: int) -> str:
     """A line of a log, cut, and with nothing that would act on a terminal."""
     text = line.strip()[:most]
@@ -59,8 +72,8 @@ class XidGroup(Wire):
     name: str
     count: int
     bursts: int = Field(description="In how many bursts they came.")
-    first: str = Field(description="Time in UTC, as is `last`.")
-    last: str
+    first: Time = Field(description="Time in UTC, as is `last`.")
+    last: Time
     severity: Severity
     state: State = Field(
         description="follows: each is a consequence of another Xid; settled: a reset or a reboot "
@@ -81,12 +94,12 @@ class Chain(Wire):
     """An Xid and what followed from it; the same chain on one device told once."""
 
     kind: Kind
-    codes: tuple[int, ...] = Field(description="The cause first.")
+    codes: tuple[int, ...] = Field(min_length=1, description="The cause first.")
     told: str = Field(description="Such as: 48 at 2026-11-26T10:02:11Z -> 63 -> 45 x12.")
     times: int = Field(description="How often this chain came.")
     xids: int
-    first: str
-    last: str
+    first: Time
+    last: Time
     severity: Severity
     action: str
     investigate: str = Field(description="NVIDIA's bucket for what to look into afterwards.")

@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.question import plain
 from mcp_gpu.fleet.router import FanOut
 from mcp_gpu.fleet.selection import UnknownNodes
 from mcp_gpu.gateway import open_fleet
@@ -35,7 +36,7 @@ from mcp_gpu.registry import Arguments
 from mcp_gpu.settings import SettingError, TerminalSettings
 from mcp_gpu.tools.fleet_arguments import FleetArguments
 from transports.base import Target
-from transports.errors import TransportError
+from transports.errors import TransportError, one_line
 from transports.http import HttpTransport
 from transports.session import call_tool
 
@@ -56,6 +57,9 @@ LIMIT: Final = 500
 
 PAGES: Final = 1000
 """Most pages to turn: more nodes than there can be in a cluster."""
+
+ERROR_CHARS: Final = 2_000
+"""Longest error of a gateway's that is shown."""
 
 SEVERITY_COLOURS: Final = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
@@ -230,8 +234,8 @@ def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
 def _read(url: str, outcome: CallToolResult, result: type[R]) -> R:
     if outcome.is_error:
         texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-        raise SettingError(f"{url}: {' '.join(texts)}")
+        raise SettingError(f"{url}: {one_line(' '.join(texts), ERROR_CHARS)}")
     try:
-        return result.model_validate(outcome.structured_content)
+        return result.model_validate(plain(outcome.structured_content))
     except ValidationError as error:
         raise SettingError(f"{url} is no gateway of this version") from error

@@ -12,15 +12,21 @@ from pydantic import BaseModel, ValidationError
 from mcp_gpu import __version__
 from mcp_gpu.fleet.model import PassedOver
 from transports.base import Identity, Target, Transport
-from transports.errors import BadPeer
+from transports.errors import BadPeer, one_line
 
-__all__ = ["NodeAnswer", "Question", "read", "too_old", "words"]
+__all__ = ["NodeAnswer", "Question", "plain", "read", "too_old", "words"]
 
 M = TypeVar("M", bound=BaseModel)
 
 ANSWER_BYTES = 256 * 1024
 """Longest answer of one agent: 16 GPUs with 7 MIG instances each take half of it. One agent gone
 wrong must not make the whole fleet's answer too long to give."""
+
+TEXT_CHARS = 2_000
+"""Longest text in it: whole explanations take some hundred."""
+
+PLACE_CHARS = 200
+"""Longest name of a field that is not as it should be: its parts may be the agent's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +61,36 @@ class NodeAnswer(Generic[M]):
 def words(outcome: CallToolResult) -> str:
     """What a tool that failed says."""
     texts = [block.text for block in outcome.content if isinstance(block, TextContent)]
-    return " ".join(texts) or "the agent's tool failed and did not say why"
+    return one_line(" ".join(texts), TEXT_CHARS) or "the agent's tool failed and did not say why"
+
+
+def plain(data: Any, most: int | None = None) -> Any:
+    """What came as JSON, with nothing in its texts that would act on a terminal or feign a line.
+
+    Args:
+        most: characters of one text; the rest is cut.
+    """
+    if isinstance(data, str):
+        text = data if most is None or len(data) <= most else data[: most - 1] + "\u2026"
+        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    if isinstance(data, dict):
+        return {plain(name, most): plain(value, most) for name, value in data.items()}
+    if isinstance(data, list):
+        return [plain(item, most) for item in data]
+    return data
 
 
 def read(outcome: CallToolResult, result: type[M], target: Target, transport: Transport) -> M:
-    """The data of an answer.
+    """The data of an answer. Whatever the agent says, its texts are short and can be printed.
 
     Raises:
         BadPeer: it is not what was asked for, or far too long.
     """
     try:
-        data = result.model_validate(outcome.structured_content)
+        data = result.model_validate(plain(outcome.structured_content, TEXT_CHARS))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = ".".join(str(part) for part in first["loc"])[:PLACE_CHARS]
         raise BadPeer(
             f"the agent's answer does not fit its schema: {place or 'answer'}: {first['msg']}",
             target=target,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from itertools import islice
 
 from pydantic import Field
 
@@ -16,8 +16,7 @@ from mcp_gpu.tools.fleet_health_text import lines
 from mcp_gpu.tools.health_groups import gaps, groups
 from mcp_gpu.tools.health_model import NAME, VERDICTS, NodeHealth, Verdicts, worst
 from mcp_gpu.tools.inventory import Detail
-from mcp_gpu.tools.pages import page
-from mcp_gpu.tools.spans import clipped
+from mcp_gpu.tools.pages import page, short
 from mcp_gpu.tools.ways import passed_over, ways
 
 __all__ = ["GatewayArguments", "gateway_tool", "whole"]
@@ -30,9 +29,6 @@ GPUS_LISTED = 16
 
 GAPS_LISTED = 8
 """Things per node, and per GPU, told in a summary that were not checked or not to be seen."""
-
-TEXT_CHARS = 400
-"""Length of one text in a summary; detail full has all of it."""
 
 EVIDENCE_LISTED = 4
 """Readings behind one finding in a summary."""
@@ -110,10 +106,10 @@ def whole(found: FanOut[NodeHealth], *, every_node: bool = False) -> FleetHealth
         coverage=found.coverage,
         nodes_by_verdict=Verdicts.of(verdicts),
         gpus_by_verdict=Verdicts.total(node.gpus_by_verdict for node in nodes),
-        findings=tuple(totals[:TOTALS_LISTED]),
+        findings=tuple(map(short, totals[:TOTALS_LISTED])),
         findings_omitted=max(len(totals) - TOTALS_LISTED, 0),
         findings_hidden=sum(node.findings_hidden for node in nodes),
-        gaps=tuple(missing[:TOTALS_LISTED]),
+        gaps=tuple(map(short, missing[:TOTALS_LISTED])),
         gaps_omitted=max(len(missing) - TOTALS_LISTED, 0),
         ways=ways(found.answers),
         passed_over=passed_over(found.answers),
@@ -175,27 +171,19 @@ def _shortened(node: FleetNodeHealth) -> FleetNodeHealth:
     findings = node.findings[:FINDINGS_LISTED]
     return node.model_copy(
         update={
-            "message": node.message and clipped(node.message, TEXT_CHARS),
             "findings": tuple(map(_short_finding, findings)),
             "findings_omitted": len(node.findings) - len(findings),
             "gpus": tuple(map(_short_gpu, node.gpus[:GPUS_LISTED])),
-            "not_checked": tuple(
-                each.model_copy(update={"reason": clipped(each.reason, TEXT_CHARS)})
-                for each in node.not_checked[:GAPS_LISTED]
-            ),
-            "unseen": _short_reasons(node.unseen),
+            "not_checked": node.not_checked[:GAPS_LISTED],
+            "unseen": dict(islice(node.unseen.items(), GAPS_LISTED)),
         }
     )
 
 
 def _short_finding(finding: Finding) -> Finding:
-    texts = {name: clipped(getattr(finding, name), TEXT_CHARS) for name in ("title", "advice")}
-    return finding.model_copy(update=texts | {"evidence": finding.evidence[:EVIDENCE_LISTED]})
+    return finding.model_copy(update={"evidence": finding.evidence[:EVIDENCE_LISTED]})
 
 
 def _short_gpu(gpu: GpuVerdict) -> GpuVerdict:
-    return gpu.model_copy(update={"not_checked": _short_reasons(gpu.not_checked)})
-
-
-def _short_reasons(reasons: Mapping[str, str]) -> dict[str, str]:
-    return {name: clipped(why, TEXT_CHARS) for name, why in list(reasons.items())[:GAPS_LISTED]}
+    not_checked = dict(islice(gpu.not_checked.items(), GAPS_LISTED))
+    return gpu.model_copy(update={"not_checked": not_checked})

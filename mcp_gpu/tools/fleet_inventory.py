@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
@@ -12,21 +11,17 @@ from pydantic import Field
 from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.registry import Answer, Call, Tool
-from mcp_gpu.tools.failures import LISTED, brief, by_reason, failure_lines
+from mcp_gpu.tools.failures import by_reason, failure_lines
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
+from mcp_gpu.tools.pages import page
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import passed_over, ways, ways_line
 
 __all__ = ["FleetInventory", "FleetNode", "GatewayArguments", "gateway_tool", "whole"]
 
 T = TypeVar("T")
-
-PAGE_BYTES: dict[Detail, int] = {"summary": 20_000, "full": 200_000}
-"""Room for the nodes of one page; the cursor goes on from there. With the failures beside them a
-summary of any fleet in any state stays under 40,000 characters. Full is 50,000 tokens: far below
-what clients refuse and more than most want."""
 
 NOTE_CHARS = 160
 """Length of one note in a summary; detail full has all of it."""
@@ -115,24 +110,15 @@ def whole(found: FanOut[NodeInventory]) -> FleetInventory:
 
 def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInventory:
     """One page of the fleet, and totals over all of it."""
-    nodes = _with_outliers(found.answers)
-    odd = [node for node in nodes if node.attention]
-    plain = [node for node in nodes if not node.attention]
-    page, next_cursor, omitted = _page(odd, plain, arguments)
-    first_page = arguments.cursor is None
-    listed = found.failures[:LISTED] if first_page else ()
-    return FleetInventory(
-        simulated=any(node.simulated for node in nodes),
-        coverage=found.coverage,
-        totals=_totals(nodes),
-        ways=ways(found.answers),
-        passed_over=passed_over(found.answers),
-        nodes=tuple(page),
-        next_cursor=next_cursor,
-        nodes_omitted=omitted,
-        failures=tuple(map(brief, listed)) if arguments.detail == "summary" else listed,
-        failures_omitted=len(found.failures) - len(listed),
-        failures_by_reason=by_reason(found.failures),
+    everything = whole(found)
+    return page(
+        everything,
+        _after(everything.nodes, arguments.cursor),
+        first=arguments.cursor is None,
+        limit=arguments.limit,
+        detail=arguments.detail,
+        shortened=_shortened,
+        cursor=lambda node: (ODD_PREFIX if node.attention else "") + node.node,
     )
 
 
@@ -176,44 +162,25 @@ def _majority(counted: Counter[T]) -> T | None:
     return value if total >= 3 and count * 2 > total and len(counted) > 1 else None
 
 
-def _page(
-    odd: Sequence[FleetNode], plain: Sequence[FleetNode], arguments: GatewayArguments
-) -> tuple[list[FleetNode], str | None, int]:
-    """The nodes to list, the cursor to go on from, and how many are left then.
+def _after(nodes: Sequence[FleetNode], cursor: str | None) -> list[FleetNode]:
+    """Those that no page before has told.
 
     A cursor is the last node told, so any replica can go on from it. It says in which part
     of the order it stands, since a node may get well or fall ill between two pages.
     """
-    cursor = arguments.cursor
     if cursor is None:
-        rest = [*odd, *plain]
-    elif cursor.startswith(ODD_PREFIX):
+        return list(nodes)
+    if cursor.startswith(ODD_PREFIX):
         last = cursor.removeprefix(ODD_PREFIX)
-        rest = [*(node for node in odd if node.node > last), *plain]
-    else:
-        rest = [node for node in plain if node.node > cursor]
-    page: list[FleetNode] = []
-    size_bytes = 0
-    for node in rest[: arguments.limit]:
-        shown = node if arguments.detail == "full" else _shortened(node)
-        size_bytes += len(json.dumps(shown.model_dump(mode="json")))
-        if page and size_bytes > PAGE_BYTES[arguments.detail]:
-            break
-        page.append(shown)
-    omitted = len(rest) - len(page)
-    if not omitted or not page:
-        return page, None, omitted
-    last_told = rest[len(page) - 1]
-    prefix = ODD_PREFIX if last_told.attention else ""
-    return page, prefix + last_told.node, omitted
+        return [node for node in nodes if not node.attention or node.node > last]
+    return [node for node in nodes if not node.attention and node.node > cursor]
 
 
 def _shortened(node: FleetNode) -> FleetNode:
     notes = [clipped(note, NOTE_CHARS) for note in node.attention[:NOTES_LISTED]]
     if len(node.attention) > NOTES_LISTED:
         notes[-1] = f"and {len(node.attention) - NOTES_LISTED + 1} more"
-    message = node.message and clipped(node.message, NOTE_CHARS)
-    return node.model_copy(update={"attention": tuple(notes), "message": message})
+    return node.model_copy(update={"attention": tuple(notes)})
 
 
 def _totals(nodes: Sequence[FleetNode]) -> Totals:

@@ -15,7 +15,7 @@ from mcp_gpu.tools.failures import by_reason, failure_lines
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, FleetXids, Pattern
 from mcp_gpu.tools.inventory import Detail
-from mcp_gpu.tools.pages import page
+from mcp_gpu.tools.pages import page, short
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import passed_over, ways, ways_line
 from mcp_gpu.tools.xid_patterns import gaps, patterns, totals
@@ -31,6 +31,9 @@ PATTERNS_LISTED: Final = 30
 TOTALS_LISTED: Final = 40
 MISSED_LISTED: Final = 16
 """Told one by one; the rest are counted."""
+
+PATTERN_CHARS: Final = 1_000
+"""Length of any text in a pattern. What it means is told here and nowhere else."""
 
 GROUPS: Final[dict[Detail, int]] = {"summary": 0, "full": 20}
 """Groups of Xids with sample lines that each node is asked for."""
@@ -116,11 +119,11 @@ def whole(found: FanOut[NodeXids], *, every_node: bool = False) -> FleetXids:
         nodes_with_xids=sum(node.xids > 0 for node in nodes),
         nodes_without_xids=sum(not node.xids and not node.blind for node in nodes),
         nodes_blind=sum(node.blind and not node.xids for node in nodes),
-        patterns=tuple(alike[:PATTERNS_LISTED]),
+        patterns=tuple(short(each, PATTERN_CHARS) for each in alike[:PATTERNS_LISTED]),
         patterns_omitted=max(len(alike) - PATTERNS_LISTED, 0),
-        totals=tuple(counts[:TOTALS_LISTED]),
+        totals=tuple(map(short, counts[:TOTALS_LISTED])),
         totals_omitted=max(len(counts) - TOTALS_LISTED, 0),
-        missed=tuple(missing[:MISSED_LISTED]),
+        missed=tuple(map(short, missing[:MISSED_LISTED])),
         missed_omitted=max(len(missing) - MISSED_LISTED, 0),
         ways=ways(found.answers),
         passed_over=passed_over(found.answers),

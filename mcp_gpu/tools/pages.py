@@ -11,11 +11,17 @@ from pydantic import BaseModel
 from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.tools.failures import LISTED, brief
 from mcp_gpu.tools.inventory import Detail
+from mcp_gpu.tools.spans import clipped
 
-__all__ = ["page"]
+__all__ = ["page", "short"]
 
 PAGE_BYTES: Final[dict[Detail, int]] = {"summary": 20_000, "full": 200_000}
-"""Room for the nodes of one page, as in the inventory; the cursor goes on from there."""
+"""Room for the nodes of one page; the cursor goes on from there. With the failures beside them a
+summary of any fleet in any state stays under 40,000 characters. Full is 50,000 tokens: far below
+what clients refuse and more than most want."""
+
+TEXT_CHARS: Final = 400
+"""Length of any text about one node in a summary; detail full has all of it."""
 
 
 class FleetAnswer(Protocol):
@@ -30,6 +36,25 @@ class FleetAnswer(Protocol):
 
 A = TypeVar("A", bound=FleetAnswer)
 N = TypeVar("N", bound=BaseModel)
+
+
+def short(told: N, most: int = TEXT_CHARS) -> N:
+    """The same with every text cut to so many characters, however deep in it."""
+    return told.model_copy(
+        update={name: _short(getattr(told, name), most) for name in type(told).model_fields}
+    )
+
+
+def _short(value: Any, most: int) -> Any:
+    if isinstance(value, str):
+        return clipped(value, most)
+    if isinstance(value, BaseModel):
+        return short(value, most)
+    if isinstance(value, tuple):
+        return tuple(_short(each, most) for each in value)
+    if isinstance(value, dict):
+        return {_short(name, most): _short(each, most) for name, each in value.items()}
+    return value
 
 
 def page(
@@ -48,14 +73,14 @@ def page(
         rest: nodes that no page before has told.
         first: whether this is the first page, which names who did not answer.
         limit: most nodes to tell.
-        shortened: a node as a summary tells it.
+        shortened: a node as a summary tells it; its texts are cut here.
         cursor: names a node's place in the order.
     """
     summary = detail == "summary"
     told: list[N] = []
     size_bytes = 0
     for node in rest[:limit]:
-        shown = shortened(node) if summary else node
+        shown = short(shortened(node)) if summary else node
         size_bytes += len(json.dumps(shown.model_dump(mode="json")))
         if told and size_bytes > PAGE_BYTES[detail]:
             break

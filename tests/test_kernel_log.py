@@ -114,6 +114,41 @@ async def test_records_that_were_overwritten_are_counted(pipe: Pipe) -> None:
     assert len(heard.events) == 3
 
 
+@pytest.mark.parametrize("digits", [5000, 400, 21, 20])
+async def test_a_record_of_any_figures_ends_nothing(pipe: Pipe, digits: int) -> None:
+    opened, writer = pipe
+    figures = b"9" * digits
+    for head in (b"6,%b,1,-;" % figures, b"6,1,%b,-;" % figures):
+        os.write(writer, head + FALLEN.encode() + b"\n" + record(2, 3, FAULT))
+        heard = Heard()
+        async with reading(opened, heard):
+            events = await heard.count(1)
+        assert events[-1].code == 31
+
+
+async def test_a_defect_met_on_one_record_costs_that_record(
+    pipe: Pipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened, writer = pipe
+    heard = Heard()
+
+    def deliver(event: XidEvent) -> None:
+        if event.code == 79:
+            raise OverflowError("scripted")
+        heard(event)
+
+    log = KernelLog(opened, boot=boot(), deliver=deliver)
+    records = [record(number, 1, FALLEN) for number in range(3)]
+    os.write(writer, b"".join(records) + record(3, 9, FAULT))
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(log.run)
+            await heard.count(1)
+            tasks.cancel_scope.cancel()
+    assert (log.state.live, log.state.lost_records) == (True, 3)
+    assert caplog.text.count("a record of the kernel log") == 1
+
+
 async def test_what_is_no_record_is_passed_over(pipe: Pipe) -> None:
     opened, writer = pipe
     for junk in (b"\n", b";\n", b"3;x\n", b"a,b,c;NVRM: Xid (PCI:1): 3\n", b"\xff\x00;\xfe\n"):

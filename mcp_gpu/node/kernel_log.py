@@ -34,6 +34,9 @@ _READ_BYTES: Final = 16_384
 _LINE_BYTES: Final = 65_536
 """What has no line end by then is no record."""
 
+_DIGITS: Final = 20
+"""Of a sequence number or a time stamp: those of 64 bits have no more."""
+
 _POLL_SECONDS: Final = 1.0
 """How often a file, or a FIFO that nobody writes to, is looked at."""
 
@@ -69,6 +72,8 @@ class KernelLog:
         self._message = "kernel log not opened yet"
         self._covers_since: float | None = None
         self._lost = 0
+        self._failed = False
+        """Whether a defect of ours has been logged: a full ring has 20,000 records."""
         self._tail = b""
         self._next: int | None = None
         """The sequence number after the last record's."""
@@ -151,11 +156,24 @@ class KernelLog:
         return None
 
     def _take(self, line: bytes) -> None:
+        try:
+            self._record(line)
+        except Exception:
+            # Boundary: one record; a defect of ours must not end the agent.
+            self._lost += 1
+            if not self._failed:
+                log.exception("a record of the kernel log")
+            self._failed = True
+
+    def _record(self, line: bytes) -> None:
         head, semicolon, message = line.partition(b";")
         if not semicolon or line.startswith(b" "):
             return
+        numbers = head.split(b",", 3)[1:3]
+        if any(len(number) > _DIGITS for number in numbers):
+            return
         try:
-            sequence, microseconds = map(int, head.split(b",", 3)[1:3])
+            sequence, microseconds = map(int, numbers)
         except ValueError:
             return
         if sequence < self._seen:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mcp_gpu.gpu.xid.coverage import missed
 from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.node import journal as journal_module
+from mcp_gpu.node import journal_file
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.journal import PAST_SECONDS, Journal
 
@@ -303,6 +305,74 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path) -> None:
     journal, _ = followed(tmp_path)
     scan(journal)
     assert "in the group systemd-journal" in journal.state.message
+
+
+def test_files_that_cannot_be_read_beside_others_are_told(tmp_path: Path) -> None:
+    newer = bytearray(written("regular"))
+    struct.pack_into("<I", newer, 12, 1 << 6)
+    put(tmp_path, bytes(newer), "system@0001.journal")
+    put(tmp_path, written("regular")[:300], "system@0002.journal")
+    path = put(tmp_path, written("compact"))
+    journal, events = followed(tmp_path)
+    scan(journal)
+    assert told(events) == ALL
+    state = journal.state
+    assert state.live
+    assert state.message.startswith("2 of 3 journal files cannot be read: ")
+    assert "written by a newer systemd (flags 0x40)" in state.message
+    assert str(tmp_path) not in state.message
+    said = list(missed([state], since=FIRST, former_boots=True, dropped=False))
+    assert state.message in said
+    for name in ("system@0001.journal", "system@0002.journal"):
+        path.with_name(name).unlink()
+    scan(journal)
+    assert journal.state.message == ""
+
+
+def test_messages_that_cannot_be_unpacked_are_not_said_to_be_overwritten(tmp_path: Path) -> None:
+    put(tmp_path, written("regular"))
+    journal, _ = followed(tmp_path)
+    scan(journal)
+    assert journal.state.lost_records == 1
+    said = list(missed([journal.state], since=NOW, former_boots=True, dropped=False))
+    assert [each for each in said if "compressed or damaged" in each]
+    assert not [each for each in said if "overwritten" in each]
+
+
+def test_of_too_many_files_the_newest_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_FILES", 2)
+    path = put(tmp_path, written("regular"))
+    for number in range(20):
+        old = put(tmp_path, b"LPKSHHRH", f"system@{number:04}.journal")
+        os.utime(old, (FIRST, FIRST))
+    journal, events = followed(tmp_path)
+    scan(journal)
+    assert told(events) == ALL
+    for number in range(20):
+        content = bytearray(written("regular"))
+        content[24:40] = number.to_bytes(16, "little")  # file_id
+        path.write_bytes(content)
+        scan(journal)
+    assert len(journal._known) <= 5
+
+
+def test_a_field_without_end_is_looked_for_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "_MAX_OBJECTS", 50)
+    content = bytearray(written("regular")[:208] + bytes(16))
+    struct.pack_into("<QQ", content, 120, 208, 16)  # one bucket
+    struct.pack_into("<Q", content, 208, 224)
+    for number in range(100):
+        after = 224 + 48 * (number + 1)
+        content += struct.pack("<BxxxxxxxQQQQ8s", 2, 48, 0, after, 0, b"_FIELD_X")
+    content += struct.pack("<BxxxxxxxQQQQ16s", 2, 50, 0, 0, 0, b"_TRANSPORT")
+    put(tmp_path, bytes(content))
+    journal, _ = followed(tmp_path)
+    scan(journal)
+    assert "more fields than there can be" in journal.state.message
 
 
 def test_it_has_a_thread_that_ends_when_it_is_told_to(tmp_path: Path) -> None:

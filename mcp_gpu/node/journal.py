@@ -46,9 +46,13 @@ _PAUSE_SECONDS: Final = 0.02
 """Between slices: the interpreter is for those who answer."""
 
 _FILES: Final = 512
+"""Looked at, the newest ones; twice as many are remembered."""
 
 _LATE_SECONDS: Final = 60.0
 """journald runs by then; what the kernel wrote earlier is taken late and in one go."""
+
+WHY_CHARS: Final = 300
+"""Longest message about files that cannot be read."""
 
 _MACHINE: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -164,7 +168,7 @@ class Journal:
             self._covers_since = max(min(begins), self._since, self._passed_over)
             self._budget = None
         live = any(path not in self._damaged for path in files)
-        self._become("" if live else self._why(refused))
+        self._become(live, self._some(len(files)) if live else self._why(refused))
 
     def _read(self, one: _Candidate) -> Iterator[None]:
         """Raises: OSError, JournalDamaged"""
@@ -216,19 +220,20 @@ class Journal:
 
     def _files(self, refused: list[str]) -> list[Path]:
         """The system's journal files; users' have nothing of the kernel."""
-        files: list[Path] = []
+        files: list[os.DirEntry[str]] = []
         for path in self._paths:
             try:
                 with os.scandir(path) as folders:
                     machines = [one.path for one in folders if _MACHINE.fullmatch(one.name)]
                 for machine in machines:
                     with os.scandir(machine) as entries:
-                        files += [Path(one.path) for one in entries if _FILE.fullmatch(one.name)]
+                        files += [one for one in entries if _FILE.fullmatch(one.name)]
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except OSError as error:
                 refused.append(f"{path}: {error.strerror}")
-        return files[:_FILES]
+        # The one that is written to must not be left out for many that never change.
+        return [Path(one.path) for one in sorted(files, key=_changed_at, reverse=True)[:_FILES]]
 
     def _candidates(self, files: list[Path], refused: list[str]) -> list[_Candidate]:
         """Those that may hold something new, the newest first."""
@@ -256,6 +261,8 @@ class Journal:
             for one in found.values()
             if one.header.boot_id == self._boot.boot_id
         }
+        if len(self._known) > 2 * _FILES:
+            self._known = {key: known for key, known in self._known.items() if key in found}
         kept = []
         for one in found.values():
             if ours and one.path.parent.name not in ours:
@@ -265,15 +272,24 @@ class Journal:
                 kept.append(one)
         return sorted(kept, key=lambda one: one.header.last_at, reverse=True)
 
-    def _damage(self, path: Path, error: Exception) -> None:
-        if self._damaged.get(path) != str(error):
-            log.warning("journal file %s: %s", path, error)
-        self._damaged[path] = str(error)
+    def _damage(self, path: Path, error: OSError | JournalDamaged) -> None:
+        why = (error.strerror or "cannot be read") if isinstance(error, OSError) else str(error)
+        if self._damaged.get(path) != why:
+            log.warning("journal file %s: %s", path, why)
+        self._damaged[path] = why
 
-    def _become(self, message: str) -> None:
+    def _become(self, live: bool, message: str) -> None:
         if message != self._message:
             log.info("%s", message or "journal: reading")
-        self._live, self._message = not message, message
+        self._live, self._message = live, message
+
+    def _some(self, files: int) -> str:
+        """That some files cannot be read, though others can. Their paths differ by node and are
+        in the log."""
+        if not self._damaged:
+            return ""
+        whys = "; ".join(dict.fromkeys(self._damaged.values()))
+        return f"{len(self._damaged)} of {files} journal files cannot be read: {whys}"[:WHY_CHARS]
 
     def _why(self, refused: list[str]) -> str:
         former = "former boots are not seen"
@@ -289,6 +305,13 @@ class Journal:
             return f"no journal to read: {former}"
         places = ", ".join(map(str, self._paths))
         return f"no journal in {places}: {former}; mount the node's /var/log/journal read-only"
+
+
+def _changed_at(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _is_xid(text: str) -> bool:

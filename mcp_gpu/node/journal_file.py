@@ -199,17 +199,17 @@ class JournalFile:
         table, size = header.field_table
         looked = 0
         for bucket in range(table, table + size - 15, 16):
-            looked += 1
             field, before = _u64(self._bytes(bucket, 8), 0), 0
-            while field > before:
+            while field > before and looked <= _MAX_OBJECTS:
                 raw = self._object(field, _FIELD, 40)
                 if self._bytes(field + 40, min(len(name) + 1, _u64(raw, 8) - 40)) == name:
                     return field
                 # A new one is put at the tail.
                 before, field = field, _u64(raw, 24)
                 looked += 1
+            looked += 1
             if looked > _MAX_OBJECTS:
-                break
+                raise JournalDamaged("more fields than there can be")
         return 0
 
     def _entries(self, place: Place) -> Iterator[int]:

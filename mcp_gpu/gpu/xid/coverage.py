@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from mcp_gpu.gpu.xid.model import SourceState
+from mcp_gpu.gpu.xid.model import Source, SourceState
 
 __all__ = ["missed"]
 
@@ -17,6 +17,14 @@ _WITHOUT_LOG: Final = (
     "grant CAP_SYSLOG and mount /dev/kmsg."
 )
 """The driver's events never bring those three, and none comes twice."""
+
+_LOST: Final[Mapping[Source, str]] = {
+    "nvml": "Events of the driver were lost.",
+    "kernel_log": "Records of the kernel log were overwritten, or damaged, before they could be "
+    "read.",
+    "journal": "Messages in the journal are compressed or damaged so that they cannot be read: an "
+    "Xid may be among them.",
+}
 
 
 def missed(
@@ -45,9 +53,10 @@ def missed(
     if "nvml" in dead:
         yield f"{dead['nvml'].message}: Xids are known from the log alone"
     for state in live.values():
+        if state.message:
+            yield state.message
         if state.lost_records:
-            log = state.source.replace("_", " ")
-            yield f"Records of the {log} were overwritten before they could be read."
+            yield _LOST[state.source]
     begins = [state.covers_since for state in logs if state.covers_since is not None]
     if begins and min(begins) > since + _SLACK_SECONDS:
         yield "The log does not go back to the time asked for: earlier Xids may be absent."

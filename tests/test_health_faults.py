@@ -158,7 +158,7 @@ CASES = [
     Case(MigPending(kind="mig_pending", gpu=GPU), "mig_mode_pending", "RESET_GPU", "degraded"),
     Case(EccPending(kind="ecc_pending", gpu=GPU), "ecc_mode_pending", "RESET_GPU", "degraded"),
     Case(PersistenceOff(kind="persistence_off", gpu=GPU), "persistence_off", "NONE", "healthy"),
-    Case(WholeNode(kind="driver_not_loaded"), "nvml_absent", "NONE", "unknown"),
+    Case(WholeNode(kind="driver_not_loaded"), "nvml_absent", "RELOAD_DRIVER", "degraded"),
     Case(WholeNode(kind="driver_mismatch"), "driver_mismatch", "RELOAD_DRIVER", "failed"),
 ]  # fmt: skip
 

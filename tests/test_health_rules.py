@@ -77,6 +77,15 @@ def failing(code: int, name: str) -> Callable[[], Assessment]:
     return lambda: seen(Snapshot(state="failing", failure=failure))
 
 
+def without_driver(
+    *, gpu_count_expected: int | None = None, expected_gpus: int | None = None
+) -> Callable[[], Assessment]:
+    """A node on which GPUs were seen before, or are configured to be."""
+    failure = Failure(code=9, name="DriverNotLoaded", message="It is not loaded.")
+    snapshot = Snapshot(state="absent", failure=failure, gpu_count_expected=gpu_count_expected)
+    return lambda: seen(snapshot, expected_gpus=expected_gpus)
+
+
 def hanging(seconds: float, xid: int | None = None) -> Callable[[], Assessment]:
     def make() -> Assessment:
         waiting = Waiting(seconds=seconds, call="nvmlDeviceGetPowerUsage", gpu_index=2)
@@ -155,6 +164,8 @@ CASES = [
          faulty(NoPermission(kind="no_permission", gpu=1))),
     Case("nvml_absent", "info", "NONE", faulty(WholeNode(kind="driver_not_loaded"))),
     Case("nvml_absent", "info", "NONE", faulty(WholeNode(kind="library_missing"))),
+    Case("nvml_absent", "warning", "RELOAD_DRIVER", without_driver(gpu_count_expected=4)),
+    Case("nvml_absent", "critical", "RELOAD_DRIVER", without_driver(expected_gpus=4)),
     Case("driver_mismatch", "critical", "RELOAD_DRIVER",
          faulty(WholeNode(kind="driver_mismatch"))),
     Case("nvml_no_permission", "info", "CHECK_ACCESS", faulty(NoPermission(kind="no_permission"))),
@@ -163,7 +174,8 @@ CASES = [
     Case("nvml_failing", "critical", "RUN_FIELD_DIAG", failing(14, "CorruptedInforom")),
     Case("nvml_failing", "critical", "REBOOT_NODE", failing(12345, "Code12345")),
     Case("nvml_not_answering", "info", "NONE", hanging(3)),
-    Case("nvml_not_answering", "warning", "NONE", hanging(12)),
+    Case("nvml_not_answering", "info", "NONE", hanging(4.9)),
+    Case("nvml_not_answering", "warning", "NONE", hanging(5)),
     Case("nvml_not_answering", "critical", "REBOOT_NODE", hanging(60)),
     Case("nvml_not_answering", "warning", "NONE", hanging_from_the_start(12)),
     Case("gsp_timeout", "critical", "RESET_GPU", hanging(12, 119)),

@@ -91,9 +91,10 @@ _LIST: Final = (
         "The GPU is unknown, not sick.",
     ),
     Code(
-        "nvml_absent", ("info",), ("NONE",),
+        "nvml_absent", ("critical", "warning", "info"), ("RELOAD_DRIVER", "NONE"),
         f"{NVML_H}: LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED",
-        "No driver or no library of it: a node without GPU, or one whose driver is not ready.",
+        "No driver or no library of it: a node without GPU, or one whose driver is not ready. "
+        "Critical where GPUs are configured to be, a warning where this agent has seen some.",
     ),
     Code(
         "driver_mismatch", ("critical",), ("RELOAD_DRIVER",),
@@ -112,13 +113,13 @@ _LIST: Final = (
     ),
     Code(
         "nvml_not_answering", ("critical", "warning", "info"), ("REBOOT_NODE", "NONE"), FIELD,
-        "A call into the driver has not returned: info at first, a warning from 10 s on, "
+        "A call into the driver has not returned: info at first, a warning from 5 s on, "
         "critical from 45 s on, the driver's own deadline for its firmware.",
     ),
     Code(
         "gsp_timeout", ("critical",), ("RESET_GPU",), f"{XID_CATALOGUE}: 119, 120",
         "A call into the driver does not return, and the kernel log says that the GPU's "
-        "firmware has stopped.",
+        "firmware has stopped. Of medium confidence where it is not known which GPU is waited for.",
     ),
     Code(
         "readings_stale", ("warning",), ("NONE",), "this agent",

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health import driver, memory, modes, nvlink, pcie, presence, thermal
 from mcp_gpu.gpu.health.driver import Site
-from mcp_gpu.gpu.health.look import Look, Unread, Window
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Look, Unread, Window
 from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
 from mcp_gpu.gpu.health.stories import importance, told
 from mcp_gpu.gpu.health.xids import xids
@@ -57,6 +57,10 @@ ESSENTIAL: Final = WORDS | {"nvlink", "fabric"}
 """A GPU is unknown where one of these is refused for a passing reason, and may tell something
 bad once it answers. Lasting reasons are the board's or the driver's nature and the check is
 merely not made."""
+
+MEMORY_WORDS: Final = frozenset({"ecc", "row_remap"})
+"""MIG hides both. A GPU whose memory nobody can see is not healthy by its temperature: then the
+driver's own word is needed, which old drivers do not give."""
 
 _VERDICTS: Final[dict[Severity, Verdict]] = {
     "critical": "failed",
@@ -171,6 +175,8 @@ def _looked_at(look: Look, not_checked: dict[str, str]) -> bool:
     refused = [not_checked[name] for name in ESSENTIAL if name in not_checked]
     if any(_may_pass(reason) for reason in refused):
         return False
+    if all(not_checked.get(name) == MIG_ACTIVE for name in MEMORY_WORDS):
+        return "recovery_action" not in not_checked
     return any(name not in not_checked for name in WORDS)
 
 

@@ -21,6 +21,9 @@ from mcp_gpu.gpu.wire import NOT_REPORTED
 
 NO_HISTORY: Final = "not enough history yet"
 
+MIG_ACTIVE: Final = "mig_active"
+"""MIG hides it. As in `Gpu.unavailable`."""
+
 WINDOW_MIN_SECONDS: Final = 25.0
 """A rate over less says more about the moment of reading than about the board. One period of slow
 readings, which is 30 s by default, less what a busy node may be early."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.gpu.health.look import Look, Unread
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Look, Unread
 from mcp_gpu.gpu.health.model import Evidence, Finding
 
 RETIRED_PAGES_LIMIT: Final = 63
@@ -30,6 +30,8 @@ def ecc(look: Look) -> Iterator[Finding]:
         raise Unread(look.reason("ecc_uncorrected_volatile"))
     counted = [name for name in names if look.get(name) > 0]
     if not counted:
+        if look.get("mig_mode_current"):
+            raise Unread(MIG_ACTIVE)  # The parent's are not kept then: some drivers answer 0.
         return
     grown = []
     for name in counted:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.gpu.health.look import Growth, Look, Unread, agreed
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Growth, Look, Unread, agreed
 from mcp_gpu.gpu.health.model import Evidence, Finding
 from mcp_gpu.gpu.vitals import Link
 
@@ -52,7 +52,7 @@ def links_up(look: Look) -> Iterator[Finding]:
     fewer than the board could have: without peers that is no finding.
     """
     if look.get("mig_mode_current"):
-        raise Unread("mig_active")  # Peers cannot be reached then, and links may be down.
+        raise Unread(MIG_ACTIVE)  # Peers cannot be reached then, and links may be down.
     count = _count(look)
     if count.up == 0 and look.get("fabric_state") in _NOT_READY:
         raise Unread("the fabric is not ready")

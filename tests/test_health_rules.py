@@ -60,13 +60,16 @@ def now(profile: str = "h100", gpu: int | None = 0, **values: object) -> Callabl
 
 
 def grown(
-    profile: str = "h100", link: int | None = None, **values: object
+    profile: str = "h100",
+    link: int | None = None,
+    driver: str | None = None,
+    **values: object,
 ) -> Callable[[], Assessment]:
     """Two readings half a minute apart, changed by the second."""
     before = dict.fromkeys(values, 0) if link is not None else {}
 
     def make() -> Assessment:
-        first = wired(board(profile), **before)
+        first = wired(board(profile, driver=driver), **before)
         return watched(first, changed(first, link=link, **values))
 
     return make
@@ -183,8 +186,11 @@ CASES = [
     Case("readings_stale", "warning", "NONE", stale),
     Case("gpu_count_low", "critical", "REBOOT_NODE",
          lambda: seen(board("h100", gpus=7), expected_gpus=8)),
-    Case("ecc_uncorrected_rising", "critical", "RESET_GPU", grown(ecc_uncorrected_volatile=2)),
-    Case("ecc_uncorrected_rising", "critical", "RESET_GPU", grown(ecc_sram_uncorrected=1)),
+    Case("ecc_uncorrected_rising", "critical", "RESET_GPU",
+         grown(ecc_uncorrected_volatile=2, driver="550.90.12")),
+    Case("ecc_uncorrected_rising", "critical", "RESET_GPU",
+         grown(ecc_sram_uncorrected=1, driver="550.90.12")),
+    Case("ecc_uncorrected_rising", "warning", "DRAIN_AND_RESET", grown(ecc_dram_uncorrected=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_uncorrected_volatile=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_dram_uncorrected=1)),
     Case("sram_threshold_exceeded", "critical", "RUN_FIELD_DIAG",

@@ -130,9 +130,10 @@ _LIST: Final = (
         "Fewer GPUs than expected, beyond those that are reported as lost.",
     ),
     Code(
-        "ecc_uncorrected_rising", ("critical",), ("RESET_GPU",),
+        "ecc_uncorrected_rising", ("critical", "warning"), ("RESET_GPU", "DRAIN_AND_RESET"),
         f"{MEMORY_GUIDE}; {XID_CATALOGUE}: 48, 94, 95",
-        "Memory errors that could not be corrected, and more of them within the window.",
+        "Memory errors that could not be corrected, and more of them within the window. A warning "
+        "where the driver's recovery action says that they were contained.",
     ),
     Code(
         "ecc_uncorrected", ("warning",), ("RESET_GPU",),

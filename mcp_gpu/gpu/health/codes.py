@@ -247,10 +247,10 @@ _LIST: Final = (
         "NVLink 5: packets or buffers in error within the window.",
     ),
     Code(
-        "fabric_not_ready", ("critical", "warning"), ("RESTART_FM",),
+        "fabric_not_ready", ("critical", "warning"), ("RESTART_FM", "NONE"),
         f"{NVML_H}: fabric state",
         "The fabric manager has not registered the GPU (critical), or is still at it (warning): "
-        "CUDA does not start until then.",
+        "CUDA does not start until then. Nothing to do in its first 5 minutes.",
     ),
     Code(
         "fabric_failed", ("critical",), ("RESTART_FM",), f"{NVML_H}: fabric status",

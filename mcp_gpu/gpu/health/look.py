@@ -217,6 +217,16 @@ class Look:
         values = (_value(snapshot, self._position, name, None) for snapshot in earlier)
         return [value for value in values if value is not None]
 
+    def lasted(self, name: str) -> float:
+        """For how many seconds a reading has been what it is, as far back as the window goes."""
+        value, latest = self.get(name), self.snapshot.slow_at
+        since = latest
+        for snapshot in reversed(self.window.snapshots):
+            if _value(snapshot, self._position, name, None) != value:
+                break
+            since = snapshot.slow_at
+        return 0.0 if latest is None or since is None else latest - since
+
     def at(self, moment: Snapshot) -> Gpu | None:
         """This GPU in another snapshot of the window."""
         return moment.gpus[self._position] if self._position < len(moment.gpus) else None

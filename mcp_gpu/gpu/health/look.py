@@ -198,7 +198,7 @@ class Look:
         return Growth(reading, last - value, ended - begun, self.age(name))
 
     def since_first(self, name: str) -> tuple[float, float] | None:
-        """How much a counter grew since this generation's first reading, and in how many seconds.
+        """How much a counter grew since the first reading, and in how many seconds.
 
         None where that is not known, or it was set back in between.
         """

@@ -10,7 +10,14 @@ from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health import driver, memory, modes, nvlink, pcie, presence, thermal
 from mcp_gpu.gpu.health.driver import Site
 from mcp_gpu.gpu.health.look import MIG_ACTIVE, Look, Unread, Window
-from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
+from mcp_gpu.gpu.health.model import (
+    READINGS,
+    Assessment,
+    Finding,
+    GpuVerdict,
+    Severity,
+    Verdict,
+)
 from mcp_gpu.gpu.health.stories import importance, told
 from mcp_gpu.gpu.health.xids import xids
 from mcp_gpu.gpu.history import Past
@@ -43,7 +50,7 @@ GPU_CHECKS: Final[dict[str, Callable[[Look], Iterator[Finding]]]] = {
 
 NODE_CHECKS: Final[dict[str, Callable[[Site], Iterator[Finding]]]] = {
     "gpus": driver.nvml,
-    "readings": driver.answering,
+    READINGS: driver.answering,
     "gpu_count": driver.count,
     "persistence": driver.persistence,
 }
@@ -109,7 +116,7 @@ def assess(
         ),
         key=importance,
     )
-    stale = "readings" in not_checked
+    stale = READINGS in not_checked
     gpus = tuple(_verdict(look, findings, missing[look.index], stale=stale) for look in looks)
     return Assessment(
         verdict=_worst(
@@ -147,7 +154,7 @@ def _judged(look: Look) -> tuple[list[Finding], dict[str, str]]:
         findings += presence.state(look)
         if look.get("recovery_action") is not None:
             findings += presence.recovery_action(look)
-    return findings, {"readings": look.gpu.error or look.gpu.state}
+    return findings, {READINGS: look.gpu.error or look.gpu.state}
 
 
 def _verdict(

@@ -162,8 +162,10 @@ async def test_what_could_not_be_seen_is_told_first() -> None:
 async def test_former_boots_are_missed_only_by_who_asks_for_them() -> None:
     async with agent(Node("n", "t4", faults=(xid(13),))) as client:
         boot = data(await ask_until(client, 1))
-        days = data(await ask(client, since="3d"))
-    assert not any("former boots" in told for told in boot["missed"])
+        since_boot = [data(await ask(client, since=since)) for since in ("0s", "2h", "29d")]
+        days = data(await ask(client, since="31d"))
+    for found in (boot, *since_boot):  # the node was booted 30 days ago
+        assert not any("former boots" in told for told in found["missed"])
     assert any("Xids of former boots may be absent" in told for told in days["missed"])
 
 

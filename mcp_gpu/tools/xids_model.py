@@ -136,7 +136,7 @@ class NodeXids(Analysis):
         absent = missed(
             sources,
             since=watch.booted_at if start is None else start,
-            former_boots=since != BOOT,
+            former_boots=start is not None and start < watch.booted_at,
             dropped=watch.log.dropped > 0,
         )
         return cls(

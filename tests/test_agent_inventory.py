@@ -13,6 +13,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
+from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import READINGS
 from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import (
@@ -24,8 +25,15 @@ from mcp_gpu.gpu.simulator.faults import (
     Refused,
     WholeNode,
 )
+from mcp_gpu.node.boot import Boot
+from mcp_gpu.node.watch import XidWatch
+from mcp_gpu.registry import Tool
+from mcp_gpu.tools import health, xids
 from mcp_gpu.tools.inventory import NodeInventory, agent_tool
 from support import served
+from support.health import BLIND
+from support.results import data
+from support.results import text as text_of
 
 
 def agent(node: Node) -> AbstractAsyncContextManager[Client]:
@@ -221,3 +229,21 @@ async def test_the_agent_answers_what_its_schema_promises(
     jsonschema.validate(found, listed[0].output_schema, cls=jsonschema.Draft202012Validator)
     shown = [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in listed]
     golden("agent_tools.json", shown)
+
+
+@pytest.mark.parametrize("name", ["get_gpu_inventory", "get_gpu_health", "analyze_xid_errors"])
+async def test_a_simulated_node_says_so_before_it_was_ever_read(name: str) -> None:
+    node = Node("n", "t4", faults=(Hang(kind="hang", seconds=3600),))
+    log = node.kernel_log
+    watch = XidWatch(log.open, boot=Boot(log.boot_id, log.started_at))
+    makes: dict[str, Callable[[Collector], Tool[Any]]] = {
+        "get_gpu_inventory": lambda collector: agent_tool("n", collector),
+        "get_gpu_health": lambda collector: health.agent_tool("n", collector, watch, lambda: BLIND),
+        "analyze_xid_errors": lambda collector: xids.agent_tool("n", collector, watch),
+    }
+    async with served.agent(node, makes[name], looked=False) as client:
+        answer = await client.call_tool(name, {})
+        node.faults = ()
+    assert isinstance(answer, CallToolResult)
+    assert data(answer)["simulated"] is True
+    assert "SIMULATED: no real hardware" in text_of(answer)

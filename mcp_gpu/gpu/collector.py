@@ -62,7 +62,7 @@ class Collector:
         self._events = events
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot(simulated=self._nvml.simulated)
         self._history = History()
         self._read_at = -float("inf")
         """When the readings of the last snapshot were begun, on time.monotonic()."""

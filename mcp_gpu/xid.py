@@ -77,10 +77,10 @@ def _quiet(found: FleetXids) -> bool:
 
 
 def _arguments(settings: XidSettings) -> GatewayArguments:
-    try:
-        codes = tuple(map(int, settings.codes)) or None
-    except ValueError as error:
-        raise SettingError(f"--codes: numbers, not {' '.join(settings.codes)!r}") from error
+    wrong = [code for code in settings.codes if not (code.isascii() and code.isdecimal())]
+    if wrong:
+        raise SettingError(f"--codes: {wrong[0]!r} is no number")
+    codes = tuple(map(int, settings.codes)) or None
     nodes = settings.nodes or None
     try:
         return GatewayArguments(nodes=nodes, since=settings.since, codes=codes, limit=LIMIT)

@@ -121,13 +121,16 @@ async def test_where_nothing_is_explained_the_exit_status_says_so(
     ("flags", "told"),
     [
         (["--since", "yesterday"], '--since: should be "boot", a duration'),
-        (["--codes", "a,b"], "--codes: numbers, not 'a b'"),
+        (["--codes", "79,abc"], "--codes: 'abc' is no number"),
         (["--codes", "0"], "--codes: input should be greater"),
         (["--explain", "0"], "--explain: input should be greater"),
         (["--explain", " "], "--explain: a code, a line of a log, or -"),
         (["--explain", "48", "--since", "2h"], "--since goes without --explain"),
         (["--explain", "48", "--nodes", "a"], "--nodes goes without --explain"),
-        (["--explain", "48", "--driver-version", "new"], "--driver-version: "),
+        (
+            ["--explain", "48", "--driver-version", "new"],
+            "--driver-version: should be a driver's version",
+        ),
         (["--driver-version", "580"], "--driver-version goes with --explain only"),
         (["--kubeconfig", "/nonexistent"], "--kubeconfig: no file"),
     ],

@@ -130,6 +130,15 @@ async def test_a_time_that_is_none_is_refused_with_what_one_looks_like(since: st
     assert "ISO 8601 time with its zone" in text(refused)
 
 
+async def test_no_codes_at_all_are_refused_in_a_sentence() -> None:
+    async with agent(Node("n", "t4")) as client:
+        refused = await ask(client, codes=[])
+    assert text(refused) == (
+        'Bad arguments for analyze_xid_errors: "codes" must not be empty. '
+        "Allowed: since, codes, limit."
+    )
+
+
 @pytest.mark.parametrize(
     "since", ["999999d", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "0s"]
 )
@@ -532,10 +541,13 @@ async def test_many_different_xids_are_bounded() -> None:
         ({"code": 48, "line": "x"}, "Give code or line"),
         ({"line": "nothing of the kind"}, "No Xid in 1 line: it looks like `NVRM: Xid (PCI:"),
         ({"line": "a\nb"}, "No Xid in 2 lines"),
-        ({"line": ""}, '"line"'),
+        ({"line": ""}, '"line" must not be empty. Allowed: '),
         ({"code": 0}, '"code"'),
         ({"code": "48"}, '"code"'),
-        ({"code": 48, "driver_version": "new"}, '"driver_version"'),
+        (
+            {"code": 48, "driver_version": "new"},
+            '"driver_version" should be a driver\'s version such as 580.105.08, got "new"',
+        ),
         ({"line": "x" * 40_000}, '"line"'),
     ],
 )
@@ -563,6 +575,8 @@ async def test_answers_keep_to_their_schemas_and_the_tools_are_listed_as_promise
         async with connecting as client:
             (tool,) = (await client.list_tools()).tools
             assert tool.output_schema is not None
+            for argument in tool.input_schema["properties"].values():
+                assert "description" in argument  # where clients look, not in one of its types
             for arguments in calls:
                 found = data(await ask(client, tool.name, **arguments))
                 jsonschema.validate(found, tool.output_schema, cls=jsonschema.Draft202012Validator)

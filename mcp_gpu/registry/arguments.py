@@ -70,6 +70,8 @@ def _problem(detail: ErrorDetails) -> str:
             return f"missing argument {_quoted(name)}"
         case "json_invalid":
             return "a value is not valid text or JSON"
+        case "too_short" | "string_too_short":
+            return f"{_quoted(name)} must not be empty"
     message = detail["msg"].removeprefix("Input ").removeprefix("Value error, ")
     return f"{_quoted(name)} {message}, got {_quoted(detail['input'])}"
 

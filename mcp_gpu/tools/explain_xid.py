@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from mcp_gpu.gpu.xid.catalogue import advice
 from mcp_gpu.gpu.xid.excerpt import Excerpt, Explained, read
@@ -44,6 +45,22 @@ FORM: Final = (
 )
 
 
+_VERSION: Final = re.compile(r"[0-9]{3,4}(\.[0-9]+)*")
+
+
+def _version(text: str) -> str:
+    if _VERSION.fullmatch(text) is None:
+        raise ValueError("should be a driver's version such as 580.105.08")
+    return text
+
+
+DriverVersion = Annotated[
+    str,
+    AfterValidator(_version),
+    Field(json_schema_extra={"pattern": f"^{_VERSION.pattern}$"}),
+]
+
+
 class ExplainArguments(Arguments):
     """What is to be explained."""
 
@@ -54,7 +71,7 @@ class ExplainArguments(Arguments):
         default=None,
         description="A line of the kernel log, or an excerpt of many. Give this or `code`.",
     )
-    driver_version: Annotated[str, Field(pattern=r"^[0-9]{3,4}(\.[0-9]+)*$")] | None = Field(
+    driver_version: DriverVersion | None = Field(
         default=None,
         description="Such as 580.105.08: the registers of 144-150 are read by it. Without it both "
         "readings are told where they differ.",

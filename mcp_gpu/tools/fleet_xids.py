@@ -54,7 +54,7 @@ class GatewayArguments(FleetArguments):
     """What a gateway may be asked about the fleet's Xids."""
 
     since: Since = BOOT
-    codes: Codes | None = None
+    codes: Codes = None
     detail: Detail = Field(
         default="summary", description="full: also each node's groups of Xids with sample lines."
     )

@@ -33,7 +33,7 @@ class AgentArguments(Arguments):
     """What an agent may be asked about the Xids of its node."""
 
     since: Since = BOOT
-    codes: Codes | None = None
+    codes: Codes = None
     limit: int = Field(
         default=20, ge=0, le=200, description="Most groups of Xids to list; the rest are counted."
     )

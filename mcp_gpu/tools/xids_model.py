@@ -82,12 +82,11 @@ Since = Annotated[
 ]
 
 Codes = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=99_999)], ...],
-    Field(
-        min_length=1,
-        max_length=CODES,
-        description="Only these codes, and the chains that hold one of them; default all.",
-    ),
+    Annotated[
+        tuple[Annotated[int, Field(ge=1, le=99_999)], ...], Field(min_length=1, max_length=CODES)
+    ]
+    | None,
+    Field(description="Only these codes, and the chains that hold one of them; default all."),
 ]
 
 

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from mcp_gpu.gpu.actions import grave
 from mcp_gpu.gpu.health.model import Severity
-from mcp_gpu.gpu.xid.catalogue import weight
 from mcp_gpu.gpu.xid.excerpt import Excerpt, read
+from mcp_gpu.gpu.xid.present import branch
 from mcp_gpu.settings import SettingError, XidSettings
 from mcp_gpu.terminal import (
     LIMIT,
@@ -38,7 +39,7 @@ from mcp_gpu.tools.fleet_xids_model import FleetXids, Pattern
 from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import then
-from mcp_gpu.tools.xids_model import NAME, NodeXids, branch
+from mcp_gpu.tools.xids_model import NAME, NodeXids
 
 __all__ = ["run"]
 
@@ -55,7 +56,8 @@ MISSED: Final = 8
 def run(settings: XidSettings) -> int:
     """Print what happened, or an explanation. Returns the exit status.
 
-    0 when every node answered, could look, and has no Xid that asks for anything, else 1. With
+    0 when every node answered, could look, and has no Xid that asks for anything
+    or is critical, else 1. With
     --explain 0 when an Xid was explained, and 1 when there was none or the code is unknown.
     """
     if "explain" in settings.model_fields_set:
@@ -72,7 +74,10 @@ def run(settings: XidSettings) -> int:
 
 
 def _quiet(found: FleetXids) -> bool:
-    asked_for = any(weight(node.action) for node in found.nodes)
+    asked_for = any(
+        node.action != "NONE" or any(device.severity == "critical" for device in node.devices)
+        for node in found.nodes
+    )
     return not (asked_for or found.nodes_blind or found.failures_by_reason)
 
 
@@ -199,5 +204,5 @@ def _render_excerpt(excerpt: Excerpt, console: Console) -> None:
 
 
 def _colour(action: str) -> str:
-    grave: Severity = "critical" if weight(action) >= weight("RESET_GPU") else "warning"
-    return SEVERITY_COLOURS[grave if weight(action) else "info"]
+    some: Severity = "info" if action == "NONE" else "warning"
+    return SEVERITY_COLOURS["critical" if grave(action) else some]

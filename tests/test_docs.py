@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_gpu import __version__, cli, settings
-from mcp_gpu.gpu.health.actions import ACTIONS
+from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments

@@ -16,14 +16,16 @@ from hypothesis import strategies as st
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.log import XidLog
 from mcp_gpu.gpu.xid.model import XidEvent
+from mcp_gpu.gpu.xid.present import Device, Present
 from mcp_gpu.gpu.xid.report import Analysis, DeviceXids, XidGroup
-from mcp_gpu.gpu.xid.view import Device, View
+from mcp_gpu.gpu.xid.view import View
 from support.xids import (
     BEFORE,
     BUS,
     CLEARED,
     DRAIN,
     GPUS,
+    JUST_AFTER,
     NOW,
     REBOOT,
     RESET,
@@ -33,7 +35,7 @@ from support.xids import (
     seconds,
 )
 
-EVERYTHING = View(boot_id=NOW)
+EVERYTHING = View()
 
 
 def analysed(
@@ -43,10 +45,11 @@ def analysed(
     former: Iterable[tuple[str, str]] = (),
     view: View = EVERYTHING,
     limit: int = 50,
+    at: str = JUST_AFTER,
 ) -> Analysis:
-    """What these lines mean together."""
+    """What these lines mean together, at that time of the day."""
     every = (*bursts(former, BEFORE), *bursts(lines))
-    return analyse(every, known=known, view=view, limit=limit, driver_branch=driver)
+    return analyse(every, Present(seconds(at), known, driver, NOW), view=view, limit=limit)
 
 
 def told(found: Analysis) -> list[tuple[str, str, list[str]]]:
@@ -375,7 +378,7 @@ def test_switches_and_the_gpus_at_their_links_are_told_of_each_other() -> None:
 
 def test_former_boots_are_told_only_when_they_are_asked_for_and_ask_for_nothing() -> None:
     former = [("02:00:00", line(79)), ("02:00:00", line(54, gpu=1, text="Auxiliary power"))]
-    assert analysed(former=former, view=View(boot_id=NOW, this_boot=True)).devices == ()
+    assert analysed(former=former, view=View(this_boot=True)).devices == ()
     found = analysed(former=former)
     assert told(found) == [("GPU 1", "CHECK_SEATING", ["54"]), ("GPU 0", "NONE", ["79"])]
     assert of(found, 79).state == "settled"
@@ -383,14 +386,14 @@ def test_former_boots_are_told_only_when_they_are_asked_for_and_ask_for_nothing(
 
 
 def test_a_cause_from_before_the_time_asked_for_is_still_a_cause() -> None:
-    view = View(boot_id=NOW, since=seconds("10:02:12"))
+    view = View(since=seconds("10:02:12"))
     found = analysed(("10:02:10", line(48)), ("10:02:13", line(45)), view=view)
     assert [group.code for group in found.groups] == [45]
     assert told(found) == [("GPU 0", "RESET_GPU", ["48 -> 45"])]
 
 
 def test_codes_pick_what_is_shown_and_nothing_of_what_it_means() -> None:
-    view = View(boot_id=NOW, codes=frozenset({45}))
+    view = View(codes=frozenset({45}))
     lines = [("10:02:10", line(48)), ("10:02:13", line(45)), ("10:02:14", line(13, gpu=1))]
     found = analysed(*lines, view=view)
     assert [(group.code, group.state) for group in found.groups] == [(45, "follows")]
@@ -440,7 +443,7 @@ def test_a_line_can_do_nothing_to_a_terminal() -> None:
 def test_a_time_that_cannot_be_told_breaks_nothing() -> None:
     ages = [replace(burst, first=replace(burst.first, at=at), last_at=at, samples=())
             for burst in bursts([("10:00:00", line(48))]) for at in (-1e18, 1e18)]  # fmt: skip
-    found = analyse(ages, known=GPUS, view=EVERYTHING, limit=5)
+    found = analyse(ages, Present(seconds(JUST_AFTER), GPUS), view=EVERYTHING, limit=5)
     assert (found.groups[0].first, found.groups[0].last) == (
         "1970-01-01T00:00:00Z",
         "9999-12-31T23:59:59Z",
@@ -469,7 +472,7 @@ def test_every_xid_is_told_in_one_chain_and_one_group(events: list[XidEvent]) ->
     for event in events:
         log.add(event)
     every = log.bursts()
-    found = analyse(every, known=GPUS, view=EVERYTHING, limit=1000, driver_branch=580)
+    found = analyse(every, Present(100.0, GPUS, 580, NOW), view=EVERYTHING, limit=1000)
     count = sum(burst.count for burst in every)
     assert found.xids == sum(group.count for group in found.groups) == count
     assert sum(total.count for total in found.totals) == count

@@ -10,16 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_gpu.gpu.actions import ACTIONS, advice, grave, recovery, weight
 from mcp_gpu.gpu.xid import line, nvlink5
 from mcp_gpu.gpu.xid.catalogue import (
-    ACTIONS,
     DATA,
     PROVENANCE,
     action_of,
-    advice,
     entries,
     entry,
-    weight,
 )
 from mcp_gpu.gpu.xid.explain import Explanation, explain
 
@@ -93,10 +91,19 @@ def test_every_code_in_use_has_words_of_its_own() -> None:
 
 
 def test_actions_have_an_order_and_words() -> None:
-    assert [weight(action) for action in ACTIONS] == list(range(10))
+    *weighed, support = list(ACTIONS)[: list(ACTIONS).index("CONTACT_SUPPORT") + 1]
+    assert [weight(action) for action in (*weighed, support)] == list(range(len(weighed) + 1))
+    assert {weight(action) for action in ACTIONS} - {weight(action) for action in weighed} == {
+        weight(support)
+    }
     assert weight("NONE") < weight("RESTART_APP") < weight("RESET_GPU") < weight("REBOOT_NODE")
     assert weight("DRAIN_AND_RESET") < weight("CHECK_SEATING") < weight("CONTACT_SUPPORT")
-    assert all(advice(action) for action in ACTIONS)
+    light = [action for action in weighed if not grave(action)]
+    assert light == ["NONE", "RESTART_APP", "RESTART_FM"]
+    assert all(advice(action).endswith(".") for action in ACTIONS)
+    assert all("GPU 3" not in advice(action) for action in ACTIONS)
+    assert "--id=3 on the node" in advice("RESET_GPU", 3)
+    assert (recovery("recover_imex"), recovery("unknown(9)")) == ("RECOVER_IMEX", "UNKNOWN")
     assert (weight("SOMETHING_NEW"), advice("SOMETHING_NEW")) == (0, "")
 
 

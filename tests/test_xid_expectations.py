@@ -161,10 +161,12 @@ DECODED: Final = [
         for after, action, severity in (
             ("0x1 (GPU Reset Required)", "RESET_GPU", "critical"),
             ("0x2 (Node Reboot Required)", "REBOOT_NODE", "critical"),
-            ("0x3 (Drain P2P)", "RESTART_APP", "warning"),
-            ("0x4 (Drain and Reset)", "DRAIN_AND_RESET", "critical"),
-            ("0x5 (new words)", "RESTART_FM", "warning"),
-            ("0x99 (new words)", "NONE", "follow"),
+            ("0x3 (Drain P2P)", "DRAIN_P2P", "critical"),
+            ("0x4 (Drain and Reset)", "DRAIN_AND_RESET", "warning"),
+            ("0x5 (new words)", "RECOVER_IMEX", "critical"),
+            ("0x6 (Bus Reset)", "BUS_RESET", "critical"),
+            ("0x7 (System Reboot)", "SYSTEM_REBOOT", "critical"),
+            ("0x99 (new words)", "UNKNOWN", "warning"),
         )
     ),
     Row(f"154, {WHO}, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)",
@@ -260,9 +262,9 @@ def test_where_all_agree_nobody_is_said_to_differ(code: int) -> None:
 @pytest.mark.parametrize(
     ("text", "severity", "decoded"),
     [
-        ("Fatal, Link 30 LTSSM Fault Up", "critical", "calls it fatal, on its link 30."),
-        ("Non-fatal, Link 28 RX Short Error Rate", "warning", "calls it not fatal, on its link 28"),
-        ("Fatal, ingress invalid command", "critical", "calls it fatal."),
+        ("Fatal, Link 30 LTSSM Fault Up", "warning", "calls it fatal, on its link 30."),
+        ("Non-fatal, Link 28 RX Short Error Rate", "info", "calls it not fatal, on its link 28"),
+        ("Fatal, ingress invalid command", "warning", "calls it fatal."),
     ],
 )
 def test_a_switchs_error_is_no_xid_of_the_same_number(

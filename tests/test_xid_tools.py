@@ -19,7 +19,7 @@ from mcp_gpu.gpu.simulator import Node
 from mcp_gpu.gpu.simulator.faults import Fault, Hang, RecoveryAction, Xid
 from mcp_gpu.gpu.xid.log import BOUND_BYTES
 from mcp_gpu.gpu.xid.model import XidEvent
-from mcp_gpu.gpu.xid.view import Device
+from mcp_gpu.gpu.xid.present import Device
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.tools.explain_xid import explain_tool

@@ -8,15 +8,15 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
 
-from mcp_gpu.gpu.xid.catalogue import advice
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.xid.excerpt import Excerpt, Explained, read
 from mcp_gpu.gpu.xid.explain import explain
 from mcp_gpu.gpu.xid.incidents import CLEANUP
 from mcp_gpu.gpu.xid.model import Kind
+from mcp_gpu.gpu.xid.present import branch
 from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
 from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.xids import within
-from mcp_gpu.tools.xids_model import branch
 
 __all__ = [
     "FORM",

@@ -8,8 +8,7 @@ from typing import Final
 from pydantic import Field
 
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
-from mcp_gpu.gpu.xid.catalogue import ACTIONS, weight
-from mcp_gpu.gpu.xid.workflows import heaviest
+from mcp_gpu.gpu.actions import ACTIONS, heaviest, weight
 from mcp_gpu.registry import Answer, Call, Tool, ToolError
 from mcp_gpu.tools.failures import by_reason, failure_lines
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from mcp_gpu.gpu.xid.catalogue import advice, weight
+from mcp_gpu.gpu.actions import weight
 from mcp_gpu.gpu.xid.model import Kind
 from mcp_gpu.gpu.xid.report import FLOOD, SEVERITIES, Chain, CodeTotal, DeviceXids
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, Missed, Pattern, XidTotal
@@ -87,7 +87,7 @@ def _pattern(members: Sequence[_Member]) -> Pattern:
         told=noun + " -> ".join(map(str, common)),
         severity=min((chain.severity for chain in chains), key=SEVERITIES.index),
         action=typical.action,
-        advice=advice(typical.action),
+        advice=typical.advice,
         investigate=typical.investigate,
         settled=bool(typical.settled),
         explanation=typical.explanation,

@@ -14,13 +14,14 @@ from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.coverage import missed
 from mcp_gpu.gpu.xid.model import SourceState
+from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import Analysis, utc
-from mcp_gpu.gpu.xid.view import View, devices
+from mcp_gpu.gpu.xid.view import View
 
 if TYPE_CHECKING:  # a gateway reads no log, and shares only the models
     from mcp_gpu.node.watch import XidWatch
 
-__all__ = ["BOOT", "NAME", "Codes", "NodeXids", "Since", "branch"]
+__all__ = ["BOOT", "NAME", "Codes", "NodeXids", "Since"]
 
 NAME: Final = "analyze_xid_errors"
 
@@ -28,10 +29,6 @@ BOOT: Final = "boot"
 
 CODES: Final = 100
 """Most codes that one call may name."""
-
-FRESH_SECONDS: Final = 120.0
-"""What the driver asks for is told no longer than this after it was read: by then a GPU may have
-been reset, or a driver that hangs may have been saying the same for hours."""
 
 _DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -58,12 +55,6 @@ def _time(since: str, now: float) -> float | None:
         'should be "boot", a duration such as "30m", "2h" or "3d", or an ISO 8601 time with its '
         'zone such as "2026-11-26T10:00:00Z"'
     )
-
-
-def branch(driver_version: str | None) -> int | None:
-    """The branch of a driver's version: 580 of `580.105.08`; None where that is none."""
-    first = (driver_version or "").partition(".")[0]
-    return int(first) if first.isdecimal() else None
 
 
 def _readable(since: str) -> str:
@@ -118,18 +109,11 @@ class NodeXids(Analysis):
         """Make the answer of one node from all that is known now."""
         now = clock()
         start = _time(since, now)
-        known = devices(snapshot, fresh_since=now - FRESH_SECONDS)
         found = analyse(
             watch.log.bursts(),
-            known=known,
-            view=View(
-                since=start,
-                boot_id=watch.boot_id,
-                this_boot=since == BOOT,
-                codes=frozenset(codes),
-            ),
+            Present.of(snapshot, at=now, boot_id=watch.boot_id),
+            view=View(since=start, this_boot=since == BOOT, codes=frozenset(codes)),
             limit=limit,
-            driver_branch=branch(snapshot.driver_version),
         )
         sources = watch.sources()
         absent = missed(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from bench.figures import Section
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.log import XidLog
-from mcp_gpu.gpu.xid.view import Device, View
+from mcp_gpu.gpu.xid.present import Device, Present
+from mcp_gpu.gpu.xid.view import View
 from mcp_gpu.node.lines import XidLines
 
 __all__ = ["analysis"]
@@ -70,7 +71,7 @@ def _round(lines: Sequence[str]) -> tuple[float, float, int]:
             log.add(event)
     read = time.process_time()
     bursts = log.bursts()
-    analyse(bursts, known=GPUS, view=View(boot_id=BOOT), limit=20, driver_branch=580)
+    analyse(bursts, Present(STARTED_AT, GPUS, 580, BOOT), view=View(), limit=20)
     return read - started, time.process_time() - read, len(bursts)
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.log import XidLog
 from mcp_gpu.gpu.xid.model import Burst, SourceState
-from mcp_gpu.gpu.xid.view import Device, View
+from mcp_gpu.gpu.xid.present import Device, Present
+from mcp_gpu.gpu.xid.view import View
 from mcp_gpu.node.lines import XidLines
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools.xids import AgentArguments
@@ -24,6 +25,9 @@ NOW, BEFORE = "b" * 32, "a" * 32
 BUS = tuple(f"0000:{number:02x}:00" for number in (0x53, 0x64, 0x75, 0x86))
 GPUS = {bus_id: Device(index, f"GPU-{index}", "H100") for index, bus_id in enumerate(BUS)}
 SWITCH = "0000:c1:00"
+
+JUST_AFTER = "10:05:00"
+"""When most tests look, by the clock: what happened about ten is recent then."""
 
 LINES = {
     13: "pid=41, name=python, Graphics SM Warp Exception on (GPC {gpc}, TPC {tpc}, SM 0): "
@@ -114,10 +118,9 @@ class XidAgent(Agent):
         assert isinstance(arguments, AgentArguments)
         found = analyse(
             self.bursts,
-            known=self.known,
-            view=View(boot_id=NOW, codes=frozenset(arguments.codes or ())),
+            Present(seconds(JUST_AFTER), self.known, 580, NOW),
+            view=View(codes=frozenset(arguments.codes or ())),
             limit=arguments.limit,
-            driver_branch=580,
         )
         return NodeXids(
             **dict(found),

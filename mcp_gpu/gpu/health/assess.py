@@ -103,7 +103,7 @@ def assess(
     looks = [Look(now, position, window, at) for position in range(len(now.gpus))]
     site = Site(now, looks, bursts, expected_gpus, at, window.period_seconds)
     findings, not_checked = _checked(NODE_CHECKS, site)
-    findings += xids(looks, bursts, at)
+    findings += xids(now, bursts, at)
     missing: dict[int, dict[str, str]] = {}
     for look in looks:
         found, missing[look.index] = _judged(look)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_gpu.gpu.health.actions import steps
+from mcp_gpu.gpu.actions import advice as advice_on
 from mcp_gpu.gpu.health.model import Confidence, Evidence, Finding, Severity
 
 NVML_H: Final = "nvml.h"
@@ -53,7 +53,7 @@ class Code:
             title=title,
             evidence=evidence,
             action=chosen,
-            advice=advice or steps(chosen, gpu_index),
+            advice=advice or advice_on(chosen, gpu_index),
             confidence=confidence,
             source=self.source,
         )
@@ -68,8 +68,9 @@ _LIST: Final = (
             "BUS_RESET", "SYSTEM_REBOOT", "UNKNOWN",
         ),
         f"{NVML_H}: recovery action (field 230, the value of Xid 154)",
-        "The driver itself asks for a recovery. Only DRAIN_AND_RESET, reduced capacity, and what "
-        "this version does not know are no more than a warning.",
+        "The driver itself asks for a recovery, by what is read or by its last Xid 154. Only "
+        "DRAIN_AND_RESET, reduced capacity, and what this version does not know are no more than "
+        "a warning.",
     ),
     Code(
         "gpu_lost", ("critical",), ("REBOOT_NODE",),
@@ -278,11 +279,16 @@ _LIST: Final = (
         "xid", ("critical", "warning"),
         (
             "RESET_GPU", "DRAIN_AND_RESET", "RESTART_VM", "REBOOT_NODE", "CHECK_SEATING",
-            "UPDATE_SW_FW", "CONTACT_SUPPORT",
+            "UPDATE_SW_FW", "CONTACT_SUPPORT", "NONE",
         ),
         XID_CATALOGUE,
-        "An Xid of this boot for which NVIDIA asks at least a reset, and nothing that is read "
-        "now says that it is over. Critical if it is younger than 10 minutes.",
+        "An Xid of this boot that asks for at least a reset, and nothing that is read now says "
+        "that it is over. A warning from 10 minutes on: a reset since then would leave no trace.",
+    ),
+    Code(
+        "sxid", ("warning",), ("NONE",), "the NVSwitch driver's word; Fabric Manager user guide",
+        "An error of an NVSwitch that its driver calls fatal. What it asks for stands in the "
+        "user guide alone; a GPU that is reset may cause one.",
     ),
     Code(
         "xid_past", ("info",), ("NONE",), f"{XID_CATALOGUE}; {NVML_H}: recovery action",

@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from mcp_gpu.gpu.actions import recovery, recovery_severity
 from mcp_gpu.gpu.errors import Code as Nvml
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look
 from mcp_gpu.gpu.health.model import Evidence, Finding
-
-RECOVERIES: Final = {
-    "gpu_reset": "RESET_GPU",
-    "node_reboot": "REBOOT_NODE",
-    "drain_p2p": "DRAIN_P2P",
-    "drain_and_reset": "DRAIN_AND_RESET",
-    "recover_imex": "RECOVER_IMEX",
-    "bus_reset": "BUS_RESET",
-    "system_reboot": "SYSTEM_REBOOT",
-}
-"""The driver's recovery action to the name of ours."""
-
-_STILL_WORKING: Final = frozenset({"DRAIN_AND_RESET", "UNKNOWN"})
-"""nvidia-smi's manual: with the first the GPU works at reduced capacity, and jobs may end."""
 
 _RESET_REQUIRED: Final = f"error({int(Nvml.RESET_REQUIRED)})"
 
@@ -40,12 +27,12 @@ def recovery_action(look: Look) -> Iterator[Finding]:
     asked = look.read("recovery_action")
     if asked == "none":
         return
-    action = RECOVERIES.get(asked, "UNKNOWN")
+    action = recovery(asked)
     yield CODES["recovery_action"].finding(
         look.index,
         f"The driver asks for a recovery of GPU {look.index}: {asked.replace('_', ' ')}.",
         (look.evidence("recovery_action"),),
-        severity="warning" if action in _STILL_WORKING else "critical",
+        severity=recovery_severity(action),
         action=action,
     )
 

@@ -1,26 +1,23 @@
-"""Xids of this boot that ask for more than a restarted program, beside what is read now."""
+"""Xids of this boot that ask for more than a restarted program, as `Judge` judges them."""
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from mcp_gpu.gpu.actions import grave, heaviest
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look
 from mcp_gpu.gpu.health.model import Evidence, Finding
-from mcp_gpu.gpu.xid.catalogue import XidEntry, entry, weight
+from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS as OFF_THE_BUS  # of whom stories are told
+from mcp_gpu.gpu.xid.incidents import RECOVERY, Incident
+from mcp_gpu.gpu.xid.judgement import Judge
+from mcp_gpu.gpu.xid.line import bus_id
 from mcp_gpu.gpu.xid.model import Burst
-
-FRESH_SECONDS: Final = 600.0
-"""An Xid may have been dealt with by a reset, which is no new boot. One as young as this has
-hardly been. UNVERIFIED."""
-
-OFF_THE_BUS: Final = 79
-
-DOUBLE_BIT: Final = 48
-REMAPS: Final = frozenset({63, 64})
-"""Beside a 48 they say that the bad memory is known: drain and reset (workflow of 48)."""
+from mcp_gpu.gpu.xid.present import Present
+from mcp_gpu.gpu.xid.report import SEVERITIES
 
 MEMORY: Final = frozenset({48, 63, 64, 92, 94, 95, 140, 156, 157, 171, 172})
 """Xids of the story that ECC counters and row remapping tell."""
@@ -29,136 +26,161 @@ LINKS: Final = frozenset({74, 136, *range(144, 151), 155})
 """Those of the story that NVLinks tell."""
 
 _SHOWN_CODES: Final = 8
-_BUS_ID = re.compile(r"([0-9a-f]{1,8}):([0-9a-f]{1,2}):([0-9a-f]{1,2})(?:\.[0-7])?")
 
 
-def xids(looks: Sequence[Look], bursts: Sequence[Burst], at: float) -> Iterator[Finding]:
-    """At most two findings per GPU and story: what still stands, and what is over."""
-    for look in looks:
-        seen = _on(bursts, look)
-        codes = {burst.first.code for burst in seen}
-        own = [(burst, told) for burst in seen if (told := _heavy(burst))]
-        for family in (MEMORY, LINKS, None):
-            some = [(b, told) for b, told in own if _family(b.first.code) is family]
-            over = {id(burst): _over(look, burst) for burst, _ in some}
-            if stands := [(b, told) for b, told in some if over[id(b)] is None]:
-                yield _standing(look.index, f"GPU {look.index}", stands, codes, at)
-            if past := [(b, told) for b, told in some if over[id(b)] is not None]:
-                yield CODES["xid_past"].finding(
-                    look.index,
-                    f"GPU {look.index} had {_names(past)} in this boot; since cleared, or it "
-                    "needed nothing.",
-                    _evidence(past, at, str(over[id(past[0][0])])),
-                    confidence="medium",
-                )
-    known = {place(look.gpu.pci_bus_id) for look in looks} - {None}
-    strange: dict[str, list[tuple[Burst, XidEntry]]] = {}
-    for burst in bursts:
-        if place(burst.first.bus_id) not in known and (told := _heavy(burst)):
-            strange.setdefault(burst.first.bus_id, []).append((burst, told))
-    for bus_id, some in strange.items():
-        where = f"A PCI device that is no GPU read here ({bus_id or 'not named'})"
-        yield _standing(None, where, some, {burst.first.code for burst, _ in some}, at)
+def xids(now: Snapshot, bursts: Sequence[Burst], at: float) -> Iterator[Finding]:
+    """Per GPU what the driver's last Xid 154 asks for, and at most two findings per story: what
+    still stands, and what is over. Fatal errors of NVSwitches are the node's."""
+    told = _Told(Judge(bursts, Present.of(now, at=at)), now, at)
+    yield from told.asked()
+    yield from told.gpus()
+    yield from told.switches()
 
 
 def bursts_on(bursts: Sequence[Burst], looks: Sequence[Look], gpu_index: int | None) -> list[Burst]:
     """Those of one GPU; with None, or for a GPU whose place is not known, all."""
     for look in looks:
-        if look.index == gpu_index and place(look.gpu.pci_bus_id) is not None:
-            return _on(bursts, look)
+        own = bus_id(look.gpu.pci_bus_id or "")
+        if look.index == gpu_index and own:
+            return [burst for burst in bursts if burst.first.bus_id == own]
     return list(bursts)
 
 
-def place(bus_id: str | None) -> tuple[int, int, int] | None:
-    """Domain, bus and device, however they are written; None if they are not."""
-    match = _BUS_ID.fullmatch((bus_id or "").lower())
-    if match is None:
-        return None
-    domain, bus, device = (int(part, 16) for part in match.groups())
-    return domain, bus, device
+class _Told:
+    """The chains of a node as findings."""
 
+    def __init__(self, judge: Judge, now: Snapshot, at: float) -> None:
+        self._judge, self._at = judge, at
+        self._read = {gpu.index: gpu.recovery_action for gpu in now.gpus}
 
-def _on(bursts: Sequence[Burst], look: Look) -> list[Burst]:
-    own = place(look.gpu.pci_bus_id)
-    return [burst for burst in bursts if own is not None and place(burst.first.bus_id) == own]
+    def asked(self) -> Iterator[Finding]:
+        """Where the driver's recovery action cannot be read, or was read before: its last word."""
+        last: dict[str, Incident] = {}
+        for head in self._judge.heads:
+            word = self._judge.asked(head)
+            if word is not None and (head.bus_id not in last or word.at >= last[head.bus_id].at):
+                last[head.bus_id] = word
+        for place, word in last.items():
+            index = self._index(place)
+            if index is not None and self._read[index] not in (None, "none"):
+                continue  # It is told as what was read.
+            judged = self._judge.of(word)
+            who = self._who(place)
+            yield CODES["recovery_action"].finding(
+                index,
+                f"The driver asks for a recovery of {who}, by its last Xid 154: {judged.action}.",
+                (self._evidence([word], f"asks for {word.asked}"),),
+                severity=judged.severity,
+                action=judged.action,
+                advice=judged.advice(index),
+                confidence="medium" if judged.doubt else "high",
+            )
 
+    def gpus(self) -> Iterator[Finding]:
+        alike: defaultdict[tuple[str, frozenset[int] | None, bool], list[Incident]]
+        alike = defaultdict(list)
+        for head in self._judge.heads:
+            if head.kind == "xid" and head.code != RECOVERY and self._sick(head):
+                over = bool(self._judge.of(head).settled)
+                alike[head.bus_id, _family(head.code), over].append(head)
+        for (place, _, over), heads in alike.items():
+            yield (self._past if over else self._standing)(place, heads)
 
-def _heavy(burst: Burst) -> XidEntry | None:
-    """The catalogue's entry, if it asks for a reset at least. An NVSwitch's has none here."""
-    told = entry(burst.first.code) if burst.first.kind == "xid" else None
-    if told is None or told.unused or weight(told.action) < weight("RESET_GPU"):
-        return None
-    return told
+    def switches(self) -> Iterator[Finding]:
+        fatal = [
+            head
+            for head in self._judge.heads
+            if head.kind == "sxid" and self._judge.of(head).severity != "info"
+        ]
+        if not fatal:
+            return
+        last = self._judge.of(max(fatal, key=lambda head: head.until))
+        where = sorted({head.bus_id or "one not named" for head in fatal})
+        yield CODES["sxid"].finding(
+            None,
+            f"NVSwitch {', '.join(where)} had {_names('SXid', fatal)} in this boot, which its "
+            "driver calls fatal.",
+            self._every(fatal),
+            advice=last.advice(),
+            confidence="medium",
+        )
+
+    def _sick(self, head: Incident) -> bool:
+        """Whether it is more than a program's affair, or was."""
+        asked = (self._judge.rulings[each].action for each in head.chain)
+        return head.explanation.severity == "critical" or any(map(grave, asked))
+
+    def _standing(self, place: str, heads: Sequence[Incident]) -> Finding:
+        judged = [self._judge.of(head) for head in heads]
+        action = heaviest(each.action for each in judged)
+        severity = min((each.severity for each in judged), key=SEVERITIES.index)
+        worst = [each for each in judged if each.action == action]
+        telling = min(worst, key=lambda each: SEVERITIES.index(each.severity))
+        index = self._index(place)
+        asks = "what NVIDIA asks for is not known" if action == "NONE" else f"NVIDIA asks: {action}"
+        return CODES["xid"].finding(
+            index,
+            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot: {asks}.",
+            self._every(self._grave(heads)),
+            severity=severity,
+            action=action,
+            advice=telling.advice(index),
+            confidence="high" if severity == "critical" and action != "NONE" else "medium",
+        )
+
+    def _past(self, place: str, heads: Sequence[Incident]) -> Finding:
+        return CODES["xid_past"].finding(
+            self._index(place),
+            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot; since "
+            "cleared, or it needed nothing.",
+            self._every(self._grave(heads), self._judge.of(heads[-1]).settled),
+            confidence="medium",
+        )
+
+    def _grave(self, heads: Sequence[Incident]) -> list[Incident]:
+        """Those of their chains that ask for more than a program; else the causes."""
+        every = [each for head in heads for each in head.chain if each.code != RECOVERY]
+        rulings = self._judge.rulings
+        return [each for each in every if grave(rulings[each].action)] or list(heads)
+
+    def _every(self, some: Sequence[Incident], note: str = "") -> tuple[Evidence, ...]:
+        """One per code, with the age of the last."""
+        by_code: defaultdict[int, list[Incident]] = defaultdict(list)
+        for incident in some:
+            by_code[incident.code].append(incident)
+        found = []
+        for _, alike in sorted(by_code.items())[:_SHOWN_CODES]:
+            times = sum(each.burst.count for each in alike)
+            last = max(alike, key=lambda each: each.until)
+            company = note or self._judge.rulings[last].note
+            name = alike[0].explanation.name if last.kind == "xid" else ""
+            parts = (name, f"{times} times" if times > 1 else "", company.rstrip("."))
+            found.append(self._evidence(alike, "; ".join(part for part in parts if part)))
+        return tuple(found)
+
+    def _evidence(self, alike: Sequence[Incident], note: str) -> Evidence:
+        youngest = max(each.until for each in alike)
+        return Evidence(
+            reading=alike[0].kind,
+            value=alike[0].code,
+            age_seconds=round(max(0.0, self._at - youngest), 1),
+            note=note,
+        )
+
+    def _index(self, place: str) -> int | None:
+        device = self._judge.present.devices.get(place)
+        return None if device is None else device.index
+
+    def _who(self, place: str) -> str:
+        index = self._index(place)
+        if index is not None:
+            return f"GPU {index}"
+        return f"a PCI device that is no GPU read here ({place or 'not named'})"
 
 
 def _family(code: int) -> frozenset[int] | None:
     return next((family for family in (MEMORY, LINKS) if code in family), None)
 
 
-def _over(look: Look, burst: Burst) -> str | None:
-    """What is read now, and later than the Xid, that contradicts it."""
-    snapshot = look.snapshot
-    if look.gpu.state != "ok" or snapshot.waiting is not None:
-        return None
-    if (snapshot.fast_at or 0) > burst.last_at:
-        if look.get("recovery_action") == "none":
-            return "recovery_action is none"
-        if burst.first.code == OFF_THE_BUS:
-            return "the GPU answers"
-    clean = ("row_remap_pending", "row_remap_failure", "ecc_uncorrected_volatile")
-    if (
-        burst.first.code in MEMORY
-        and (snapshot.slow_at or 0) > burst.last_at
-        and all(look.get(name) is not None and not look.get(name) for name in clean)
-    ):
-        return "no uncorrected errors and no remapped row waits"
-    return None
-
-
-def _standing(
-    gpu_index: int | None,
-    who: str,
-    some: list[tuple[Burst, XidEntry]],
-    codes: set[int],
-    at: float,
-) -> Finding:
-    action = max((told.action for _, told in some), key=weight)
-    if DOUBLE_BIT in codes and REMAPS & codes and weight(action) < weight("DRAIN_AND_RESET"):
-        action = "DRAIN_AND_RESET"
-    youngest = max(burst.last_at for burst, _ in some)
-    # What a link's Xid asks for stands in its registers, and is often nothing.
-    certain = any(_family(burst.first.code) is not LINKS for burst, _ in some)
-    fresh = certain and at - youngest < FRESH_SECONDS
-    return CODES["xid"].finding(
-        gpu_index,
-        f"{who} had {_names(some)} in this boot, for which NVIDIA asks: {action}.",
-        _evidence(some, at, ""),
-        severity="critical" if fresh else "warning",
-        action=action,
-        confidence="high" if fresh else "medium",
-    )
-
-
-def _names(some: list[tuple[Burst, XidEntry]]) -> str:
-    return "Xid " + ", ".join(map(str, sorted({burst.first.code for burst, _ in some})))
-
-
-def _evidence(some: list[tuple[Burst, XidEntry]], at: float, note: str) -> tuple[Evidence, ...]:
-    """One per code, with the age of the last."""
-    by_code: dict[int, list[tuple[Burst, XidEntry]]] = {}
-    for burst, told in some:
-        by_code.setdefault(burst.first.code, []).append((burst, told))
-    evidence = []
-    for code, alike in sorted(by_code.items())[:_SHOWN_CODES]:
-        times = sum(burst.count for burst, _ in alike)
-        told = alike[0][1]
-        parts = (told.name, f"{times} times" if times > 1 else "", note)
-        evidence.append(
-            Evidence(
-                reading="xid",
-                value=code,
-                age_seconds=round(max(0.0, at - max(burst.last_at for burst, _ in alike)), 1),
-                note="; ".join(part for part in parts if part),
-            )
-        )
-    return tuple(evidence)
+def _names(noun: str, some: Sequence[Incident]) -> str:
+    return f"{noun} " + ", ".join(map(str, sorted({each.code for each in some})))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from mcp_gpu.gpu.fields import RECOVERY_ACTIONS
-from mcp_gpu.gpu.health.model import Severity
-from mcp_gpu.gpu.xid.catalogue import advice, entry, weight
-from mcp_gpu.gpu.xid.incidents import Incident, Scene, links, relate
+from mcp_gpu.gpu.actions import advice, heaviest, recovery_severity, weight
+from mcp_gpu.gpu.xid.incidents import Incident, links
+from mcp_gpu.gpu.xid.judgement import Judge
 from mcp_gpu.gpu.xid.model import Burst, Kind
+from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import (
     FLOOD,
     SEVERITIES,
@@ -23,9 +23,8 @@ from mcp_gpu.gpu.xid.report import (
     shown,
     utc,
 )
-from mcp_gpu.gpu.xid.texts import RECOVERY_TEXTS
-from mcp_gpu.gpu.xid.view import Device, View
-from mcp_gpu.gpu.xid.workflows import heaviest, pattern, rule
+from mcp_gpu.gpu.xid.view import View
+from mcp_gpu.gpu.xid.workflows import pattern
 
 __all__ = ["analyse"]
 
@@ -38,32 +37,17 @@ PROCESSES: Final = 4
 NOTES: Final = 3
 """Told one by one of a device, a node, a group; the rest are counted or left out."""
 
-RECOVERIES: Final[Mapping[str, str]] = {
-    name: RECOVERY_TEXTS[number][1] for number, name in RECOVERY_ACTIONS.items()
-}
-"""The driver's recovery action, by the inventory's name, to the action that it comes to."""
-
-MAYBE_DONE: Final = "The driver asks for nothing now: done, if the GPU was reset since."
-
 _STATES: Final[tuple[State, ...]] = ("open", "follows", "settled")
 
 
-def analyse(
-    bursts: Sequence[Burst],
-    *,
-    known: Mapping[str, Device],
-    view: View,
-    limit: int,
-    driver_branch: int | None = None,
-) -> Analysis:
+def analyse(bursts: Sequence[Burst], present: Present, *, view: View, limit: int) -> Analysis:
     """Say what the Xids of one node mean together.
 
     Args:
         bursts: all there are, whatever `view` asks for: the cause may lie outside of it.
         limit: most groups to list.
     """
-    scene = relate(bursts, driver_branch=driver_branch)
-    analyst = _Analyst(scene, known, view, driver_branch)
+    analyst = _Analyst(Judge(bursts, present), view)
     groups = analyst.groups()
     found = analyst.devices()
     totals = _totals(groups)
@@ -79,21 +63,15 @@ def analyse(
 
 
 class _Analyst:
-    """The incidents of a node, what to do about each, and the parts of the answer."""
+    """The incidents of a node that are asked for, and the parts of the answer."""
 
-    def __init__(
-        self, scene: Scene, known: Mapping[str, Device], view: View, branch: int | None
-    ) -> None:
-        self._scene, self._known, self._view, self._branch = scene, known, view, branch
-        self._rulings = {each: rule(each, scene) for each in scene.incidents}
-        self._settled = {
-            each: self._why_settled(each) for each in scene.incidents if each.cause is None
-        }
-        codes = view.codes
+    def __init__(self, judge: Judge, view: View) -> None:
+        self._judge, self._known = judge, judge.present.devices
         self._shown = [
             each
-            for each in scene.incidents
-            if view.shows(each) and (not codes or each.code in codes)
+            for each in judge.scene.incidents
+            if view.shows(each, former=judge.present.former(each.boot_id))
+            and (not view.codes or each.code in view.codes)
         ]
 
     def groups(self) -> list[XidGroup]:
@@ -110,24 +88,24 @@ class _Analyst:
         chains: defaultdict[tuple[Kind, str], list[Incident]] = defaultdict(list)
         for head in sorted(heads, key=lambda each: each.at):
             chains[head.kind, head.bus_id].append(head)
-        for place, device in self._known.items():
-            if device.recovery_action not in (None, "none"):
+        for place in self._known:
+            if self._judge.driver_asks(place) != "NONE":
                 chains["xid", place]  # without an Xid that tells why
         found = [self._device(*where, here) for where, here in chains.items()]
         return sorted(found, key=_device_order)
 
     def _group(self, here: Sequence[Incident]) -> XidGroup:
         first, last = here[0], here[-1]
+        rulings, of = self._judge.rulings, self._judge.of
         alone = [each for each in here if each.cause is None]
-        todo = [each for each in here if not self._settled[each.cause or each]]
+        todo = [each for each in here if not of(each).settled]
         state: State = "settled" if not todo else "open" if alone else "follows"
-        action = heaviest(self._rulings[each].action for each in todo)
-        telling = max(here, key=lambda each: weight(self._rulings[each].action))
+        telling = max(todo or here, key=lambda each: weight(rulings[each].action))
         said = telling.explanation
-        notes = dict.fromkeys(self._rulings[each].note for each in reversed(todo or here))
-        together = pattern(here, self._scene, gpu_count=len(self._known))
-        settled = "" if todo else f"Settled: {self._settled[last.cause or last]}."
-        doubt = "" if state != "open" else self._doubt(alone[-1])
+        notes = dict.fromkeys(rulings[each].note for each in reversed(todo or here))
+        together = pattern(here, self._judge.scene, gpu_count=len(self._known))
+        settled = "" if todo else f"Settled: {of(last).settled}."
+        doubt = "" if state != "open" else of(alone[-1]).doubt
         events = [sample for each in reversed(here) for sample in each.burst.samples]
         names = (f"{e.process or '?'} ({e.pid})" for e in events if e.pid is not None)
         lines = (shown(event.raw or event.text, LINE_CHARS) for event in events)
@@ -142,10 +120,10 @@ class _Analyst:
             bursts=len(here),
             first=utc(first.at),
             last=utc(max(each.until for each in here)),
-            severity=self._severity(telling, action, settled=state == "settled"),
+            severity=self._judge.severity(telling),
             state=state,
             bucket=said.bucket,
-            action=action,
+            action=rulings[telling].action if todo else "NONE",
             investigate=said.investigate,
             explanation=_joined(
                 said.meaning, *list(filter(None, notes))[:NOTES], together, settled, doubt
@@ -161,17 +139,26 @@ class _Analyst:
         alike: defaultdict[tuple[object, ...], list[Incident]] = defaultdict(list)
         for head in heads:
             codes = tuple(dict.fromkeys(each.code for each in head.chain))
-            alike[codes, self._action(head), bool(self._settled[head])].append(head)
-        chains = sorted(map(self._chain, alike.values()), key=_chain_order)
+            judged = self._judge.of(head)
+            alike[codes, judged.action, bool(judged.settled)].append(head)
+        told = sorted(((self._chain(h), h[-1]) for h in alike.values()), key=_chain_order)
+        chains = [chain for chain, _ in told]
         device = self._known.get(bus_id) if kind == "xid" else None
+        index = None if device is None else device.index
         driver = None if device is None else device.recovery_action
-        action = heaviest(chain.action for chain in chains if not chain.settled)
+        asked = self._judge.driver_asks(bus_id) if kind == "xid" else "NONE"
         note = ""
-        if driver not in (None, "none"):
+        if asked != "NONE":  # Its own word goes before what is said of single Xids.
             note = f"The driver itself asks for {driver} now."
-            action = heaviest((action, RECOVERIES.get(driver or "", "NONE")))
             if not chains:
                 note += " No Xid that is known here says why."
+            action, words = asked, advice(asked, index)
+        else:
+            action = heaviest(chain.action for chain in chains if not chain.settled)
+            of = self._judge.of
+            open_ = [of(head) for chain, head in told if not chain.settled]
+            judged_so = next((each for each in open_ if each.action == action), None)
+            words = advice(action, index) if judged_so is None else judged_so.advice(index)
         return DeviceXids(
             device=self._name(kind, bus_id),
             gpu_index=self._index(kind, bus_id),
@@ -179,12 +166,9 @@ class _Analyst:
             name=None if device is None else device.name,
             pci_bus_id=bus_id,
             action=action,
-            advice=advice(action),
+            advice=words,
             severity=min(
-                (
-                    "critical" if driver not in (None, "none") else "info",
-                    *(chain.severity for chain in chains),
-                ),
+                (recovery_severity(asked), *(chain.severity for chain in chains)),
                 key=SEVERITIES.index,
             ),
             driver_action=driver,
@@ -196,7 +180,7 @@ class _Analyst:
 
     def _chain(self, heads: Sequence[Incident]) -> Chain:
         last = heads[-1]
-        action, settled = self._action(last), self._settled[last]
+        judged = self._judge.of(last)
         every = [each for head in heads for each in head.chain]
         told = " -> ".join(self._link(first, count, last) for first, count in links(every))
         return Chain(
@@ -207,13 +191,12 @@ class _Analyst:
             xids=sum(each.burst.count for each in every),
             first=utc(heads[0].at),
             last=utc(max(each.until for each in every)),
-            severity=self._severity(last, action, settled=bool(settled)),
-            action=action,
+            severity=judged.severity,
+            action=judged.action,
+            advice=judged.advice(),
             investigate=last.explanation.investigate,
-            settled=settled,
-            explanation=_joined(
-                last.explanation.meaning, self._rulings[last].note, self._doubt(last)
-            ),
+            settled=judged.settled,
+            explanation=_joined(last.explanation.meaning, self._judge.rulings[last].note),
         )
 
     def _link(self, first: Incident, count: int, head: Incident) -> str:
@@ -226,58 +209,6 @@ class _Analyst:
         elif first.code == head.code:
             parts.append(f"at {utc(head.at)}")
         return " ".join(parts)
-
-    def _severity(self, incident: Incident, action: str, *, settled: bool) -> Severity:
-        """The catalogue's, unless the action is clearer: registers and company decide that."""
-        said = incident.explanation.severity
-        follows = incident.cause is not None
-        if settled or (follows and action == "NONE"):
-            return "info"
-        if weight(action) >= weight("RESET_GPU"):
-            return "warning" if self._doubt(incident.cause or incident) else "critical"
-        return "warning" if weight(action) or said == "warning" else "info"
-
-    def _action(self, head: Incident) -> str:
-        """The heaviest in a chain: what is done about the cause is not always enough."""
-        return heaviest(self._rulings[each].action for each in head.chain)
-
-    def _why_settled(self, head: Incident) -> str:
-        action = self._action(head)
-        if weight(action) > weight("REBOOT_NODE"):
-            return ""  # neither a reset nor a reboot mends that
-        if self._view.former(head):
-            return "it was before this boot"
-        cleared = self._scene.cleared_at(head)
-        if cleared is not None:
-            return f"the driver has asked for nothing any more since {utc(cleared)}"
-        if self._asks_for_nothing(head):
-            asked = self._scene.asked_at(head)
-            if asked is not None:
-                return f"the driver asked for it at {utc(asked)} and asks for nothing now"
-        return ""
-
-    def _doubt(self, head: Incident) -> str:
-        """That it may be done already, where the driver says so and has not said it was open."""
-        if self._settled[head] or not self._would_ask(head.code):
-            return ""
-        return MAYBE_DONE if self._asks_for_nothing(head) else ""
-
-    def _asks_for_nothing(self, head: Incident) -> bool:
-        """Whether the driver's recovery action is none, read after all of this."""
-        device = self._known.get(head.bus_id)
-        return (
-            device is not None
-            and device.recovery_action == "none"
-            and all(each.until < device.read_at for each in head.chain)
-        )
-
-    def _would_ask(self, code: int) -> bool:
-        """Whether this driver says by its recovery action what comes of such an Xid."""
-        said = entry(code)
-        if said is None or not said.links_154:
-            return False
-        branch = said.links_154.removeprefix("R").removesuffix("+")
-        return not branch.isdecimal() or (self._branch or 0) >= int(branch)
 
     def _index(self, kind: Kind, bus_id: str) -> int | None:
         device = self._known.get(bus_id) if kind == "xid" else None
@@ -319,7 +250,8 @@ def _group_order(group: XidGroup) -> tuple[object, ...]:
     return flood, state, severity, -weight(group.action), group.count, group.device, group.code
 
 
-def _chain_order(chain: Chain) -> tuple[object, ...]:
+def _chain_order(told: tuple[Chain, Incident]) -> tuple[object, ...]:
+    chain, _ = told
     flood = chain.xids >= FLOOD and chain.severity != "critical"
     severity = SEVERITIES.index(chain.severity)
     return flood, bool(chain.settled), severity, -weight(chain.action), chain.xids, chain.told

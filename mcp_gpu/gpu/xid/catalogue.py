@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid import authorities
 
@@ -20,20 +21,6 @@ PROVENANCE: Final = (
     "NVIDIA's Xid catalogue (Xid-Catalog.xlsx, last modified 2025-09-30), causes from NVIDIA's"
     " Xid document of driver branch 555"
 )
-
-ACTIONS: Final = (
-    "NONE",
-    "RESTART_APP",
-    "RESTART_FM",
-    "RESET_GPU",
-    "DRAIN_AND_RESET",
-    "RESTART_VM",
-    "REBOOT_NODE",
-    "CHECK_SEATING",
-    "UPDATE_SW_FW",
-    "CONTACT_SUPPORT",
-)
-"""What can be asked for, from the lightest to the heaviest."""
 
 EntrySeverity = Literal["critical", "warning", "info", "follow"]
 """follow: the code alone does not say; the line it came with, or what came with it, does."""
@@ -58,22 +45,6 @@ _BUCKETS = {
     "XID_154": "NONE",
     "XID_154_EVAL": "RESTART_APP",
     "CHECK_UVM": "RESET_GPU",
-}
-
-_ADVICE = {
-    "NONE": "Nothing has to be done about this error itself.",
-    "RESTART_APP": "Restart the application that met it; the GPU can go on working.",
-    "RESTART_FM": "Restart the Fabric Manager service (nvidia-fabricmanager) on the node.",
-    "RESET_GPU": "Stop everything that uses the GPU, then reset it (nvidia-smi --gpu-reset).",
-    "DRAIN_AND_RESET": "Start no new work on the GPU, let what runs on it finish, then reset it.",
-    "RESTART_VM": "Restart the virtual machine that has the GPU.",
-    "REBOOT_NODE": "Drain the node and reboot it; a reset of the GPU alone is not enough.",
-    "CHECK_SEATING": "Drain the node and have the board's seating, cables and connectors checked.",
-    "UPDATE_SW_FW": "Bring driver, firmware and, with vGPU, host and guest to versions that fit.",
-    "CONTACT_SUPPORT": (
-        "Take the GPU out of service and contact the vendor's support, with what"
-        " nvidia-bug-report.sh collects."
-    ),
 }
 
 _INVESTIGATIONS = {
@@ -132,7 +103,7 @@ class XidEntry(Wire):
         description="What NVIDIA's catalogue says to do at once, spelled as there; empty: nothing"
         " is said yet."
     )
-    action: str = Field(description="What the bucket asks for, one of ACTIONS.")
+    action: str = Field(description="What the bucket asks for, one of `actions.ACTIONS`.")
     advice: str = Field(description="What to do, in words.")
     investigate: str = Field(description="What it says to look into, spelled as there.")
     severity: EntrySeverity
@@ -161,32 +132,22 @@ def entries() -> tuple[XidEntry, ...]:
     return tuple(found for found in _load().values() if found.provenance == PROVENANCE)
 
 
-def weight(action: str) -> int:
-    """Where an action stands in `ACTIONS`; one that is not there weighs nothing."""
-    return ACTIONS.index(action) if action in ACTIONS else 0
-
-
 def action_of(bucket: str) -> str:
     """The action that a bucket of the catalogue asks for."""
     return _BUCKETS[bucket]
 
 
-def advice(action: str) -> str:
-    """What to do, in words. Empty for what is not in `ACTIONS`."""
-    return _ADVICE.get(action, "")
-
-
 def advise(action: str, investigate: str) -> str:
-    """The same, with what the investigatory bucket asks for."""
+    """What to do, in words, with what the investigatory bucket asks for."""
     look_into = _INVESTIGATIONS.get(investigate, "")
     if action == "CONTACT_SUPPORT":
         look_into = ""  # said already
     return f"{advice(action)} {look_into}".rstrip()
 
 
-def after_154(advice: str) -> str:
+def after_154(words: str) -> str:
     """That advice for when no 154 comes with the Xid: the driver's own word goes before it."""
-    first, rest = advice[0].lower(), advice[1:]
+    first, rest = words[0].lower(), words[1:]
     return f"Follow a 154 for the same GPU if there is one. Without one: {first}{rest}"
 
 

@@ -11,15 +11,16 @@ from typing import Final
 
 from pydantic import Field
 
+from mcp_gpu.gpu.actions import heaviest, weight
 from mcp_gpu.gpu.wire import Wire
-from mcp_gpu.gpu.xid.catalogue import weight
 from mcp_gpu.gpu.xid.explain import Explanation, explain
 from mcp_gpu.gpu.xid.incidents import TEXT_DECIDES, Incident, links, relate
 from mcp_gpu.gpu.xid.line import ParsedLine, parse
 from mcp_gpu.gpu.xid.log import XidLog
 from mcp_gpu.gpu.xid.model import Kind, XidEvent
+from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import shown
-from mcp_gpu.gpu.xid.workflows import Ruling, heaviest, rule
+from mcp_gpu.gpu.xid.workflows import Ruling, rule
 
 __all__ = ["EXPLAINED", "Excerpt", "Explained", "read"]
 
@@ -88,7 +89,7 @@ def read(lines: Iterable[str], *, driver_branch: int | None) -> Excerpt:
         at = _time(line, at)
         log.add(_event(parsed, at))
         _count(found, parsed, line, driver_branch)
-    scene = relate(log.bursts(), driver_branch=driver_branch)
+    scene = relate(log.bursts(), Present(driver_branch=driver_branch))
     company: defaultdict[tuple[Kind, int], list[Ruling]] = defaultdict(list)
     if xids > 1:  # of a single line nobody knows what came before it
         for incident in scene.incidents:

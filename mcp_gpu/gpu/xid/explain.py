@@ -154,10 +154,11 @@ def _unknown(code: int, text: str) -> Explanation:
 def _of_switch(code: int, text: str) -> Explanation:
     found = _SWITCH_TEXT.search(text)
     decoded: tuple[str, ...] = ()
-    severity: EntrySeverity = "warning"
+    severity: EntrySeverity = "info"
     if found is not None:
         fatal = found[1].lower() == "fatal"
-        severity = "critical" if fatal else "warning"
+        # What it asks for is not known here, and a switch calls a link fatal whose GPU was reset.
+        severity = "warning" if fatal else "info"
         where = f", on its link {int(found[2])}" if found[2] else ""
         decoded = (f"The switch's driver calls it {'fatal' if fatal else 'not fatal'}{where}.",)
     return Explanation(

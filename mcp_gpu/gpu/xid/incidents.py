@@ -12,15 +12,17 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mcp_gpu.gpu.xid.catalogue import weight
+from mcp_gpu.gpu.actions import weight
 from mcp_gpu.gpu.xid.explain import Explanation, decode, explain
 from mcp_gpu.gpu.xid.model import Burst, Kind
+from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.texts import RECOVERY_CODE
 
 __all__ = [
     "CLEANUP",
     "CLOSE_SECONDS",
     "NVLINK",
+    "OFF_THE_BUS",
     "PAGE_FAULT",
     "RECOVERY",
     "TEXT_DECIDES",
@@ -115,11 +117,24 @@ class Incident:
         """What the driver asks for in the end, if this is an Xid 154 with a text that is known."""
         return self.changes[-1][1] if self.changes else None
 
+    @property
+    def unread(self) -> bool:
+        """Whether its line decides what it asks for and was not seen, or could not be read."""
+        decides = self.kind == "xid" and self.code in TEXT_DECIDES
+        return decides and not self.explanation.decoded
+
+    @property
+    def unlogged(self) -> bool:
+        """Whether only the driver's events told it: then no log was read at that time."""
+        return self.burst.sources == ("nvml",)
+
 
 class _Place:
     """The incidents of one device in one boot."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered_at: float | None) -> None:
+        self.answered_at = answered_at
+        """When the GPU here last answered in this boot, Unix seconds; None: not known to."""
         self.by_code: defaultdict[int, list[Incident]] = defaultdict(list)
         """Each by time. Those of one code do not overlap."""
         self.cleared: list[float] = []
@@ -155,6 +170,9 @@ class _Place:
         gone = self._last(OFF_THE_BUS, incident, incident.at)
         if gone is None:
             return None
+        came_back = self.answered_at is not None and self.answered_at > gone.until
+        if came_back and incident.at > gone.until + CLOSE_SECONDS:
+            return None  # perhaps by then
         return None if any(gone.at < at < incident.at for at in self.cleared) else gone
 
     def _last(self, code: int, incident: Incident, by: float) -> Incident | None:
@@ -170,14 +188,17 @@ class _Place:
 class Scene:
     """All incidents of a node, and what each follows from."""
 
-    def __init__(self, incidents: Sequence[Incident]) -> None:
+    def __init__(self, incidents: Sequence[Incident], present: Present) -> None:
         self.incidents = incidents
         self._by_code: defaultdict[tuple[str, Kind, int], list[Incident]] = defaultdict(list)
         self._by_kind: dict[Kind, list[Incident]] = {"xid": [], "sxid": []}
-        self._places: defaultdict[tuple[str, Kind, str], _Place] = defaultdict(_Place)
+        self._places: dict[tuple[str, Kind, str], _Place] = {}
         for incident in incidents:
             self._by_code[incident.boot_id, incident.kind, incident.code].append(incident)
-            place = self._place(incident)
+            where = incident.boot_id, incident.kind, incident.bus_id
+            if where not in self._places:
+                self._places[where] = _Place(_answered_at(incident, present))
+            place = self._places[where]
             place.by_code[incident.code].append(incident)
             # Samples are but some of a burst: only the last of all tells how it ended.
             place.cleared += [
@@ -207,8 +228,8 @@ class Scene:
 
     def cleared_at(self, incident: Incident) -> float | None:
         """When the driver last said that this device needs nothing any more, if that was after."""
-        last = max(self._place(incident).cleared, default=None)
-        return last if last is not None and last + SKEW_SECONDS >= incident.until else None
+        cleared = self._place(incident).cleared
+        return cleared[-1] if cleared and cleared[-1] + SKEW_SECONDS >= incident.until else None
 
     def asked_at(self, incident: Incident) -> float | None:
         """When the driver asked for something because of it, if it did."""
@@ -283,15 +304,19 @@ def links(incidents: Iterable[Incident]) -> list[tuple[Incident, int]]:
     return list(found.values())
 
 
-def relate(bursts: Sequence[Burst], *, driver_branch: int | None) -> Scene:
+def relate(bursts: Sequence[Burst], present: Present) -> Scene:
     """Say what each burst means, and find which follow from others."""
-    incidents = [
-        Incident(burst, _explained(burst, driver_branch), _changes(burst)) for burst in bursts
-    ]
+    branch = present.driver_branch
+    incidents = [Incident(burst, _explained(burst, branch), _changes(burst)) for burst in bursts]
     incidents.sort(key=lambda incident: incident.at)
-    scene = Scene(incidents)
+    scene = Scene(incidents, present)
     scene.link()
     return scene
+
+
+def _answered_at(incident: Incident, present: Present) -> float | None:
+    device = present.devices.get(incident.bus_id) if incident.kind == "xid" else None
+    return None if device is None or present.former(incident.boot_id) else device.answered_at
 
 
 def _heavier(one: Incident, other: Incident) -> bool:

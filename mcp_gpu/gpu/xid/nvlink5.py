@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from mcp_gpu.gpu.xid.catalogue import DATA, EntrySeverity, action_of, advise, after_154, weight
+from mcp_gpu.gpu.actions import grave, weight
+from mcp_gpu.gpu.xid.catalogue import DATA, EntrySeverity, action_of, advise, after_154
 from mcp_gpu.gpu.xid.decoded import Decoded
 
 CODES: Final = range(144, 151)
@@ -148,14 +149,14 @@ def _verdict(
     )
     action = action_of(worst.bucket) if worst else "NONE"
     bucket, investigate = (worst.bucket, worst.investigate) if worst else (_UNDECODED, _UNDECODED)
-    if not certain and fatal and weight(action) < weight("RESET_GPU"):
+    if not certain and fatal and not grave(action):
         action, bucket, investigate = "RESET_GPU", _UNDECODED, _UNDECODED
     advice = advise(action, investigate)
     if bucket == _UNDECODED and action == "NONE":
         advice = after_154("Look at what comes with it: the line alone does not say what to do.")
     elif bucket in {"XID_154_EVAL", _UNDECODED}:
         advice = after_154(advice)
-    severity: EntrySeverity = "critical" if weight(action) >= weight("RESET_GPU") else "info"
+    severity: EntrySeverity = "critical" if grave(action) else "info"
     if severity == "info" and (action != "NONE" or not certain or any(hit.fatal for hit in hits)):
         severity = "warning"
     return Decoded(

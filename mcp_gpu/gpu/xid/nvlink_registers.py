@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_gpu.gpu.xid.catalogue import EntrySeverity, advice, after_154, weight
+from mcp_gpu.gpu.actions import advice, weight
+from mcp_gpu.gpu.xid.catalogue import EntrySeverity, after_154
 from mcp_gpu.gpu.xid.decoded import Decoded
 
 CODE: Final = 74

@@ -102,6 +102,7 @@ class Chain(Wire):
     last: Time
     severity: Severity
     action: str
+    advice: str
     investigate: str = Field(description="NVIDIA's bucket for what to look into afterwards.")
     settled: str = Field(description="Why nothing is left to do; empty if something may be.")
     explanation: str
@@ -115,7 +116,9 @@ class DeviceXids(Wire):
     uuid: str | None
     name: str | None
     pci_bus_id: str
-    action: str = Field(description="The heaviest that is asked for and not settled.")
+    action: str = Field(
+        description="What the driver itself asks for, or else the heaviest that is not settled."
+    )
     advice: str
     severity: Severity
     driver_action: str | None = Field(

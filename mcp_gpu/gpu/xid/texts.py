@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from mcp_gpu.gpu.xid.catalogue import EntrySeverity, advice, weight
+from mcp_gpu.gpu.actions import advice, recovery, recovery_severity
+from mcp_gpu.gpu.fields import RECOVERY_ACTIONS
 from mcp_gpu.gpu.xid.decoded import Decoded
 
 RECOVERY_CODE: Final = 154
@@ -26,26 +27,18 @@ _RECOVERY = re.compile(
     re.IGNORECASE,
 )
 
-# By nvml.h's number for it: how the driver's text names it, and what that asks for.
-RECOVERY_TEXTS: Final[dict[int, tuple[str, str, str]]] = {
-    0: ("none", "NONE", "Nothing more has to be done: the driver takes its recommendation back."),
-    1: ("gpu reset required", "RESET_GPU", advice("RESET_GPU")),
-    2: ("node reboot required", "REBOOT_NODE", advice("REBOOT_NODE")),
-    3: (
-        "drain p2p",
-        "RESTART_APP",
-        "End the programs that use the memory of other GPUs. Then read the driver's recovery"
-        " action again: it names what remains to be done.",
-    ),
-    4: ("drain and reset", "DRAIN_AND_RESET", advice("DRAIN_AND_RESET")),
-    5: (
-        "recover imex domain",
-        "RESTART_FM",
-        "Recover the IMEX domain that the GPU belongs to (the nvidia-imex services).",
-    ),
-    6: ("bus reset", "RESET_GPU", "Stop everything that uses the GPU, then reset it by its bus."),
-    7: ("system reboot", "REBOOT_NODE", advice("REBOOT_NODE")),
+_ASKED = {
+    "none": "none",
+    "gpu reset required": "gpu_reset",
+    "node reboot required": "node_reboot",
+    "drain p2p": "drain_p2p",
+    "drain and reset": "drain_and_reset",
+    "recover imex domain": "recover_imex",
+    "bus reset": "bus_reset",
+    "system reboot": "system_reboot",
 }
+"""What the driver's text names a recovery action, and what the inventory does. A number that comes
+with it is nvml.h's."""
 
 
 def decode(code: int, text: str) -> Decoded | None:
@@ -125,16 +118,18 @@ def _recovery(text: str) -> Decoded | None:
         return None
     before, number, after = found.groups()
     changed = f'The driver\'s recommendation went from "{before}" to "{after}".'
-    by_name = {name: (action, words) for name, action, words in RECOVERY_TEXTS.values()}
-    by_number = RECOVERY_TEXTS.get(int(number, 16)) if number else None
-    known = by_name.get(after.strip().lower()) or (by_number and by_number[1:])
-    if not known:
-        return Decoded((changed, "What that asks for is not known here."), certain=False)
-    action, words = known
-    severity: EntrySeverity = "critical" if weight(action) >= weight("RESET_GPU") else "warning"
+    by_number = RECOVERY_ACTIONS.get(int(number, 16), "") if number else ""
+    asked = _ASKED.get(after.strip().lower(), by_number)
+    action = recovery(asked)
+    severity = recovery_severity(action)
+    if not asked:
+        unknown = f"What that asks for is not known here. {advice(action)}"
+        sentences = (changed, "What that asks for is not known here.")
+        return Decoded(sentences, action=action, advice=unknown, severity=severity, certain=False)
     if action == "NONE":
-        return Decoded((changed,), action=action, advice=words, severity="info")
-    words = f"{words} Another Xid of the same time says why."
+        words = "Nothing more has to be done: the driver takes its recommendation back."
+    else:
+        words = f"{advice(action)} Another Xid of the same time says why."
     return Decoded((changed,), action=action, advice=words, severity=severity)
 
 

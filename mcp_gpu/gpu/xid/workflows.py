@@ -6,12 +6,12 @@ WORKFLOW_NVLINK_ERR, XID_154, XID_154_EVAL, XID_137_FLOW), in this project's wor
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from mcp_gpu.gpu.xid.catalogue import entry, weight
+from mcp_gpu.gpu.health.model import Severity
+from mcp_gpu.gpu.xid.catalogue import entry
 from mcp_gpu.gpu.xid.explain import decode
 from mcp_gpu.gpu.xid.incidents import (
     CLEANUP,
@@ -23,13 +23,14 @@ from mcp_gpu.gpu.xid.incidents import (
     Scene,
 )
 
-__all__ = ["Ruling", "heaviest", "pattern", "rule"]
+__all__ = ["Ruling", "pattern", "rule"]
 
-UNIT_RUNS: Final = 2
-"""Runs that fail on one and the same unit before the unit is suspected, of some hundred."""
+RUNS: Final = 3
+"""Runs that fail on one and the same GPU, of some eight, before the GPU is suspected."""
 
-GPU_RUNS: Final = 3
-"""Runs that fail on one and the same GPU before the GPU is suspected, of some eight."""
+APART_SECONDS: Final = 1800.0
+"""Runs that end sooner after each other are one program that is restarted and fails again, on the
+GPU that it is given again: Kubernetes waits up to five minutes. UNVERIFIED."""
 
 GRAPHICS_EXCEPTION: Final = 13
 NVLINK_BEFORE_5: Final = 74
@@ -37,9 +38,13 @@ DOUBLE_BIT: Final = 48
 REMAPPED, REMAP_FAILED = 63, 64
 DRAM, SRAM = 171, 172
 
-SUSPECT: Final = "suspect the hardware: run DCGM's EUD on it, and if that passes a field diagnosis"
+SUSPECT: Final = (
+    "run the same on another GPU first; if the error stays with this GPU, test it with DCGM's EUD, "
+    "and with a field diagnosis if that passes"
+)
 """What the workflows of 13 and 31 come to."""
 
+UNREAD_LINE: Final = "What its line says decides, and "
 
 _UNUSED: Final = (
     "The catalogue lists it as unused on today's boards, and its bucket is the same for all such "
@@ -53,11 +58,8 @@ class Ruling:
 
     action: str
     note: str = ""
-
-
-def heaviest(actions: Iterable[str]) -> str:
-    """The one that covers the others."""
-    return max(actions, key=weight, default="NONE")
+    severity: Severity | None = None
+    """Where that is clearer than by the action; None: it is not."""
 
 
 def rule(incident: Incident, scene: Scene) -> Ruling:
@@ -66,14 +68,14 @@ def rule(incident: Incident, scene: Scene) -> Ruling:
         return _following(incident, incident.cause)
     ruling = _alone(incident)
     fabric = _fabric(incident, scene)
-    return Ruling(ruling.action, f"{ruling.note} {fabric}".strip()) if fabric else ruling
+    return replace(ruling, note=f"{ruling.note} {fabric}".strip())
 
 
 def pattern(here: Sequence[Incident], scene: Scene, *, gpu_count: int) -> str:
     """What all incidents of one code on one GPU show together; empty: nothing."""
     first = here[0]
     if first.kind == "xid" and first.code == GRAPHICS_EXCEPTION:
-        return _units(here)
+        return _units(here, scene)
     if first.kind == "xid" and first.code == PAGE_FAULT:
         return _spread(here, scene, gpu_count)
     return ""
@@ -88,7 +90,8 @@ def _alone(incident: Incident) -> Ruling:
     said = entry(incident.code)
     if said is not None and said.unused:
         return Ruling("NONE", _UNUSED)
-    if incident.code == NVLINK_BEFORE_5 or incident.explanation.bucket == "XID_154_EVAL":
+    left_to_154 = incident.explanation.bucket == "XID_154_EVAL" or incident.unread
+    if left_to_154 or incident.code == NVLINK_BEFORE_5:
         return _evaluated(incident)
     return Ruling(action)
 
@@ -105,7 +108,15 @@ def _following(incident: Incident, cause: Incident) -> Ruling:
         return _recovery(incident)
     if incident.code == CLEANUP or incident.explanation.bucket == "XID_154_EVAL":
         return Ruling("NONE", note)
+    if incident.unread:
+        return _unread(incident, note)
     return Ruling(incident.explanation.action, note)
+
+
+def _unread(incident: Incident, note: str) -> Ruling:
+    """What the code alone asks for, which is often more than its line would."""
+    why = "no log told it" if incident.unlogged else "it could not be read"
+    return Ruling(incident.explanation.action, f"{note} {UNREAD_LINE}{why}.", "warning")
 
 
 def _cleanup(incident: Incident) -> Ruling:
@@ -113,21 +124,26 @@ def _cleanup(incident: Incident) -> Ruling:
     if named is not None:
         note = f"The driver names Xid {named} as its cause, which no source has told."
         return Ruling("NONE", note)
+    alone = f"No other Xid on this GPU in the {CLOSE_SECONDS:.0f} s before"
+    if incident.unlogged:
+        alone += " that the driver's events tell; no log was read, and 79 and 119 come in it alone"
     return Ruling(
-        "RESTART_FM",
-        f"No other Xid on this GPU in the {CLOSE_SECONDS:.0f} s before. An application that was "
-        "killed leaves the same line; Fabric Manager is there only with NVSwitches.",
+        "NONE",
+        f"{alone}. An application that was killed leaves the same line. NVIDIA asks to restart the "
+        "fabric manager only if it comes alone again and again on a node with NVSwitches.",
+        "info",
     )
 
 
 def _double_bit(incident: Incident) -> Ruling:
     company = {other.code for other in incident.followers}
     remap = sorted(company & {REMAPPED, REMAP_FAILED})
-    notes = [
-        f"With {' and '.join(map(str, remap))}: the GPU is drained before it is reset."
-        if remap
-        else "No row remapping (63, 64) came with it: a reset is enough."
-    ]
+    if remap:
+        notes = [f"With {' and '.join(map(str, remap))}: the GPU is drained before it is reset."]
+    elif incident.unlogged:
+        notes = ["No row remapping (63, 64) was seen with it, and no log was read."]
+    else:
+        notes = ["No row remapping (63, 64) came with it: a reset is enough."]
     if REMAP_FAILED in company:
         notes.append("Row remapping failed (64): if it does so after the reset, contact support.")
     if DRAM in company:
@@ -143,6 +159,8 @@ def _evaluated(incident: Incident) -> Ruling:
         if other.asked is not None:
             return Ruling(other.asked, "The Xid 154 that came with it decides what to do.")
     note = "No Xid 154 that decides came with it."
+    if incident.unread:
+        return _unread(incident, note)
     return Ruling(incident.explanation.action, note)
 
 
@@ -163,15 +181,18 @@ _ALONE: Final[Mapping[int, Callable[[Incident], Ruling]]] = {
 }
 
 
-def _units(here: Sequence[Incident]) -> str:
+def _units(here: Sequence[Incident], scene: Scene) -> str:
     """Xid 13: one unit of the GPU again and again, or a program wherever it runs?"""
+    gpus = _gpus(here, scene)
+    if gpus > 1:
+        return f"On {gpus} GPUs of this node: look at the application."
     units = [found for texts in _runs(here) if (found := set(map(_unit, texts)) - {""})]
     every = set[str]().union(*units)
-    if len(units) >= UNIT_RUNS and len(every) == 1:
-        return f"{every.pop()} in each of {len(units)} runs: {SUSPECT}."
     if len(every) > 1:
         return f"{len(every)} different units: look at the application."
-    return "One run so far: look at the application."
+    if len(units) >= RUNS:
+        return f"{every.pop()} in each of {len(units)} runs, long after each other: {SUSPECT}."
+    return "Too few separate runs to suspect the unit: look at the application."
 
 
 def _unit(text: str) -> str:
@@ -182,24 +203,42 @@ def _unit(text: str) -> str:
 
 def _spread(here: Sequence[Incident], scene: Scene, gpu_count: int) -> str:
     """Xid 31: one GPU again and again, or a program on whichever GPU it gets?"""
-    gpus = len({bus_id for incident in here for bus_id in scene.devices(incident)})
+    gpus = _gpus(here, scene)
     if gpus > 1:
         return f"On {gpus} GPUs of this node: look at the application."
     runs = len(_runs(here))
-    if runs < GPU_RUNS:
-        return "Too few runs to suspect the GPU: look at the application."
+    if runs < RUNS:
+        return "Too few separate runs to suspect the GPU: look at the application."
     if gpu_count == 1:
         return f"{runs} runs, and no other GPU here to compare with: look at the application first."
-    return f"{runs} runs on this GPU and none elsewhere on this node: {SUSPECT}."
+    return (
+        f"{runs} runs, long after each other, on this GPU and none elsewhere on this node: "
+        f"{SUSPECT}."
+    )
+
+
+def _gpus(here: Sequence[Incident], scene: Scene) -> int:
+    """How many GPUs have had the same code in the same boots."""
+    return len({bus_id for incident in here for bus_id in scene.devices(incident)})
 
 
 def _runs(here: Sequence[Incident]) -> list[list[str]]:
-    """The texts of each run of a program, as far as they were kept."""
-    runs: defaultdict[tuple[int, int | None], list[str]] = defaultdict(list)
-    for number, incident in enumerate(here):
-        for sample in incident.burst.samples:
-            runs[number, sample.pid].append(sample.text)
-    return list(runs.values())
+    """The texts of each separate run of a program, as far as they were kept.
+
+    One process is one run, however long it lasts, and so are restarts soon after each other.
+    """
+    runs: list[list[str]] = []
+    seen: set[int | None] = set()
+    last: float | None = None
+    samples = (sample for incident in here for sample in incident.burst.samples)
+    for sample in sorted(samples, key=lambda sample: sample.at):
+        soon = last is not None and sample.at - last < APART_SECONDS
+        if not runs or not (soon or sample.pid in seen):
+            runs.append([])
+        runs[-1].append(sample.text)
+        seen.add(sample.pid)
+        last = sample.at
+    return runs
 
 
 def _fabric(incident: Incident, scene: Scene) -> str:

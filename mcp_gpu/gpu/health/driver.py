@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.errors import Code as Nvml
-from mcp_gpu.gpu.health.actions import steps
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look, Unread
 from mcp_gpu.gpu.health.model import Evidence, Finding, Severity
@@ -181,7 +181,7 @@ def _waiting(site: Site, waiting: Waiting) -> Finding:
             advice=None
             if known
             else "It is not known which GPU is waited for: take the one that the Xid names, with "
-            f"its bus id for --id. {steps('RESET_GPU', None)}",
+            f"its bus id for --id. {advice('RESET_GPU', None)}",
             confidence="high" if known else "medium",
         )
     severity: Severity = "info"

@@ -69,7 +69,7 @@ def run(settings: XidSettings) -> int:
     if settings.json_output:
         print(found.model_dump_json(indent=2))
     else:
-        _render(found, Console(highlight=False))
+        _render(found, arguments, Console(highlight=False))
     return 0 if _quiet(found) else 1
 
 
@@ -111,9 +111,9 @@ async def _fetch(settings: XidSettings, arguments: GatewayArguments) -> FleetXid
         return whole(found, every_node=arguments.nodes is not None)
 
 
-def _render(found: FleetXids, console: Console) -> None:
+def _render(found: FleetXids, arguments: GatewayArguments, console: Console) -> None:
     """Print what to do first, what could not be seen, and who did not answer."""
-    console.print(f"[bold]{escape(headline(found))}[/]")
+    console.print(f"[bold]{escape(headline(found, arguments.codes))}[/]")
     for pattern in found.patterns[:PATTERNS]:
         _pattern(pattern, console)
     left = len(found.patterns) - PATTERNS + found.patterns_omitted

@@ -57,6 +57,8 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
         answer = (await xid(*ways(here)[0], "--json", "--codes", "63")).answer
         assert [total["code"] for total in answer["totals"]] == [63]
         assert answer["patterns"][0]["told"] == "48 -> 63"
+        some = await xid(*ways(here)[0], "--codes", "63")
+        assert some.lines[0].startswith("2 of 2 nodes answered: 1 Xid of code 63 on 1 node, none")
         past = await xid(*ways(here)[1], "--since", "30s", "--nodes", "a")
         assert past.lines[0] == "1 of 1 node answered: no Xids on 1 node"
 

@@ -107,13 +107,14 @@ async def test_since_bounds_the_time_and_codes_the_codes() -> None:
         everything = await ask_until(client, 3)
         hour = data(await ask(client, since="1h"))
         five = data(await ask(client, since="5m"))
-        some = data(await ask(client, codes=[13, 31]))
+        some = await ask(client, codes=[13, 31])
         limited = data(await ask(client, limit=1))
         cut = data(everything)["groups"][1]["last"]
         exact = data(await ask(client, since=cut))
     assert {group["code"] for group in hour["groups"]} == {31, 48}
     assert [group["code"] for group in five["groups"]] == [48]
-    assert {group["code"] for group in some["groups"]} == {13, 31}
+    assert {group["code"] for group in data(some)["groups"]} == {13, 31}
+    assert text(some).startswith("n: 2 Xids of codes 13, 31 since this boot")
     assert (len(limited["groups"]), limited["groups_omitted"], limited["xids"]) == (1, 2, 3)
     assert [total["code"] for total in limited["totals"]] == [48, 13, 31]
     assert len(exact["groups"]) in (1, 2, 3)
@@ -388,7 +389,14 @@ async def test_detail_full_has_the_lines_and_arguments_reach_the_agents() -> Non
     (node,) = data(full)["nodes"]
     assert [group["code"] for group in node["groups"]] == [48]
     assert node["groups"][0]["samples"][0] in text(full)
-    asked = agents["a"].calls[-1]
+    assert text(full).startswith("1 of 1 node answered: 1 Xid of code 48 on 1 node\n")
+    assert ": 2 Xids with what followed, 1 GPU on 1 node, " in text(full)
+    assert " Xid 48 x1 2026-11-26T10:00:00Z: Double Bit ECC Error (NVIDIA: WORKFLOW_XID_48)" in (
+        text(full)
+    )
+    none = text(await ask_fleet(agents, codes=[79, 119]))
+    assert none.startswith("2 of 2 nodes answered: no Xids of codes 79, 119 on 2 nodes")
+    asked = agents["a"].calls[-2]
     assert (asked.since, asked.codes) == ("2h", (48,))  # type: ignore[attr-defined]
 
 
@@ -442,7 +450,8 @@ async def test_a_code_is_explained_with_nvidias_bucket_and_whose_word_it_is() ->
     assert one["explanation"]["bucket"] == "WORKFLOW_XID_48"
     assert one["explanation"]["provenance"] in text(answer)
     assert text(answer).startswith("Xid 48: Double Bit ECC Error (ROBUST_CHANNEL_GPU_ECC_DBE)")
-    assert "  NVIDIA: WORKFLOW_XID_48" in text(answer)
+    assert "  NVIDIA: WORKFLOW_XID_48\n" in text(answer)
+    assert "  severity: critical\n" in text(answer)
     assert (one["count"], one["line"]) == (0, "")
 
 
@@ -451,7 +460,10 @@ async def test_where_authorities_disagree_all_are_told() -> None:
     (one,) = data(answer)["explained"]
     assert len(one["explanation"]["disagreements"]) > 1
     for told in one["explanation"]["disagreements"]:
-        assert told in text(answer)
+        contradicted, who = told.split("; ")
+        assert text(answer).count(contradicted) == 1
+        assert who.removesuffix(".") in text(answer)
+    assert "  NVIDIA: IGNORE\n" in text(answer)
 
 
 async def test_a_code_outside_the_catalogue_is_said_to_be() -> None:
@@ -461,6 +473,24 @@ async def test_a_code_outside_the_catalogue_is_said_to_be() -> None:
     assert "catalogue of 2025-09-30 lacks it" in text(answer)
     switch = data(await explain(code=20034))
     assert switch["explained"][0]["explanation"]["kind"] == "sxid"
+
+
+@pytest.mark.parametrize(
+    ("said", "severity", "decoded"),
+    [
+        ("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, Fatal, Link 30 LTSSM Fault Up",
+         "warning", "The switch's driver calls it fatal, on its link 30."),
+        ("nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 11004, Non-fatal, Link 28 RX Error",
+         "info", "The switch's driver calls it not fatal, on its link 28."),
+        (line(13), "warning", "It happened on GPC 1 TPC 2 SM 0."),
+    ],
+)  # fmt: skip
+async def test_what_a_line_says_beyond_its_code_is_in_the_text(
+    said: str, severity: str, decoded: str
+) -> None:
+    answer = await explain(line=said)
+    assert f"\n  severity: {severity}\n" in text(answer)
+    assert f"\n  reads: {decoded}\n" in text(answer)
 
 
 @pytest.mark.parametrize(

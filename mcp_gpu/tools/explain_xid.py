@@ -16,7 +16,7 @@ from mcp_gpu.gpu.xid.model import Kind
 from mcp_gpu.gpu.xid.present import branch
 from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
 from mcp_gpu.tools.spans import counted
-from mcp_gpu.tools.xids import within
+from mcp_gpu.tools.xids import others, within
 
 __all__ = [
     "FORM",
@@ -39,6 +39,9 @@ TEXT_CHARS: Final = 8_000
 
 FIRST_SXID: Final = 10_000
 """NVSwitches' codes begin here; GPUs' end far below."""
+
+_SEVERITIES: Final = {"follow": "what comes with it decides"}
+"""In words, where the name does not say it."""
 
 FORM: Final = (
     "it looks like `NVRM: Xid (PCI:0000:53:00): 48, pid=1234, name=python, ...`, with any prefix"
@@ -140,8 +143,10 @@ def rows(one: Explained) -> Iterator[tuple[str, str]]:
     """What there is to say of one Xid, each with its label."""
     said = one.explanation
     yield "means", said.meaning
+    yield "severity", _SEVERITIES.get(said.severity, said.severity)
     if said.known:
-        then = f", then {said.investigate}" if said.investigate else ""
+        further = said.investigate if said.investigate != said.bucket else ""
+        then = f", then {further}" if further else ""
         yield "NVIDIA", f"{said.bucket or 'no bucket yet'}{then}"
     if one.note:
         yield "here", one.note
@@ -153,7 +158,7 @@ def rows(one: Explained) -> Iterator[tuple[str, str]]:
     if said.note:
         yield "note", said.note
     if said.disagreements:
-        yield "others", " ".join(said.disagreements)
+        yield "others", others(said.disagreements)
     if one.line:
         yield "line", one.line
 

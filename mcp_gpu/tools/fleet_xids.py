@@ -18,7 +18,7 @@ from mcp_gpu.tools.pages import page, short
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import passed_over, ways, ways_line
 from mcp_gpu.tools.xid_patterns import gaps, patterns, totals
-from mcp_gpu.tools.xids import group_lines, then, within
+from mcp_gpu.tools.xids import group_lines, then, within, xids_line
 from mcp_gpu.tools.xids_model import BOOT, NAME, Codes, NodeXids, Since
 
 __all__ = ["GatewayArguments", "asked_of_agents", "gateway_tool", "lines", "whole"]
@@ -85,7 +85,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
             )
         everything = whole(found, every_node=arguments.nodes is not None)
         told = _page(everything, arguments, start)
-        text = within(lines(told, arguments.detail), TEXT_CHARS[arguments.detail])
+        text = within(lines(told, arguments.detail, arguments.codes), TEXT_CHARS[arguments.detail])
         return Answer("\n".join(text), told)
 
     return Tool(
@@ -199,10 +199,10 @@ def _shortened(node: FleetNodeXids) -> FleetNodeXids:
     )
 
 
-def lines(told: FleetXids, detail: Detail) -> Iterator[str]:
+def lines(told: FleetXids, detail: Detail, codes: Codes = None) -> Iterator[str]:
     """The fleet as text: what to do first, what could not be seen, who did not answer."""
     coverage = told.coverage
-    yield headline(told)
+    yield headline(told, codes)
     if told.simulated:
         yield "SIMULATED: no real hardware stands behind some or all of these figures."
     if coverage.discovery_problem:
@@ -232,14 +232,14 @@ def lines(told: FleetXids, detail: Detail) -> Iterator[str]:
         yield f'{omitted} in detail: call again with cursor "{told.next_cursor}".'
 
 
-def headline(told: FleetXids) -> str:
+def headline(told: FleetXids, codes: Codes = None) -> str:
     """`5 of 6 nodes answered: 214 Xids on 3 nodes, none on 1 node, UNKNOWN on 1 node`."""
     coverage = told.coverage
     parts = []
     if told.nodes_with_xids:
-        parts.append(f"{counted(told.xids, 'Xid')} on {counted(told.nodes_with_xids)}")
+        parts.append(f"{xids_line(told.xids, codes)} on {counted(told.nodes_with_xids)}")
     if told.nodes_without_xids:
-        none = "none" if parts else "no Xids"
+        none = "none" if parts else xids_line(0, codes)
         parts.append(f"{none} on {counted(told.nodes_without_xids)}")
     if told.nodes_blind:
         blind = f"UNKNOWN on {counted(told.nodes_blind)}, where no source of them can be read"
@@ -276,4 +276,5 @@ def pattern_size(pattern: Pattern) -> str:
     where = f"{counted(pattern.devices, devices)} on {counted(pattern.nodes)}"
     when = pattern.first if pattern.first == pattern.last else f"{pattern.first} to {pattern.last}"
     together = "; all began within a minute: likely one event" if pattern.together else ""
-    return f"{counted(pattern.xids, 'Xid')}, {where}, {when}{together}"
+    chain = " with what followed" if " -> " in pattern.told else ""
+    return f"{counted(pattern.xids, 'Xid')}{chain}, {where}, {when}{together}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the 
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.node.watch import XidWatch
 
-__all__ = ["AgentArguments", "agent_tool", "group_lines", "then", "within"]
+__all__ = ["AgentArguments", "agent_tool", "group_lines", "others", "then", "within", "xids_line"]
 
 TEXT_CHARS = 8_000
 """The text of one node is never longer, whatever its log holds."""
@@ -51,7 +51,7 @@ def agent_tool(node: str, collector: Collector, watch: XidWatch) -> Tool[AgentAr
             codes=arguments.codes or (),
             limit=arguments.limit,
         )
-        return Answer("\n".join(within(_lines(found), TEXT_CHARS)), found)
+        return Answer("\n".join(within(_lines(found, arguments.codes), TEXT_CHARS)), found)
 
     return Tool(
         name=NAME,
@@ -80,12 +80,12 @@ def within(lines: Iterable[str], room: int) -> Iterator[str]:
         yield line
 
 
-def _lines(found: NodeXids) -> Iterator[str]:
+def _lines(found: NodeXids, codes: Codes) -> Iterator[str]:
     """One node as text: what to do first, what happened, and what may be missing."""
     where = "since this boot" if found.since == BOOT else f"since {found.since}"
     driver = f"  driver {found.driver_version}" if found.driver_version else ""
-    none = "Xids UNKNOWN" if found.blind else "no Xids"
-    count = counted(found.xids, "Xid") if found.xids else none
+    unknown = found.blind and not found.xids
+    count = "Xids UNKNOWN" if unknown else xids_line(found.xids, codes)
     yield f"{found.node}: {count} {where}{driver}"
     if found.simulated:
         yield "SIMULATED: no real hardware stands behind this."
@@ -147,6 +147,27 @@ def then(investigate: str) -> str:
     return "" if investigate in ("", "IGNORE") else f" NVIDIA, to look into: {investigate}."
 
 
+def others(disagreements: Iterable[str]) -> str:
+    """Who says otherwise, what all of them contradict told once: `NVIDIA says A; B does not; C
+    does not.`"""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for sentence in disagreements:
+        contradicted, _, other = sentence.partition("; ")
+        alike[contradicted].append(other)
+    return " ".join(_against(contradicted, said) for contradicted, said in alike.items())
+
+
+def _against(contradicted: str, said: Sequence[str]) -> str:
+    every = [contradicted, *(each.removesuffix(".") for each in said if each)]
+    return "; ".join(every).removesuffix(".") + "."
+
+
+def xids_line(count: int, codes: Sequence[int] | None) -> str:
+    """`301 Xids`; `1 Xid of code 79` where only some codes were asked for."""
+    of = f" of {'code' if len(codes) == 1 else 'codes'} {numbers(codes)}" if codes else ""
+    return f"{counted(count, 'Xid') if count else 'no Xids'}{of}"
+
+
 def _named(here: Sequence[DeviceXids]) -> str:
     first = here[0]
     about = ", ".join(filter(None, (first.pci_bus_id, first.name, first.uuid)))
@@ -169,15 +190,16 @@ def _group(here: Sequence[XidGroup]) -> Iterator[str]:
     noun = "SXid" if group.kind == "sxid" else "Xid"
     first, last = min(each.first for each in here), max(each.last for each in here)
     when = last if first == last else f"{first} to {last}"
-    state = "" if group.state == "open" else f" ({group.state})"
-    bucket = f" NVIDIA: {group.bucket}" if group.bucket else ""
+    state = "" if group.state == "open" else group.state
+    bucket = f"NVIDIA: {group.bucket}" if group.bucket else ""
+    remarks = ", ".join(filter(None, (state, bucket)))
     came = f"{noun} {group.code} x{sum(each.count for each in here)}"
-    yield f"  {_places(here)} {came} {when}: {group.name}{state}{bucket}"
+    yield f"  {_places(here)} {came} {when}: {group.name}" + (f" ({remarks})" if remarks else "")
     yield f"    {group.action}: {group.explanation}"
     if group.decoded:
         yield f"    registers: {' '.join(group.decoded)}"
     if group.disagreements:
-        yield f"    others say: {' '.join(group.disagreements)}"
+        yield f"    others say: {others(group.disagreements)}"
     if group.processes:
         yield f"    processes: {', '.join(group.processes)}"
     if group.samples:

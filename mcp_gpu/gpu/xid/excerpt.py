@@ -142,15 +142,14 @@ def _event(parsed: ParsedLine, at: float) -> XidEvent:
 def _count(
     found: dict[_Key, Explained], parsed: ParsedLine, line: str, driver_branch: int | None
 ) -> None:
-    said = _explanation(
-        parsed.code,
-        parsed.text if parsed.code in TEXT_DECIDES or parsed.caused_by is not None else "",
-        parsed.kind,
-        driver_branch,
-    )
+    decides = parsed.kind == "sxid" or parsed.code in TEXT_DECIDES or parsed.caused_by is not None
+    text = parsed.text if decides else ""
+    said = _explanation(parsed.code, text, parsed.kind, driver_branch)
     key = (said.kind, said.code, said.action, said.decoded, said.caused_by)
     known = found.get(key)
     if known is None and len(found) < _APART:
+        # Where the text decides nothing, what the first line says stands for all.
+        said = _explanation(parsed.code, parsed.text, parsed.kind, driver_branch)
         found[key] = Explained(
             explanation=said, count=1, action=said.action, note="", line=shown(line, LINE_CHARS)
         )

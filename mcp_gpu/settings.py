@@ -286,7 +286,7 @@ class HealthSettings(TerminalSettings):
 
 
 class XidSettings(TerminalSettings):
-    """Say what the fleet's Xid errors mean, or explain one. Exits 1 if any asks for something."""
+    """Say what the fleet's Xid errors mean (exits 1 if any asks for something), or explain one."""
 
     since: str = "boot"
     """From when on: boot (each node's present one), a duration up to now such as 30m, 2h or 3d, or
@@ -295,7 +295,8 @@ class XidSettings(TerminalSettings):
     """Only these codes, and the chains that hold one of them."""
     explain: str = ""
     """Explain this code or line of a kernel log instead, or with `-` the log on standard input, as
-    in `dmesg | mcp-gpu xid --explain -`. Needs no fleet and no GPU."""
+    in `dmesg | mcp-gpu xid --explain -`. Needs no fleet and no GPU. Exits 1 only if there is no Xid
+    that is known in it, whatever those explained ask for."""
     driver_version: str = ""
     """Driver that wrote the lines to explain, such as 580.105.08: the registers of 144 to 150 are
     read by it. Only with --explain."""

@@ -119,6 +119,13 @@ async def test_where_nothing_is_explained_the_exit_status_says_so(
     assert told in found.shown
 
 
+async def test_the_help_says_what_the_exit_status_means() -> None:
+    asks_for_a_reboot = await xid("--explain", "79")
+    assert asks_for_a_reboot.status == 0
+    told = " ".join((await xid("--help")).shown.split())
+    assert "Exits 1 only if there is no Xid that is known in it" in told
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -32,6 +32,7 @@ from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.serving.server import Listening
 from mcp_gpu.settings import DemoSettings, GatewaySettings, SettingError
 from mcp_gpu.status import render
+from mcp_gpu.terminal import standard_output
 from mcp_gpu.tools.fleet_inventory import FleetInventory, GatewayArguments, gateway_tool
 
 __all__ = ["run"]
@@ -81,7 +82,8 @@ async def _demo(settings: DemoSettings) -> int:
             gateway = _gateway_settings(settings, agents_file)
             async with open_fleet(gateway) as opened:
                 inventory = await _whole(opened.router, agents, folder)
-                render(inventory, console)
+                with standard_output() as shown:
+                    render(inventory, shown)
                 if settings.once:
                     return 1 if inventory.failures_by_reason else 0
                 async with anyio.create_task_group() as tasks:

@@ -15,7 +15,7 @@ from mcp_gpu.fleet.diagnosis.model import Verdict
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
 from mcp_gpu.gateway import Fleet, open_fleet
 from mcp_gpu.settings import DoctorSettings, SettingError
-from mcp_gpu.terminal import explained, gateway, progress_bar
+from mcp_gpu.terminal import explained, gateway, progress_bar, standard_output
 from mcp_gpu.tools.check_connectivity import NAME, ConnectivityArguments
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, whole
 from mcp_gpu.tools.connectivity_text import Group, groups, headline, healthy_line
@@ -160,7 +160,8 @@ def _show(found: FleetConnectivity, settings: DoctorSettings) -> None:
     if settings.json_output:
         print(found.model_dump_json(indent=2))
     else:
-        render(found, Console(highlight=False))
+        with standard_output() as console:
+            render(found, console)
 
 
 def render(found: FleetConnectivity, console: Console) -> None:

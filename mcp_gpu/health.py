@@ -20,6 +20,7 @@ from mcp_gpu.terminal import (
     print_block,
     print_rows,
     progress_bar,
+    standard_output,
 )
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_health import GatewayArguments, whole
@@ -52,7 +53,8 @@ def run(settings: HealthSettings) -> int:
     if settings.json_output:
         print(found.model_dump_json(indent=2))
     else:
-        render(found, Console(highlight=False), severity=settings.severity)
+        with standard_output() as console:
+            render(found, console, severity=settings.severity)
     return 0 if found.verdict == "healthy" else 1
 
 

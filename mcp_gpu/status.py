@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mcp_gpu.settings import StatusSettings
-from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar
+from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar, standard_output
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models
 from mcp_gpu.tools.ways import ways_line
@@ -22,7 +22,8 @@ def run(settings: StatusSettings) -> int:
     if settings.json_output:
         print(inventory.model_dump_json(indent=2))
     else:
-        render(inventory, Console())
+        with standard_output() as console:
+            render(inventory, console)
     return 1 if inventory.failures_by_reason else 0
 
 

@@ -15,6 +15,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
+from io import StringIO
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -50,6 +51,7 @@ __all__ = [
     "print_block",
     "print_rows",
     "progress_bar",
+    "standard_output",
 ]
 
 LIMIT: Final = 500
@@ -60,6 +62,9 @@ PAGES: Final = 1000
 
 ERROR_CHARS: Final = 2_000
 """Longest error of a gateway's that is shown."""
+
+WHOLE: Final = 100_000
+"""Width at which nothing is ever wrapped."""
 
 SEVERITY_COLOURS: Final = {"critical": "red", "warning": "yellow", "info": "cyan"}
 
@@ -93,6 +98,18 @@ class Page(Protocol):
 
 
 P = TypeVar("P", bound=Page)
+
+
+@contextmanager
+def standard_output() -> Iterator[Console]:
+    """Where a command prints: as wide as the terminal is. Into a pipe or a file every line goes
+    whole and without blanks at its end, for grep and diff."""
+    if sys.stdout.isatty():
+        yield Console(highlight=False)
+        return
+    text = StringIO()
+    yield Console(file=text, width=WHOLE, highlight=False)
+    sys.stdout.write("\n".join(line.rstrip() for line in text.getvalue().split("\n")))
 
 
 def print_block(lines: Iterable[str], console: Console, style: str) -> None:

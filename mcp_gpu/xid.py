@@ -24,6 +24,7 @@ from mcp_gpu.terminal import (
     print_block,
     print_rows,
     progress_bar,
+    standard_output,
 )
 from mcp_gpu.tools.explain_xid import FORM, ExplainArguments, heading, of_code, rows, sources
 from mcp_gpu.tools.failures import failure_lines
@@ -69,7 +70,8 @@ def run(settings: XidSettings) -> int:
     if settings.json_output:
         print(found.model_dump_json(indent=2))
     else:
-        _render(found, arguments, Console(highlight=False))
+        with standard_output() as console:
+            _render(found, arguments, console)
     return 0 if _quiet(found) else 1
 
 
@@ -162,7 +164,8 @@ def _explain(settings: XidSettings) -> int:
     if settings.json_output:
         print(excerpt.model_dump_json(indent=2))
     elif excerpt.explained:
-        _render_excerpt(excerpt, Console(highlight=False))
+        with standard_output() as console:
+            _render_excerpt(excerpt, console)
     else:
         print(f"No Xid in {counted(excerpt.lines, 'line')}: {FORM}.")
     return 0 if any(one.explanation.known for one in excerpt.explained) else 1

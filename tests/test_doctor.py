@@ -25,8 +25,8 @@ NODES = ("a", "b")
 FLEET = "seed = 7\n" + "".join(f'[[nodes]]\nname = "{n}"\nprofile = "t4"\n' for n in NODES)
 
 
-async def doctor(*flags: str) -> Run:
-    return await run("doctor", *flags)
+async def doctor(*flags: str, terminal: bool = False) -> Run:
+    return await run("doctor", *flags, terminal=terminal)
 
 
 async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path) -> None:
@@ -73,8 +73,9 @@ class Kubernetes:
     api: FakeApiServer
     pods: Mapping[tuple[str, str], Pod]
 
-    async def doctor(self, *flags: str) -> Run:
-        return await doctor("--kubeconfig", str(self.api.kubeconfig), *PATHS, *flags)
+    async def doctor(self, *flags: str, terminal: bool = False) -> Run:
+        kubeconfig = str(self.api.kubeconfig)
+        return await doctor("--kubeconfig", kubeconfig, *PATHS, *flags, terminal=terminal)
 
 
 PATHS = ("--transports", "http,exec", "--stream-timeout-seconds", "30")
@@ -119,7 +120,9 @@ async def test_a_cluster_where_streams_carry_what_http_does_not(tmp_path: Path) 
         assert (found.status, found.said) == (1, "")
         assert found.lines[0].startswith("DEGRADED  ")
         assert any(line.startswith("   b: http refused, exec ok (") for line in found.lines)
-        prose = [line for line in found.lines if not line.startswith("   kubectl ")]
+        assert " \n" not in found.shown
+        shown = await here.doctor(terminal=True)
+        prose = [line for line in shown.lines if not line.startswith("   kubectl ")]
         assert [line for line in prose if len(line) > WIDTH] == []
 
         here.api.deny("create", "pods/exec")

@@ -31,8 +31,8 @@ gpu = 1
 """
 
 
-async def health(*flags: str) -> Run:
-    found = await run("health", *flags)
+async def health(*flags: str, terminal: bool = False) -> Run:
+    found = await run("health", *flags, terminal=terminal)
     assert found.said == ""
     return found
 
@@ -53,7 +53,12 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
             assert sick.lines[0] == "FAILED  2 nodes: 1 failed, 1 healthy"
             assert sick.lines[1].startswith("        3 GPUs: 1 failed")
             assert "   where  b GPU 1" in sick.lines
-            assert [line for line in sick.lines if len(line) > WIDTH] == []
+            assert any(line.endswith("drain the node and power-cycle it.)") for line in sick.lines)
+            assert " \n" not in sick.shown
+            shown = await health(*way, terminal=True)
+            assert shown.status == 1
+            assert [line for line in shown.lines if len(line) > WIDTH] == []
+            assert len(shown.lines) > len(sick.lines)
             answer = (await health(*way, "--json", "--nodes", "b", "--severity", "critical")).answer
             assert (answer["verdict"], answer["nodes_by_verdict"]["failed"]) == ("failed", 1)
             (node,) = answer["nodes"]

@@ -37,8 +37,8 @@ profile = "t4"
 """
 
 
-async def xid(*flags: str, stdin: str = "") -> Run:
-    return await run("xid", *flags, stdin=stdin)
+async def xid(*flags: str, stdin: str = "", terminal: bool = False) -> Run:
+    return await run("xid", *flags, stdin=stdin, terminal=terminal)
 
 
 async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path) -> None:
@@ -74,8 +74,12 @@ async def test_a_code_is_explained_without_a_fleet() -> None:
     found = await xid("--explain", "79")
     assert (found.status, found.said) == (0, "")
     assert found.lines[1].startswith("Xid 79: GPU has fallen off the bus")
-    assert any(shown.startswith("   NVIDIA  RESTART_BM") for shown in found.lines)
-    assert all(len(shown) <= WIDTH for shown in found.lines)
+    assert any(shown.startswith("   NVIDIA    RESTART_BM") for shown in found.lines)
+    assert any(shown.endswith("and contact the vendor's support.") for shown in found.lines)
+    assert " \n" not in found.shown
+    at_a_terminal = await xid("--explain", "79", terminal=True)
+    assert all(len(shown) <= WIDTH for shown in at_a_terminal.lines)
+    assert len(at_a_terminal.lines) > len(found.lines)
     answer = (await xid("--explain", "79", "--json")).answer
     assert answer["explained"][0]["explanation"]["bucket"] == "RESTART_BM"
 
@@ -91,7 +95,7 @@ async def test_a_log_on_standard_input_is_explained() -> None:
     assert (found.status, found.said) == (0, "")
     assert found.lines[0] == "14 Xids in 15 lines"
     assert f"follows: {BUS[0]}: 48 -> 63 -> 45 x12" in found.lines
-    assert "   here    With 63: the GPU is drained before it is reset." in found.lines
+    assert "   here      With 63: the GPU is drained before it is reset." in found.lines
 
 
 async def test_a_line_is_explained_by_the_drivers_branch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -110,6 +111,13 @@ def xid(code: int, *beside: int, ago: float = 0.5) -> Callable[[], Assessment]:
         old(),
         bursts=tuple(burst(one, old(), 1, at=T0 + 1.0 - ago) for one in (code, *beside)),
     )
+
+
+def switch() -> Assessment:
+    """A fatal error of an NVSwitch."""
+    said = burst(20034, old(), at=T0, kind="sxid", bus_id="0000:c1:00")
+    event = replace(said.first, text="Fatal, Link 30 LTSSM Fault Up")
+    return seen(old(), bursts=(replace(said, first=event, samples=(event,)),))
 
 
 def slow_generation() -> Assessment:
@@ -261,6 +269,8 @@ CASES = [
     Case("xid", "critical", "REBOOT_NODE",
          lambda: seen(old(), bursts=(burst(79, old(), bus_id="0000:ff:00"),))),
     Case("xid", "warning", "RESET_GPU", xid(109, ago=3600.0)),
+    Case("xid", "critical", "NONE", xid(173)),
+    Case("sxid", "warning", "NONE", switch),
     Case("xid_past", "info", "NONE",
          lambda: seen(board("h100"), bursts=(burst(109, board("h100"), at=T0 - 60),))),
 ]  # fmt: skip
@@ -600,7 +610,7 @@ def test_what_was_read_before_an_xid_does_not() -> None:
     assert (finding.code, finding.severity) == ("xid", "critical")
 
 
-def test_a_links_xid_is_never_more_than_a_warning_by_itself() -> None:
+def test_a_links_xid_is_never_more_than_a_warning_without_its_line() -> None:
     snapshot = old()
     (finding,) = seen(snapshot, bursts=(burst(74, snapshot, at=T0 + 0.5),)).findings
     assert (finding.severity, finding.confidence) == ("warning", "medium")

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.log import XidLog
-from mcp_gpu.gpu.xid.model import XidEvent
+from mcp_gpu.gpu.xid.model import Burst, XidEvent
 from mcp_gpu.gpu.xid.present import Device, Present
 from mcp_gpu.gpu.xid.report import Analysis, DeviceXids, XidGroup
 from mcp_gpu.gpu.xid.view import View
@@ -36,6 +37,12 @@ from support.xids import (
 )
 
 EVERYTHING = View()
+
+
+def by_nvml(code: int) -> tuple[Burst, ...]:
+    """An Xid that the driver's events alone tell: without its line."""
+    event = XidEvent(code, seconds("10:00:00"), "nvml", bus_id=BUS[0], boot_id=NOW)
+    return (Burst(event, event.at, 1, ("nvml",), (event,)),)
 
 
 def analysed(
@@ -86,12 +93,21 @@ def test_a_cleanup_after_another_xid_collapses_under_it() -> None:
     assert "Goes with Xid 48" in cleanup.explanation
 
 
-def test_a_cleanup_alone_keeps_its_own_workflow() -> None:
-    found = analysed(("10:02:11", line(45)))
-    assert told(found) == [("GPU 0", "RESTART_FM", ["45"])]
+def test_a_cleanup_alone_asks_for_nothing() -> None:
+    """A job that is killed leaves one on each of its GPUs; what NVIDIA asks besides is told."""
+    lines = [("10:02:11", line(45, gpu=gpu, ch=ch)) for gpu in range(4) for ch in range(8)]
+    found = analysed(*lines)
+    assert [(each.action, each.severity) for each in found.devices] == [("NONE", "info")] * 4
+    assert "Alone it commonly means that the program was killed" in found.devices[0].advice
     group = of(found, 45)
-    assert (group.state, group.severity, group.bucket) == ("open", "warning", "WORKFLOW_XID_45")
-    assert "No other Xid on this GPU" in group.explanation
+    assert (group.state, group.severity, group.bucket) == ("open", "info", "WORKFLOW_XID_45")
+    assert group.investigate.startswith("Solo: RESTART_FM")
+    assert "No other Xid on this GPU in the 60 s before." in group.explanation
+
+
+def test_a_cleanup_that_no_log_tells_says_what_could_not_be_seen() -> None:
+    found = analyse(by_nvml(45), Present(seconds(JUST_AFTER), GPUS), view=EVERYTHING, limit=5)
+    assert "no log was read, and 79 and 119 come in it alone" in of(found, 45).explanation
 
 
 @pytest.mark.parametrize("later", ["10:03:12", "11:00:00"])
@@ -119,12 +135,31 @@ def test_a_cause_that_the_driver_names_and_nobody_has_told_is_no_reason_to_act()
     assert "Xid 149 as its cause, which no source has told" in of(found, 45).explanation
 
 
-def test_an_exception_again_and_again_on_one_unit_is_the_hardware() -> None:
-    found = analysed(("10:00:00", line(13)), ("11:00:00", line(13)), ("12:00:00", line(13)))
+def test_an_exception_again_and_again_on_one_unit_may_be_the_hardware() -> None:
+    found = analysed(*((f"1{hour}:00:00", line(13, pid=hour + 1)) for hour in range(3)))
     group = of(found, 13)
     assert (group.action, group.count, group.bursts) == ("RESTART_APP", 3, 3)
-    assert "GPC 1 TPC 2 in each of 3 runs: suspect the hardware" in group.explanation
-    assert "EUD" in group.explanation
+    assert "GPC 1 TPC 2 in each of 3 runs, long after each other" in group.explanation
+    assert "run the same on another GPU first; if the error stays" in group.explanation
+
+
+@pytest.mark.parametrize("code", [13, 31])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [(f"10:{minute:02}:00", 0, 100 + minute) for minute in (0, 2, 4, 9, 14, 19)],
+        [(f"1{hour}:00:00", 0, 7) for hour in range(6)],
+        [(f"1{hour}:00:00", gpu, 10 * hour + gpu) for hour in range(2) for gpu in range(4)],
+    ],
+    ids=["restarts soon after each other", "one program", "all GPUs alike"],
+)
+def test_a_program_that_fails_again_and_again_is_not_the_hardware(
+    code: int, lines: list[tuple[str, int, int]]
+) -> None:
+    found = analysed(*((clock, line(code, gpu=gpu, pid=pid)) for clock, gpu, pid in lines))
+    for group in found.groups:
+        assert "look at the application" in group.explanation
+        assert "EUD" not in group.explanation
 
 
 def test_exceptions_on_different_units_are_the_application() -> None:
@@ -135,13 +170,13 @@ def test_exceptions_on_different_units_are_the_application() -> None:
 
 def test_one_run_of_exceptions_is_the_application() -> None:
     found = analysed(("10:00:00", line(13)), ("10:00:00", line(13)), ("10:00:01", line(13)))
-    assert "One run so far: look at the application" in of(found, 13).explanation
+    assert "Too few separate runs to suspect the unit" in of(found, 13).explanation
 
 
-def test_page_faults_on_one_gpu_only_are_the_hardware() -> None:
+def test_page_faults_on_one_gpu_only_may_be_the_hardware() -> None:
     found = analysed(*((f"1{hour}:00:00", line(31, pid=hour)) for hour in range(3)))
-    assert "3 runs on this GPU and none elsewhere" in of(found, 31).explanation
-    assert "suspect the hardware" in of(found, 31).explanation
+    assert "3 runs, long after each other, on this GPU" in of(found, 31).explanation
+    assert "run the same on another GPU first" in of(found, 31).explanation
 
 
 def test_page_faults_spread_over_gpus_are_the_application() -> None:
@@ -278,18 +313,88 @@ def test_a_driver_that_asked_and_asks_for_nothing_now_has_settled_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "driver", "severity"),
-    [(48, 580, "warning"), (48, 550, "critical"), (119, 580, "critical")],
+    ("code", "driver", "settled"),
+    [(48, 580, True), (48, 550, False), (119, 580, False), (109, 565, False), (109, 570, True)],
 )
-def test_a_driver_that_would_ask_and_does_not_makes_it_doubtful(
-    code: int, driver: int, severity: str
+def test_a_driver_that_would_ask_and_does_not_has_settled_it(
+    code: int, driver: int, settled: bool
 ) -> None:
     """Which codes it would ask for, and from which branch on, the catalogue says."""
-    known = GPUS | {BUS[0]: Device(0, "GPU-0", "H100", "none", seconds("10:10:00"))}
+    known = GPUS | {BUS[0]: Device(0, "GPU-0", "H100", "none", seconds("10:00:10"))}
     found = analysed(("10:00:00", line(code)), known=known, driver=driver)
-    assert (only(found).action, only(found).severity) == ("RESET_GPU", severity)
-    doubtful = "done, if the GPU was reset since" in of(found, code).explanation
-    assert doubtful == (severity == "warning")
+    expected = ("NONE", "info") if settled else ("RESET_GPU", "critical")
+    assert (only(found).action, only(found).severity) == expected
+    assert (of(found, code).state == "settled") == settled
+    at_once = analysed(("10:00:08", line(code)), known=known, driver=driver)
+    assert (only(at_once).action, only(at_once).severity) == ("RESET_GPU", "critical")
+
+
+def test_what_happened_long_ago_may_be_done() -> None:
+    found = analysed(("10:00:00", line(119)), at="12:00:00")
+    assert (only(found).action, only(found).severity) == ("RESET_GPU", "warning")
+    assert only(found).advice.startswith("Done, if the GPU was reset since. Otherwise: drain ")
+    assert of(found, 119).explanation.endswith("Done, if the GPU was reset since.")
+    # What asks for no reset is not done by one.
+    light = analysed(("10:00:00", line(94)), ("10:00:00", line(63)), at="12:00:00")
+    assert "reset since" not in light.model_dump_json()
+
+
+def test_a_gpu_that_came_back_does_not_hide_what_it_had_later() -> None:
+    back = Device(0, "GPU-0", "A100", None, seconds("11:00:30"), seconds("11:00:30"))
+    lines = [("10:00:00", line(79)), ("10:00:05", line(45)), ("11:00:00", line(95))]
+    found = analysed(*lines, known={BUS[0]: back}, driver=535, at="11:00:31")
+    assert (only(found).action, only(found).severity) == ("RESET_GPU", "critical")
+    assert "the GPU answers again" in [chain.settled for chain in only(found).chains]
+
+
+@pytest.mark.parametrize("code", [74, 144, 145, 149])
+def test_a_link_error_whose_line_nobody_has_seen_is_no_more_than_a_warning(code: int) -> None:
+    found = analyse(by_nvml(code), Present(seconds(JUST_AFTER), GPUS, 580, NOW),
+                    view=EVERYTHING, limit=5)  # fmt: skip
+    assert (only(found).action, only(found).severity) == ("RESET_GPU", "warning")
+    assert "What its line says decides, and no log told it." in of(found, code).explanation
+
+
+def test_a_double_bit_error_that_no_log_tells_is_not_said_to_be_alone() -> None:
+    found = analyse(by_nvml(48), Present(seconds(JUST_AFTER), GPUS), view=EVERYTHING, limit=5)
+    assert "was seen with it, and no log was read" in of(found, 48).explanation
+    assert "a reset is enough" in of(analysed(("10:00:00", line(48))), 48).explanation
+
+
+def test_a_fatal_error_of_a_switch_stands_before_one_that_is_not() -> None:
+    said = "nvidia-nvswitch3: SXid (PCI:0000:{bus}:00.0): 20034, {word}, Link 30 LTSSM Fault Up"
+    found = analysed(
+        ("10:00:00", said.format(bus="c2", word="Non-fatal")),
+        ("10:00:00", said.format(bus="c1", word="Fatal")),
+    )
+    first, second = found.devices
+    assert (first.device, first.severity) == ("NVSwitch 0000:c1:00", "warning")
+    assert second.severity == "info"
+    assert "Fabric Manager user guide" in first.advice
+
+
+def test_a_grave_code_without_a_known_action_is_grave() -> None:
+    found = analysed(("10:00:00", line(173, text="C2C fatal link failure")))
+    assert (only(found).action, only(found).severity) == ("NONE", "critical")
+    assert "Follow a 154 for the same GPU" in only(found).advice
+
+
+@pytest.mark.parametrize(
+    ("asked", "action", "severity"),
+    [
+        ("drain_p2p", "DRAIN_P2P", "critical"),
+        ("recover_imex", "RECOVER_IMEX", "critical"),
+        ("bus_reset", "BUS_RESET", "critical"),
+        ("system_reboot", "SYSTEM_REBOOT", "critical"),
+        ("drain_and_reset", "DRAIN_AND_RESET", "warning"),
+        ("unknown(9)", "UNKNOWN", "warning"),
+    ],
+)
+def test_what_the_driver_asks_for_keeps_its_name(asked: str, action: str, severity: str) -> None:
+    known = {BUS[0]: Device(0, "GPU-0", "GB200", asked, seconds("10:04:00"))}
+    found = analysed(("10:00:00", line(95)), known=known)
+    assert (only(found).action, only(found).severity) == (action, severity)
+    assert only(found).advice == advice(action, 0)
 
 
 LINK_DOWN = "149, NETIR_LINK_EVT Fatal XC0 i0 Link 03 ({info} 0x00000000 0x0 0x0 0x0 0x0 0x0)"

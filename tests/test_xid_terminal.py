@@ -47,7 +47,7 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
             found = await xid(*way)
             assert (found.status, found.said) == (1, "")
             assert found.lines[0] == "2 of 2 nodes answered: 2 Xids on 1 node, none on 1 node"
-            assert "CRITICAL  48 -> 63" in found.lines
+            assert "WARNING  48 -> 63" in found.lines
             assert "   where  a GPU 3" in found.lines
             assert any(shown.startswith("   do     DRAIN_AND_RESET  ") for shown in found.lines)
             assert "By code: 48 x1 (1 node), 63 x1 (1 node)" in found.lines

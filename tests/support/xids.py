@@ -30,7 +30,7 @@ JUST_AFTER = "10:05:00"
 """When most tests look, by the clock: what happened about ten is recent then."""
 
 LINES = {
-    13: "pid=41, name=python, Graphics SM Warp Exception on (GPC {gpc}, TPC {tpc}, SM 0): "
+    13: "pid={pid}, name=python, Graphics SM Warp Exception on (GPC {gpc}, TPC {tpc}, SM 0): "
     "Out Of Range Address",
     31: "pid={pid}, name=python, Ch 00000008, intr 00000000. MMU Fault: ENGINE GRAPHICS GPCCLIENT_"
     "T1_0 faulted @ 0x7f58_9c000000. Fault is of type FAULT_PDE ACCESS_TYPE_VIRT_READ",

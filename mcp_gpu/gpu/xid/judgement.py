@@ -144,10 +144,11 @@ class Judge:
 
     def _severity(self, head: Incident, left: Sequence[Incident], read: str | None) -> Severity:
         graves = [each for each in left if grave(self.rulings[each].action)]
-        if not graves:
-            return self._light(head)
-        if read not in (None, "none"):
+        own = None if graves else self._light(head)
+        if read not in (None, "none") and own in (None, "critical"):
             return recovery_severity(recovery(read or ""))
+        if own is not None:
+            return own
         if head in self._asked:
             return recovery_severity(self._asked[head].asked or "")
         each_ones = (self.rulings[each].severity or "critical" for each in graves)
@@ -193,8 +194,8 @@ class Judge:
     def _contradicted(self, head: Incident, ended: float) -> _Contradicted:
         """What is read now, some seconds later than a whole chain, that may speak against it."""
         device = self._device(head)
-        if device is None:
-            return _Contradicted()
+        if device is None or device.recovery_action not in (None, "none"):
+            return _Contradicted()  # The driver itself says that something is left to do.
         since = ended + LAG_SECONDS
         silent = device.recovery_action == "none" and device.read_at >= since
         asked_at = self.scene.asked_at(head) if silent else None
@@ -208,9 +209,14 @@ class Judge:
         )
 
     def _read(self, head: Incident, ended: float) -> str | None:
-        """The driver's recovery action as read later than a chain; None: not known."""
+        """What the driver asks for, or that it was for nothing later than a chain; None: not known.
+
+        What it asks for leads whatever is younger, until that is read anew.
+        """
         device = self._device(head)
-        return device.recovery_action if device and device.read_at >= ended else None
+        if device is None or (device.recovery_action == "none" and device.read_at < ended):
+            return None
+        return device.recovery_action
 
     def _device(self, head: Incident) -> Device | None:
         """The GPU that it is of, as it is in the same boot."""

@@ -102,6 +102,17 @@ def test_a_driver_that_has_gone_takes_the_past_with_it() -> None:
     assert history.of(after.generation) == Past(after, (after,))
 
 
+def test_a_gpu_without_a_past_is_not_cleared_by_the_readings_it_lacks() -> None:
+    """A slow PCIe generation counts twice in a row, and once is not never."""
+    before = changed(
+        board("h100", load=0.9), None, utilization_gpu_percent=95, pcie_generation_current=5
+    )
+    after = anew(changed(before, uuid="GPU-another", pcie_generation_current=3))
+    assessment = assess(after, past_of(before, after), clock=lambda: T0 + PERIOD + 1)
+    assert assessment.gpus[0].not_checked["pcie_generation"] == NO_HISTORY
+    assert "pcie_generation" not in assessment.gpus[1].not_checked
+
+
 def test_while_a_gpu_is_lost_the_rates_of_the_others_go_on() -> None:
     """As the collector reads: anew ever again, in the hope that the GPU comes back."""
     moment = [T0]

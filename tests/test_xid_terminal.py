@@ -124,6 +124,7 @@ async def test_where_nothing_is_explained_the_exit_status_says_so(
         (["--codes", "a,b"], "--codes: numbers, not 'a b'"),
         (["--codes", "0"], "--codes: input should be greater"),
         (["--explain", "0"], "--explain: input should be greater"),
+        (["--explain", "9" * 5000], "--explain: input should be less"),
         (["--explain", " "], "--explain: a code, a line of a log, or -"),
         (["--explain", "48", "--since", "2h"], "--since goes without --explain"),
         (["--explain", "48", "--nodes", "a"], "--nodes goes without --explain"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,8 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
             xids.agent_tool(settings.node_name, collector, watch),
             explain_tool(),
         ],
-        identity=lambda: replace(identity, sees=lookout.sight().told),
+        identity=lambda: identity,
+        sees=lambda: lookout.sight().told,
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:

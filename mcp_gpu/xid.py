@@ -46,6 +46,9 @@ __all__ = ["run"]
 
 STDIN: Final = "-"
 
+DIGITS: Final = 20
+"""Read of a code, which has far fewer: int() refuses thousands of them in its own words."""
+
 LINE_BYTES: Final = 65_536
 """A longer line of standard input is taken as several."""
 
@@ -178,7 +181,7 @@ def _excerpt(settings: XidSettings) -> Excerpt:
     try:
         version = ExplainArguments(driver_version=settings.driver_version or None).driver_version
         if asked.isdecimal():
-            code = ExplainArguments(code=int(asked)).code or 0
+            code = ExplainArguments(code=int(asked[:DIGITS])).code or 0
             return of_code(code, branch(version))
     except ValidationError as error:
         raise _refused(error) from error

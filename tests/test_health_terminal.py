@@ -12,6 +12,8 @@ from mcp_gpu.cli import main
 from support.cluster import cluster
 from support.terminal import WIDTH, Run, run, ways
 
+LIMIT_SECONDS = 60
+
 FLEET = """
 seed = 7
 [[nodes]]
@@ -45,8 +47,9 @@ async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path)
             assert well.lines[:2] == ["HEALTHY  2 nodes: 2 healthy", f"{'':9}3 GPUs: 3 healthy"]
             assert well.lines[-1].startswith("simulated: ")
         here.fleet_file.write_text(FLEET + LOST)
-        while (sick := await health(*ways(here)[0])).status == 0:
-            await anyio.sleep(0.1)  # a fault has no event to wait for
+        with anyio.fail_after(LIMIT_SECONDS):
+            while (await health(*ways(here)[0])).status == 0:
+                await anyio.sleep(0.1)  # a fault has no event to wait for
         for way in ways(here):
             sick = await health(*way)
             assert sick.status == 1

@@ -37,7 +37,9 @@ from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.sight import Sense, Sight
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.tools.fleet_health import gateway_tool
-from mcp_gpu.tools.health import agent_tool
+from mcp_gpu.tools.health import AgentArguments, agent_tool
+from mcp_gpu.tools.health import text as one_text
+from mcp_gpu.tools.health_model import NodeHealth
 from support import served
 from support.fleet import Agent, Path, inventory
 from support.health import BLIND, HealthAgent, assessment, finding, fleet
@@ -161,6 +163,27 @@ async def test_what_is_less_severe_than_asked_for_is_counted() -> None:
     assert found["findings_hidden"] == hidden > 0
     assert found["gpus_by_verdict"] == all_of_it["gpus_by_verdict"]
     assert f"{hidden} finding" in text(worst)
+
+
+async def test_a_node_with_everything_wrong_is_told_within_bounds() -> None:
+    sick = [
+        finding(f"kind_{number:02}", gpu=gpu, advice="x" * 300)
+        for gpu in range(16)
+        for number in range(20)
+    ]
+    one = HealthAgent("n", assessment(*sick, gpus=16))
+    for arguments in (AgentArguments(), AgentArguments(detail="full")):
+        health = one.answer(arguments)
+        assert isinstance(health, NodeHealth)
+        assert (len(health.findings), health.findings_omitted) == (100, 220)
+        assert len(one_text(health, arguments)) <= {"summary": 8_000, "full": 30_000}[
+            arguments.detail
+        ]
+    assert "more lines in the structured content" in one_text(health, AgentArguments())
+    async with gateway({"n": one}) as client:
+        for detail in ("summary", "full"):
+            (node,) = data(await ask(client, detail=detail))["nodes"]
+            assert len(node["findings"]) + node["findings_omitted"] == 320
 
 
 async def test_detail_full_has_every_gpu_and_its_readings() -> None:

@@ -364,9 +364,41 @@ def test_a_clock_that_has_drifted_is_corrected_from_then_on() -> None:
     month = Boot("b" * 32, STARTED, clock=lambda: now)
     stamp = 30 * 86_400_000_000 - 40_000_000  # 40 s slow after a month
     before = month.at(stamp - 1)
-    month.heard(stamp)
+    for _ in range(3):
+        month.heard(stamp)
     assert month.at(stamp) == pytest.approx(now)
     assert month.at(stamp - 1) == before
+
+
+def test_a_clock_that_runs_ahead_is_corrected_at_once() -> None:
+    stamp = 30 * 86_400_000_000
+    ahead = Boot("b" * 32, STARTED, clock=lambda: STARTED + 30 * 86_400 - 40)
+    ahead.heard(stamp)
+    assert ahead.at(stamp) == STARTED + 30 * 86_400 - 40
+
+
+def test_a_read_that_was_held_up_teaches_no_drift() -> None:
+    late = iter([6.0, 0.2, 6.0, 5.0, 0.2, 7.0, 9.0, 8.0])
+    days = iter(range(3, 20))
+    day, now = 0, 0.0
+    held_up = Boot("b" * 32, STARTED, clock=lambda: now)
+    told = []
+    for seconds in late:
+        day = next(days)
+        now = STARTED + day * 86_400 + seconds
+        held_up.heard(day * 86_400_000_000)
+        told.append(held_up.at(day * 86_400_000_000) - STARTED - day * 86_400)
+    assert told == pytest.approx([0, 0, 0, 0, 0, 0, 0, 7])
+
+
+def test_of_many_corrections_the_newest_are_remembered() -> None:
+    day, now = 0, 0.0
+    drifting = Boot("b" * 32, STARTED, clock=lambda: now)
+    for day in range(1, 200):
+        now = STARTED + day * 86_400 - 4.0 * day
+        drifting.heard(day * 86_400_000_000)
+    told = [drifting.at(day * 86_400_000_000) - STARTED - day * 86_400 for day in (1, 199, 190)]
+    assert told == [0, -4.0 * 199, -4.0 * 190]
 
 
 def test_a_record_that_is_old_when_it_is_read_corrects_nothing() -> None:

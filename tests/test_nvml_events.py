@@ -142,6 +142,21 @@ def test_a_wait_that_fails_is_begun_anew(
         assert one.events.state.message == "NVML events: not of GPU 0 (gpu_lost)"
 
 
+def test_waits_that_fail_now_and_then_are_each_begun_anew_soon(
+    node: simulator.Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause that doubled for ever would be longer than the test may take."""
+    monkeypatch.setattr(events_module, "_RETRY_SECONDS", 0.01)
+    with listening(node) as one:
+        for number in range(1, 14):
+            one.begin()
+            node.faults = [Xid(kind="xid", gpu=0, xid=31)]
+            until(lambda number=number: len(one.told) == number)  # type: ignore[misc]
+            node.faults = [MissingSymbol(kind="missing_symbol", call=WAIT)]
+            until(lambda: not one.events.state.live)
+            node.faults = ()
+
+
 def test_released_it_holds_nothing_of_nvml(node: simulator.Node) -> None:
     with listening(node) as one:
         one.begin()
@@ -169,10 +184,11 @@ def test_a_thread_stuck_in_the_driver_is_left_behind_and_replaced(
         assert one.events._stuck == [stuck]
 
         # A new generation: another thread, which gets stuck in its turn, and so on to a limit.
-        for _ in range(200):
+        def all_stuck() -> bool:
             one.events.ensure()
-            threading.Event().wait(0.01)
-        assert len(one.events._stuck) == events_module.MAX_STUCK
+            return len(one.events._stuck) == events_module.MAX_STUCK
+
+        until(all_stuck)
         assert one.events._listener is None
         assert one.events.state.message == "NVML events: 3 threads are stuck in the driver"
 

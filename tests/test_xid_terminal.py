@@ -137,6 +137,7 @@ async def test_the_help_says_what_the_exit_status_means() -> None:
         (["--codes", "79,abc"], "--codes: 'abc' is no number"),
         (["--codes", "0"], "--codes: input should be greater"),
         (["--explain", "0"], "--explain: input should be greater"),
+        (["--explain", "9" * 5000], "--explain: input should be less"),
         (["--explain", " "], "--explain: a code, a line of a log, or -"),
         (["--explain", "48", "--since", "2h"], "--since goes without --explain"),
         (["--explain", "48", "--nodes", "a"], "--nodes goes without --explain"),

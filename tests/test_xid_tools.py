@@ -148,6 +148,14 @@ async def test_any_time_with_a_zone_is_one(since: str) -> None:
         assert data(await ask(client, since=since))["xids"] == 0
 
 
+async def test_codes_that_are_none_are_one_problem_each() -> None:
+    async with agent(Node("n", "t4")) as client:
+        wrong, none = await ask(client, codes=["79"]), await ask(client, codes=[])
+    assert '"codes.0" should be a valid integer' in text(wrong)
+    assert "at least 1 item" not in text(wrong)
+    assert '"codes" Tuple should have at least 1 item' in text(none)
+
+
 async def test_what_could_not_be_seen_is_told_first() -> None:
     def refused() -> int:
         raise PermissionError(1, "Operation not permitted")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
+from mcp import Client
 
 from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.collector import Collector
@@ -19,10 +20,11 @@ from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.kernel_log import opener
 from mcp_gpu.node.watch import XidWatch
+from mcp_gpu.registry import Registry
+from mcp_gpu.tools.explain_xid import explain_tool
 from support.ports import free_ports
-from transports.base import Identity, Target
-from transports.errors import TransportError
-from transports.http import HttpTransport
+from support.wire import headers, request
+from transports.base import IDENTITY_META_KEY, Identity
 
 LIMIT_SECONDS = 60
 PROGRAM = [sys.executable, "-m", "mcp_gpu"]
@@ -76,7 +78,7 @@ async def test_what_came_before_the_watch_and_what_comes_is_told_once() -> None:
         )
         await until(lambda: 79 in counts(watch.log.bursts()))
         remapped, fault, fallen = watch.log.bursts(boot_id=watch.boot_id)
-    assert abs(time.time() - 3600 - remapped.first.at) < LIMIT_SECONDS
+    assert fault.first.at - remapped.first.at > 3590
     assert (remapped.sources, fallen.sources) == (("kernel_log",), ("kernel_log",))
     assert (fault.first.process, fault.first.text, fault.first.bus_id) == (
         "python3",
@@ -149,47 +151,61 @@ async def agent(*arguments: str) -> AsyncIterator[int]:
                 process.kill()
 
 
-async def identity(port: int, wanted: Callable[[Identity], bool]) -> Identity:
-    target = Target(addresses=("127.0.0.1",), port=port)
-    async with HttpTransport() as transport:
-        while True:
-            try:
-                found = await transport.probe(target)
-                if wanted(found):
-                    return found
-            except TransportError:
-                pass
-            await anyio.sleep(0.1)
+async def sees(port: int, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
+    """What the agent says that it sees, once it is as wanted; and that `/version` does not say."""
+    message = request("server/discover")
+    told: dict[str, str] = {}
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        with anyio.fail_after(LIMIT_SECONDS):
+            while not told or not wanted(told):
+                await anyio.sleep(0.1)
+                with suppress(httpx2.TransportError):
+                    answer = await client.post("/mcp", json=message, headers=headers(message))
+                    told = answer.json()["result"]["_meta"][IDENTITY_META_KEY]["sees"]
+        assert "sees" not in (await client.get("/version")).json()
+    return told
 
 
 async def test_an_agent_tells_what_it_sees(tmp_path: Path) -> None:
     simulated = ("--simulate", "demo", "--node-name", "h100-a", "--socket", str(tmp_path / "s"))
     with anyio.fail_after(LIMIT_SECONDS):
         async with agent(*simulated) as port:
-            found = await identity(port, lambda one: one.sees.get("nvml_events") == "yes")
-    assert found.sees["driver"] == found.sees["kernel_log"] == "yes"
-    assert found.sees["journal"] == "no journal to read: former boots are not seen"
+            found = await sees(port, lambda told: told["nvml_events"] == "yes")
+    assert found["driver"] == found["kernel_log"] == "yes"
+    assert found["journal"] == "no journal to read: former boots are not seen"
 
 
 async def test_an_agent_without_anything_to_read_serves_all_the_same(tmp_path: Path) -> None:
     nothing = ("--kernel-log", str(tmp_path / "kmsg"), "--journal-paths", str(tmp_path))
     with anyio.fail_after(LIMIT_SECONDS):
         async with agent(*nothing, "--socket", str(tmp_path / "s")) as port:
-            found = await identity(port, lambda one: "mount" in one.sees["kernel_log"])
-    assert found.sees["nvml_events"] == "NVML is not open"
-    assert "former boots" in found.sees["journal"]
+            found = await sees(port, lambda told: "mount" in told["kernel_log"])
+    assert found["nvml_events"] == "NVML is not open"
+    assert "former boots" in found["journal"]
 
 
-@pytest.mark.parametrize("sees", [[], {"a": 1}, {"a": "x" * 5000}, {"a": "\x1b"}, {"\n": "a"}])
-def test_an_identity_that_says_wrongly_what_it_sees_is_none(sees: object) -> None:
-    document = {**Identity(name="mcp-gpu", version="0", node="n").to_wire(), "sees": sees}
-    with pytest.raises(ValueError, match=r"sees|printed"):
-        Identity.from_wire(document)
+@pytest.mark.parametrize("sees", [[], {"a": 1}, {"a": "x" * 5000}, {"a": "\x1b"}, "yes", None])
+def test_an_agent_is_taken_whatever_it_says_that_it_sees(sees: object) -> None:
+    identity = Identity(name="mcp-gpu", version="0", node="n")
+    assert Identity.from_wire({**identity.to_wire(), "sees": sees}) == identity
 
 
-def test_an_identity_of_an_older_agent_says_nothing_of_it() -> None:
-    document = Identity(name="mcp-gpu", version="0", node="n").to_wire()
-    del document["sees"]
-    assert Identity.from_wire(document).sees == {}
-    sees = {"driver": "yes", "journal": "no journal"}
-    assert Identity.from_wire({**document, "sees": sees}).to_wire()["sees"] == sees
+async def test_a_call_looks_at_nothing_but_what_it_asks_for() -> None:
+    looks: list[str] = []
+
+    def look() -> dict[str, str]:
+        looks.append("")
+        return {}
+
+    one = Registry(
+        name="mcp-gpu",
+        version="0",
+        instructions="",
+        tools=[explain_tool()],
+        identity=lambda: Identity(name="mcp-gpu", version="0", node="n"),
+        sees=look,
+    )
+    async with Client(one.server, mode="2026-07-28") as client:
+        before = len(looks)
+        await client.call_tool("explain_xid", {"code": 79})
+        assert len(looks) == before

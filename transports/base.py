@@ -82,9 +82,6 @@ TEXT_CHARS = 256
 TOOLS_CHARS = 16_384
 """Most that an identity may say of its tools: 50 of them, with their argument names."""
 
-SEES_CHARS = 4_096
-"""Most that an identity may say of what its agent can look at."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -103,8 +100,6 @@ class Identity:
     simulated: bool = False
     tools: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Tool name to the argument names it takes: a gateway sends an agent nothing else."""
-    sees: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """What the agent may look at on its node: its name to "yes" or why not. Empty: not said."""
 
     @classmethod
     def from_wire(cls, data: object) -> Identity:
@@ -134,26 +129,13 @@ class Identity:
             if not isinstance(arguments, list) or not all(isinstance(a, str) for a in arguments):
                 raise ValueError(f"identity lists no argument names for tool {tool!r}")
             tools[str(tool)] = tuple(arguments)
-        return cls(**fields, tools=tools, sees=_sees(data.get("sees", {})))
+        return cls(**fields, tools=tools)
 
     def to_wire(self) -> dict[str, Any]:
         """The identity document, ready for JSON."""
         document: dict[str, Any] = {key: getattr(self, key) for key in _IDENTITY_FIELDS}
         document["tools"] = {tool: list(arguments) for tool, arguments in self.tools.items()}
-        document["sees"] = dict(self.sees)
         return document
-
-
-def _sees(data: object) -> dict[str, str]:
-    """Raises: ValueError"""
-    if not isinstance(data, Mapping) or not all(isinstance(why, str) for why in data.values()):
-        raise ValueError("the identity does not say in words what the agent sees")
-    sees = {str(name): str(why) for name, why in data.items()}
-    if sum(len(name) + len(why) for name, why in sees.items()) > SEES_CHARS:
-        raise ValueError(f"the identity says in more than {SEES_CHARS} characters what it sees")
-    if not all(text.isprintable() for item in sees.items() for text in item):
-        raise ValueError("the identity says what it sees in what cannot be printed")
-    return sees
 
 
 _IDENTITY_FIELDS: dict[str, type] = {

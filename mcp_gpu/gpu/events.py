@@ -131,6 +131,8 @@ class _Listener:
         self._nvml = Nvml(library_path=owner.library_path)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="nvml-events", daemon=True)
+        self._pause = _RETRY_SECONDS
+        """Before the next attempt."""
         self.since: float | None = None
         """Unix seconds since which some GPU is listened to; None: none is."""
         self.message = "NVML events not registered yet"
@@ -156,7 +158,6 @@ class _Listener:
         return not self.alive
 
     def _run(self) -> None:
-        pause = _RETRY_SECONDS
         while not self._stopping.is_set():
             try:
                 self._nvml.open()
@@ -170,8 +171,8 @@ class _Listener:
             except Exception:
                 # Boundary: a defect of ours must not end the thread.
                 log.exception("NVML events")
-            self._stopping.wait(pause)
-            pause = min(2 * pause, _AGAIN_SECONDS)
+            self._stopping.wait(self._pause)
+            self._pause = min(2 * self._pause, _AGAIN_SECONDS)
 
     def _listen(self) -> None:
         """Raises: NvmlError: this event set is of no use any more."""
@@ -189,6 +190,7 @@ class _Listener:
                     self._stopping.wait(max(0.0, ask_again - time.monotonic()))
                     continue
                 event = self._nvml.next_event(event_set, self._owner.wait_milliseconds)
+                self._pause = _RETRY_SECONDS  # It listens: what may fail next is another matter.
                 if event is not None and event.kind == _XID:
                     self._deliver(event.data, buses.get(event.device, ""))
         finally:

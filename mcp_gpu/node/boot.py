@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,10 @@ _DRIFT: Final = 1e-4
 that after a month one event has two times, the log's and NVML's."""
 
 _TIMES: Final = 64
+"""Most that are remembered besides the first."""
+
+_READS: Final = 3
+"""In a row that must agree on a later start: one may have been late."""
 
 
 class Boot:
@@ -31,10 +36,11 @@ class Boot:
         self, boot_id: str, started_at: float, *, clock: Callable[[], float] = time.time
     ) -> None:
         self.boot_id, self.started_at, self._clock = boot_id, started_at, clock
-        # From which stamp on what start makes them true. Only appended to, so that other threads
-        # may read.
-        self._since: list[int] = [0]
-        self._starts: list[float] = [started_at]
+        # From which stamp on what start makes them true. Replaced as a whole, so that other
+        # threads may read.
+        self._known: tuple[tuple[int, float], ...] = ((0, started_at),)
+        self._later: list[float] = []
+        """What the last reads made of the start, each of them later than it is known."""
 
     @classmethod
     def of_this_machine(cls) -> Boot:
@@ -54,17 +60,24 @@ class Boot:
         """Learn from a record that has just been written how far the log's clock has drifted.
 
         Only what comes after it is told differently: the time of an event never changes, or two
-        sources that tell of it would be taken for two events.
+        sources that tell of it would be taken for two events. A record is never read before it is
+        written, but may be long after, by a process that was held up: an earlier start counts at
+        once, a later one when several reads in a row agree.
         """
         start = self._clock() - microseconds / 1e6
         drift = start - self.started_at
-        plausible = abs(drift) <= _STEP_SECONDS + _DRIFT * microseconds / 1e6
-        known = self._start(microseconds)
-        if plausible and abs(start - known) > _STEP_SECONDS and microseconds > self._since[-1]:
-            if len(self._since) >= _TIMES:
-                del self._starts[1], self._since[1]
-            self._starts.append(start)
-            self._since.append(microseconds)
+        if abs(drift) > _STEP_SECONDS + _DRIFT * microseconds / 1e6:
+            return
+        wrong = start - self._start(microseconds)
+        if wrong > _STEP_SECONDS:
+            self._later.append(start)
+            if len(self._later) < _READS:
+                return
+            start = min(self._later)
+        self._later.clear()
+        if abs(wrong) > _STEP_SECONDS and microseconds > self._known[-1][0]:
+            self._known = (self._known[0], *self._known[1:][1 - _TIMES :], (microseconds, start))
 
     def _start(self, microseconds: int) -> float:
-        return self._starts[max(0, bisect_right(self._since, microseconds) - 1)]
+        known = self._known
+        return known[max(0, bisect_right(known, microseconds, key=itemgetter(0)) - 1)][1]

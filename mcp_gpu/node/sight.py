@@ -51,7 +51,7 @@ class Sight(Wire):
 
     @property
     def told(self) -> dict[str, str]:
-        """Each sense's name to "yes" or why not: for an identity."""
+        """Each sense's name to "yes" or why not: for `server/discover`."""
         return {sense.name: "yes" if sense.works else sense.why for sense in self.senses}
 
 
@@ -147,7 +147,7 @@ class Lookout:
 
 
 def _sense(name: str, why: str, unlocks: str) -> Sense:
-    # It becomes a part of the agent's identity, which is short and can be printed.
+    # Every client of the agent is told of it: short, and so that it can be printed.
     why = "".join(c if c.isprintable() else "?" for c in why[:WHY_CHARS])
     return Sense(name=name, works=not why, why=why, unlocks=unlocks)
 

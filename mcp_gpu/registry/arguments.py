@@ -53,12 +53,25 @@ def read(model: type[A], raw: Mapping[str, Any] | None, *, tool: str) -> A:
 
 
 def _explain(error: ValidationError, model: type[BaseModel], tool: str) -> str:
-    details = error.errors(include_url=False, include_context=False)
+    details = _independent(error.errors(include_url=False, include_context=False))
     problems = [_problem(detail) for detail in details[:PROBLEMS_TOLD]]
     if len(details) > PROBLEMS_TOLD:
         problems.append(f"and {len(details) - PROBLEMS_TOLD} more problems")
     allowed = ", ".join(name for name in model.model_fields) or "no arguments"
     return f"Bad arguments for {tool}: {'; '.join(problems)}. Allowed: {allowed}."
+
+
+def _independent(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without lists that are too short only for the items in them that were refused."""
+    places = [detail["loc"] for detail in details]
+
+    def follows(detail: ErrorDetails) -> bool:
+        place = detail["loc"]
+        return detail["type"] == "too_short" and any(
+            len(other) > len(place) and other[: len(place)] == place for other in places
+        )
+
+    return [detail for detail in details if not follows(detail)]
 
 
 def _problem(detail: ErrorDetails) -> str:

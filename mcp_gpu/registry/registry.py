@@ -136,8 +136,10 @@ class Registry:
     """One MCP server made of tools.
 
     Args:
-        identity: who this process is; asked at every `server/discover`. Its `tools` are
+        identity: who this process is; asked at every `server/discover` and call. Its `tools` are
             filled in here.
+        sees: what it may look at where it runs, each to "yes" or why not. Told in the identity of
+            `server/discover` alone: a gateway has no use for it, and `/version` needs no token.
 
     Raises:
         ValueError: two tools share a name.
@@ -151,12 +153,13 @@ class Registry:
         instructions: str,
         tools: Sequence[Tool[Any]],
         identity: Callable[[], Identity],
+        sees: Callable[[], Mapping[str, str]] = dict,
         answer_bytes: int = ANSWER_BYTES,
     ) -> None:
         self._tools = {tool.name: tool for tool in sorted(tools, key=lambda tool: tool.name)}
         if len(self._tools) != len(tools):
             raise ValueError("two tools share a name")
-        self._identity = identity
+        self._identity, self._sees = identity, sees
         self._answer_bytes = answer_bytes
         self._listing = ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
         schemas = {tool.name: tool.input_schema for tool in self._listing.tools}
@@ -189,7 +192,8 @@ class Registry:
         return self._listing
 
     async def _discover(self, context: Context, params: RequestParams) -> DiscoverResult:
-        meta: dict[str, Any] = {IDENTITY_META_KEY: self.identity().to_wire()}
+        document = self.identity().to_wire() | {"sees": dict(self._sees())}
+        meta: dict[str, Any] = {IDENTITY_META_KEY: document}
         wanted = (context.meta or {}).get(PAD_META_KEY)
         if isinstance(wanted, int) and wanted > 0:
             meta[PAD_META_KEY] = "x" * min(wanted, PAD_CHARS_LIMIT)

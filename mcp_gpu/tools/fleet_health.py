@@ -127,7 +127,7 @@ def whole(found: FanOut[NodeHealth], *, every_node: bool = False) -> FleetHealth
 def _of_fleet(answer: NodeAnswer[NodeHealth]) -> FleetNodeHealth:
     fields = {name: getattr(answer.data, name) for name in NodeHealth.model_fields}
     # Validated when it came in: the agent's objects are kept as they are.
-    fields |= {"node": answer.node, "via": answer.via, "findings_omitted": 0}
+    fields |= {"node": answer.node, "via": answer.via}
     return FleetNodeHealth.model_construct(**fields)
 
 
@@ -172,7 +172,7 @@ def _shortened(node: FleetNodeHealth) -> FleetNodeHealth:
     return node.model_copy(
         update={
             "findings": tuple(map(_short_finding, findings)),
-            "findings_omitted": len(node.findings) - len(findings),
+            "findings_omitted": node.findings_omitted + len(node.findings) - len(findings),
             "gpus": tuple(map(_short_gpu, node.gpus[:GPUS_LISTED])),
             "not_checked": node.not_checked[:GAPS_LISTED],
             "unseen": dict(islice(node.unseen.items(), GAPS_LISTED)),

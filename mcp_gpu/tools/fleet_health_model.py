@@ -16,9 +16,6 @@ class FleetNodeHealth(NodeHealth):
     """One node's health and how it was had."""
 
     via: str = Field(description="Path the answer took: http, command, ...")
-    findings_omitted: int = Field(
-        description="Findings left out of a summary for room: ask with nodes and detail full."
-    )
 
 
 class FindingTotal(Wire):

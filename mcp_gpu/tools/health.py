@@ -15,13 +15,14 @@ from mcp_gpu.tools.health_model import NAME, NodeHealth
 from mcp_gpu.tools.health_readings import Readings, Value
 from mcp_gpu.tools.inventory import MAX_AGE_SECONDS, STALE_SECONDS, Detail
 from mcp_gpu.tools.spans import clipped, counted, numbers
+from mcp_gpu.tools.xids import within
 
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the words
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.node.sight import Sight
     from mcp_gpu.node.watch import XidWatch
 
-__all__ = ["AgentArguments", "agent_tool", "do_words", "evidence_words", "gpu_lines"]
+__all__ = ["AgentArguments", "agent_tool", "do_words", "evidence_words", "gpu_lines", "text"]
 
 FRESH_TIMEOUT_SECONDS = 0.5
 """How long to wait for a reading that is overdue. Healthy boards give theirs in some tens of
@@ -29,6 +30,12 @@ milliseconds; where NVML is known to hang nobody waits at all. An answer takes u
 
 EVIDENCE_TOLD = 4
 """Readings behind one finding that the text tells; the structured content has all."""
+
+TEXT_CHARS: dict[Detail, int] = {"summary": 8_000, "full": 30_000}
+"""The text of one node is never longer."""
+
+LINE_CHARS = 600
+"""Length of one line."""
 
 GAPS_CHARS = 200
 """Room for what was not checked, and for what is not to be seen, in the text of one node."""
@@ -81,7 +88,7 @@ def agent_tool(
             detail=arguments.detail,
             severity=arguments.severity,
         )
-        return Answer("\n".join(_lines(health, arguments)), health)
+        return Answer(text(health, arguments), health)
 
     return Tool(
         name=NAME,
@@ -96,6 +103,12 @@ def agent_tool(
         result=NodeHealth,
         run=run,
     )
+
+
+def text(health: NodeHealth, arguments: AgentArguments) -> str:
+    """One node as text, never long whatever is wrong with it."""
+    lines = _lines(health, arguments)
+    return "\n".join(within(lines, TEXT_CHARS[arguments.detail], LINE_CHARS))
 
 
 def _lines(health: NodeHealth, arguments: AgentArguments) -> Iterator[str]:
@@ -116,6 +129,8 @@ def _lines(health: NodeHealth, arguments: AgentArguments) -> Iterator[str]:
         yield f"! {health.message}"
     for finding in health.findings:
         yield from _finding(finding)
+    if health.findings_omitted:
+        yield f"{counted(health.findings_omitted, 'more finding')} for which there is no room"
     if health.findings_hidden:
         yield (
             f"{counted(health.findings_hidden, 'finding')} less severe than "

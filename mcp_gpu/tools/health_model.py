@@ -40,6 +40,9 @@ VERDICTS: Final[tuple[Verdict, ...]] = ("failed", "degraded", "unknown", "health
 SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
 """Worst first."""
 
+FINDINGS_LISTED: Final = 100
+"""Findings told of one node: a gateway takes no answer of more than 256 KiB, least of all from
+the node that is worst."""
 
 SENSES: Final = frozenset({"nvml_events", "kernel_log"})
 """What shows Xids of this boot. The other senses of an agent bear on no verdict."""
@@ -101,6 +104,10 @@ class NodeHealth(Wire):
     findings: tuple[Finding, ...] = Field(
         description="Worst first, of at least the severity asked for."
     )
+    findings_omitted: int = Field(
+        description="Left out for room, the least severe of them: of a gateway's summary ask with "
+        "nodes and detail full."
+    )
     findings_hidden: int = Field(description="Less severe ones.")
     gpus: tuple[GpuVerdict, ...] = Field(
         description="Those that are not healthy; with detail full all."
@@ -143,7 +150,8 @@ class NodeHealth(Wire):
             simulated=snapshot.simulated,
             driver_version=snapshot.driver_version,
             gpus_by_verdict=Verdicts.of(gpu.verdict for gpu in assessment.gpus),
-            findings=findings,
+            findings=findings[:FINDINGS_LISTED],
+            findings_omitted=max(len(findings) - FINDINGS_LISTED, 0),
             findings_hidden=len(assessment.findings) - len(findings),
             gpus=tuple(gpu for gpu in assessment.gpus if full or gpu.verdict != "healthy"),
             readings=tuple(map(Readings.of, snapshot.vitals)) if full else (),

@@ -68,9 +68,9 @@ def agent_tool(node: str, collector: Collector, watch: XidWatch) -> Tool[AgentAr
     )
 
 
-def within(lines: Iterable[str], room: int) -> Iterator[str]:
+def within(lines: Iterable[str], room: int, line_chars: int = LINE_CHARS) -> Iterator[str]:
     """As many of the lines as fit, and how many are left out."""
-    every = [clipped(line, LINE_CHARS) for line in lines]
+    every = [clipped(line, line_chars) for line in lines]
     room -= 80  # for the line that counts
     for position, line in enumerate(every):
         room -= len(line) + 1

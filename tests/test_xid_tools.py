@@ -131,15 +131,6 @@ async def test_a_time_that_is_none_is_refused_with_what_one_looks_like(since: st
     assert "ISO 8601 time with its zone" in text(refused)
 
 
-async def test_no_codes_at_all_are_refused_in_a_sentence() -> None:
-    async with agent(Node("n", "t4")) as client:
-        refused = await ask(client, codes=[])
-    assert text(refused) == (
-        'Bad arguments for analyze_xid_errors: "codes" must not be empty. '
-        "Allowed: since, codes, limit."
-    )
-
-
 @pytest.mark.parametrize(
     "since", ["999999d", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00", "0s"]
 )
@@ -153,7 +144,10 @@ async def test_codes_that_are_none_are_one_problem_each() -> None:
         wrong, none = await ask(client, codes=["79"]), await ask(client, codes=[])
     assert '"codes.0" should be a valid integer' in text(wrong)
     assert "at least 1 item" not in text(wrong)
-    assert '"codes" Tuple should have at least 1 item' in text(none)
+    assert text(none) == (
+        'Bad arguments for analyze_xid_errors: "codes" must not be empty. '
+        "Allowed: since, codes, limit."
+    )
 
 
 async def test_what_could_not_be_seen_is_told_first() -> None:

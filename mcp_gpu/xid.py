@@ -89,8 +89,8 @@ def _quiet(found: FleetXids) -> bool:
 def _arguments(settings: XidSettings) -> GatewayArguments:
     wrong = [code for code in settings.codes if not (code.isascii() and code.isdecimal())]
     if wrong:
-        raise SettingError(f"--codes: {wrong[0]!r} is no number")
-    codes = tuple(map(int, settings.codes)) or None
+        raise SettingError(f"--codes: {wrong[0][:DIGITS]!r} is no number")
+    codes = tuple(int(code[:DIGITS]) for code in settings.codes) or None
     nodes = settings.nodes or None
     try:
         return GatewayArguments(nodes=nodes, since=settings.since, codes=codes, limit=LIMIT)

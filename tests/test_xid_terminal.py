@@ -135,6 +135,8 @@ async def test_the_help_says_what_the_exit_status_means() -> None:
     [
         (["--since", "yesterday"], '--since: should be "boot", a duration'),
         (["--codes", "79,abc"], "--codes: 'abc' is no number"),
+        (["--codes", "9" * 5000], "--codes: input should be less"),
+        (["--codes", "x" * 5000], "--codes: 'xxxxxxxxxxxxxxxxxxxx' is no number"),
         (["--codes", "0"], "--codes: input should be greater"),
         (["--explain", "0"], "--explain: input should be greater"),
         (["--explain", "9" * 5000], "--explain: input should be less"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -254,6 +255,10 @@ async def test_ten_rare_xids_come_before_a_flood_within_bounds() -> None:
     assert len(text(answer)) <= 8_000
     assert len(json.dumps(found)) < 60_000
     assert f", 45 x{FLOOD}" in text(answer)
+    told = re.findall(r"^  (\d+)(?: x\d+)? at ", text(answer), re.MULTILINE)
+    assert {int(code) for code in told[:10]} == {code for code, _ in RARE}
+    assert told[10:] == ["45"]
+    assert "Xid 45" not in text(answer)  # its lines are the first that find no room
 
 
 async def ask_fleet(agents: dict[str, Agent], **arguments: Any) -> CallToolResult:

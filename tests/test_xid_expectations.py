@@ -6,8 +6,15 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from mcp_gpu.gpu.actions import advice, grave
+from mcp_gpu.gpu.xid.analysis import analyse
+from mcp_gpu.gpu.xid.excerpt import read
 from mcp_gpu.gpu.xid.explain import Explanation, explain
 from mcp_gpu.gpu.xid.line import parse
+from mcp_gpu.gpu.xid.present import Present
+from mcp_gpu.gpu.xid.view import View
+from mcp_gpu.tools.explain_xid import rows
+from support.xids import BUS, GPUS, JUST_AFTER, NOW, bursts, seconds
 
 SHEET = "NVIDIA Xid catalogue 2025-09-30, sheet Xids"
 FLOW = "NVIDIA Xid catalogue 2025-09-30, sheet Resolution Buckets"
@@ -188,6 +195,82 @@ def test_a_line_means(row: Row) -> None:
     assert (found.name, found.bucket, found.action, found.severity) == (
         row.name, row.bucket, row.action, row.severity,
     ), row.source  # fmt: skip
+
+
+SAID: Final = {
+    # What each means and what to do about it: the words that must not be missing.
+    8: ("channel of the GPU made no progress", "Restart the application"),
+    31: ("touched GPU memory that is not mapped", "look for the bug in it first"),
+    32: ("corrupted or invalid command stream", "Restart the application"),
+    43: ("the GPU is well", "Nothing has to be done to the GPU"),
+    45: ("a consequence, not a cause", "Look for the Xid before it"),
+    48: ("ECC could see but not repair", "no reason to replace the board"),
+    63: ("to be replaced by spare memory", "takes effect at the next reset"),
+    64: ("could not be replaced", "Reset the GPU. If a row remapping still counts as failed"),
+    68: ("video decoder", "Restart the application"),
+    69: ("a command that its class does not allow", "look at the application first"),
+    95: ("every program on the GPU is affected", "reset it before it is used again"),
+    11: ("command stream (push buffer) that makes no sense", "Restart the application"),
+    13: ("illegal address or instruction", "look for the bug in its kernels first"),
+    38: ("firmware that switches contexts", "Nothing has to be done"),
+    44: ("switching it from one program to another", "Nothing has to be done"),
+    46: ("stopped answering the driver", "nvidia-smi --gpu-reset"),
+    54: ("does not get the power it needs", "power cables checked"),
+    61: ("breakpoint or a warning of its firmware", "nvidia-bug-report.sh"),
+    62: ("has halted", "nvidia-smi --gpu-reset"),
+    78: ("virtual GPU could not be started", "host and guest software"),
+    79: ("no longer answers on the PCIe bus", "a GPU that is off the bus cannot be reset"),
+    92: ("no data is lost", "Nothing has to be done"),
+    94: ("only the program that used that memory", "others on the GPU are not affected"),
+    109: ("could not switch the GPU", "Once is often the application's"),
+    110: ("security check of the GPU failed", "nvidia-smi --gpu-reset"),
+    119: ("did not answer a request in time", "nvidia-smi --gpu-reset"),
+    120: ("reported an error of its firmware", "nvidia-smi --gpu-reset"),
+    121: ("an error that was corrected", "Nothing has to be done"),
+    136: ("NVLink did not come up", "quality of the link's signal"),
+    137: ("refused an access over NVLink", "Nothing has to be done to the GPU"),
+    140: ("could see but not repair", "nvidia-smi --gpu-reset"),
+    143: ("could not be initialised", "nvidia-smi --gpu-reset"),
+    151: ("keys of a GPU in confidential computing", "the virtual machine that has the GPU"),
+    155: ("took an NVLink down, which may be on purpose", "took the link down on purpose"),
+    156: ("out of use for good", "nvidia-smi --gpu-reset"),
+    157: ("nothing left to replace it with", "contact the vendor's support"),
+    158: ("no program can go on with it until it is reset", "nvidia-smi --gpu-reset"),
+    159: ("Grace CPU and its GPU", "reset the GPU; otherwise nothing has to be done"),
+    162: ("power smoothing circuit is at work again", "for information"),
+    167: ("PCIe was not answered in time", "does not say yet what to do"),
+    172: ("memory on the chip", "Follow the 48"),
+}
+
+
+@pytest.mark.parametrize("row", [*MISTAKEN, *COMMON], ids=lambda row: row.says.partition(",")[0])
+def test_a_code_says_what_it_means_and_what_to_do(row: Row) -> None:
+    found = told(row.says)
+    meaning, advised = SAID[found.code]
+    assert meaning in found.meaning
+    assert advised in found.advice
+
+
+@pytest.mark.parametrize("row", [*MISTAKEN, *COMMON], ids=lambda row: row.says.partition(",")[0])
+def test_what_explains_a_line_and_what_analyses_a_node_advise_the_same(row: Row) -> None:
+    """Where a GPU is to be reset or more, a node's answer names that GPU in its commands."""
+    said = f"NVRM: Xid (PCI:{BUS[0]}): {row.says}"
+    (explained,) = read([said], driver_branch=580).explained
+    shown = dict(rows(explained))
+    (burst,) = bursts([("10:02:11", said)])
+    found = analyse([burst], Present(seconds(JUST_AFTER), GPUS, 580, NOW), view=View(), limit=1)
+    ((device,), (group,)) = found.devices, found.groups
+    (chain,) = device.chains
+    assert device.action == chain.action == group.action == explained.action
+    words = explained.explanation.advice
+    if grave(explained.action):
+        assert (device.advice, chain.advice) == (
+            advice(explained.action, 0),
+            advice(explained.action),
+        )
+    else:
+        assert device.advice == chain.advice == words
+    assert shown["do"] == f"{explained.action}: {words}"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 from mcp_gpu.gpu.actions import advice
-from mcp_gpu.gpu.xid.excerpt import Excerpt, Explained, read
+from mcp_gpu.gpu.xid.excerpt import Excerpt, Explained, alone, read
 from mcp_gpu.gpu.xid.explain import explain
 from mcp_gpu.gpu.xid.incidents import CLEANUP
 from mcp_gpu.gpu.xid.model import Kind
@@ -115,7 +115,7 @@ def of_code(code: int, driver_branch: int | None) -> Excerpt:
     """What a code means without a line."""
     kind: Kind = "sxid" if code >= FIRST_SXID else "xid"
     said = explain(code, kind=kind, driver_branch=driver_branch)
-    one = Explained(explanation=said, count=0, action=said.action, note="", line="")
+    one = Explained(explanation=said, count=0, action=alone(said), note="", line="")
     return Excerpt(explained=(one,), omitted=0, chains=(), lines=0, xids=0)
 
 
@@ -167,7 +167,7 @@ def _advice(one: Explained) -> str:
     said = one.explanation
     # What is said of a cleanup is said for when its company is not known.
     known = said.code == CLEANUP and one.note
-    return advice(one.action) if known or one.action != said.action else said.advice
+    return advice(one.action) if known or one.action != alone(said) else said.advice
 
 
 def sources(found: Excerpt) -> Iterator[str]:

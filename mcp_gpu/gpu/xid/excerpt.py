@@ -13,6 +13,7 @@ from pydantic import Field
 
 from mcp_gpu.gpu.actions import heaviest, weight
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.gpu.xid.catalogue import entry
 from mcp_gpu.gpu.xid.explain import Explanation, explain
 from mcp_gpu.gpu.xid.incidents import TEXT_DECIDES, Incident, links, relate
 from mcp_gpu.gpu.xid.line import ParsedLine, parse
@@ -22,7 +23,7 @@ from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import shown
 from mcp_gpu.gpu.xid.workflows import Ruling, rule
 
-__all__ = ["EXPLAINED", "Excerpt", "Explained", "read"]
+__all__ = ["EXPLAINED", "Excerpt", "Explained", "alone", "read"]
 
 EXPLAINED: Final = 20
 """Different Xids explained; the rest are counted."""
@@ -108,6 +109,13 @@ def read(lines: Iterable[str], *, driver_branch: int | None) -> Excerpt:
     )
 
 
+def alone(said: Explanation) -> str:
+    """What it asks for by itself, which is nothing where NVIDIA's bucket is but the one of all
+    codes that today's boards do not have."""
+    known = entry(said.code) if said.kind == "xid" else None
+    return "NONE" if known is not None and known.unused else said.action
+
+
 def _time(line: str, last: float) -> float:
     """Seconds, from when on depends on the line; those of one log can be compared."""
     if (found := _KMSG.match(line)) is not None:
@@ -151,7 +159,7 @@ def _count(
         # Where the text decides nothing, what the first line says stands for all.
         said = _explanation(parsed.code, parsed.text, parsed.kind, driver_branch)
         found[key] = Explained(
-            explanation=said, count=1, action=said.action, note="", line=shown(line, LINE_CHARS)
+            explanation=said, count=1, action=alone(said), note="", line=shown(line, LINE_CHARS)
         )
     elif known is not None:
         found[key] = known.model_copy(update={"count": known.count + 1})

@@ -23,6 +23,7 @@ from types import FrameType
 import anyio
 from anyio.abc import Process, TaskStatus
 from rich.console import Console
+from rich.markup import escape
 
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.gateway import open_fleet, serve_gateway
@@ -32,6 +33,7 @@ from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.serving.server import Listening
 from mcp_gpu.settings import DemoSettings, GatewaySettings, SettingError
 from mcp_gpu.status import render
+from mcp_gpu.tools import fleet_health
 from mcp_gpu.tools.fleet_inventory import FleetInventory, GatewayArguments, gateway_tool
 
 __all__ = ["run"]
@@ -82,6 +84,7 @@ async def _demo(settings: DemoSettings) -> int:
             async with open_fleet(gateway) as opened:
                 inventory = await _whole(opened.router, agents, folder)
                 render(inventory, console)
+                console.print(await _verdict(opened.router), soft_wrap=True, highlight=False)
                 if settings.once:
                     return 1 if inventory.failures_by_reason else 0
                 async with anyio.create_task_group() as tasks:
@@ -257,6 +260,12 @@ async def _whole(router: Router, agents: Sequence[_Agent], folder: Path) -> Flee
         await anyio.sleep(0.1)
 
 
+async def _verdict(router: Router) -> str:
+    """The fleet's health in one line: the first of what get_gpu_health tells."""
+    answer = await fleet_health.gateway_tool(router).run(fleet_health.GatewayArguments(), Call())
+    return escape(f"health: {answer.text.splitlines()[0]}")
+
+
 async def _watch(agent: _Agent, console: Console) -> None:
     """Say when an agent ends: its node shows as a failure from then on."""
     status = await agent.process.wait()
@@ -306,6 +315,7 @@ def _explain(console: Console, listening: Listening, folder: Path) -> None:
         "",
         'Ask it "what is wrong with my GPUs?", or by hand:',
         f"  mcp-gpu health --url {url}",
+        f"  mcp-gpu xid --url {url}",
         f"  mcp-gpu status --url {url}",
         f"  curl -s -X POST {url} -H 'Content-Type: application/json' -d '{ask}'",
         "",

@@ -99,7 +99,9 @@ async def test_once_shows_every_node_and_the_way_to_the_cut_one(folder: Path) ->
     assert re.search(r"\bcommand\b", rows["l40s-a"])
     for node in NODES - {"l40s-a"}:
         assert re.search(r"\bhttp\b", rows[node])
-    assert "(1 lost)" in screen
+    assert "8x NVIDIA H100 80GB HBM3 (1 lost)" in screen
+    assert re.search(r"! h100-b: GPU 3 lost \(0{8}:[0-9a-f]{2}:00\.0\)", screen)
+    assert "health: FAILED: 5 nodes: 1 failed, 4 healthy; 25 GPUs: 1 failed, 24 healthy" in screen
     assert "simulated: no real hardware" in screen
     assert done.stderr == b""
     assert left_in(folder) == []
@@ -119,6 +121,25 @@ async def test_a_demo_serves_until_ctrl_c_and_leaves_nothing(folder: Path) -> No
         assert await agents_of(folder) == set()
         assert left_in(folder) == []
         assert "Traceback" not in screen.text
+
+
+async def test_what_is_wrong_in_the_demo_is_told_with_its_causes(folder: Path) -> None:
+    async with demo(folder) as screen:
+        url = f"{screen.url}/mcp"
+        with anyio.fail_after(SECONDS):
+            health, xids = [
+                await anyio.run_process(
+                    [sys.executable, "-m", "mcp_gpu", command, "--url", url, "--json"], check=False
+                )
+                for command in ("health", "xid")
+            ]
+    (finding,) = json.loads(health.stdout)["findings"]
+    assert (finding["code"], finding["action"]) == ("gpu_lost", "REBOOT_NODE")
+    (node,) = json.loads(health.stdout)["nodes"]
+    (told,) = node["findings"]
+    assert (node["node"], told["gpu_index"], told["includes"]) == ("h100-b", 3, ["xid"])
+    told_xids = [(each["told"], each["where"]) for each in json.loads(xids.stdout)["patterns"]]
+    assert told_xids == [("79 -> 45", "h100-b GPU 3"), ("31", "l40s-a GPU 1")]
 
 
 async def test_a_killed_agent_is_told_and_shows_as_a_failure(folder: Path) -> None:

@@ -104,9 +104,9 @@ CASES = [
          "RESET_GPU", "failed"),
     Case(RecoveryAction(kind="recovery_action", gpu=GPU, action=4), "recovery_action",
          "DRAIN_AND_RESET", "degraded"),
-    Case(Ecc(kind="ecc", gpu=GPU), "ecc_uncorrected_rising", "RESET_GPU", "failed"),
+    Case(Ecc(kind="ecc", gpu=GPU), "ecc_uncorrected_rising", "DRAIN_AND_RESET", "degraded"),
     Case(Ecc(kind="ecc", gpu=GPU, location="sram"), "ecc_uncorrected_rising", "RESET_GPU",
-         "failed"),
+         "failed", driver="550.90.12"),
     Case(SramThreshold(kind="sram_threshold", gpu=GPU), "sram_threshold_exceeded",
          "RUN_FIELD_DIAG", "failed"),
     Case(RowRemap(kind="row_remap", gpu=GPU), "row_remap_pending", "RESET_GPU", "degraded"),
@@ -158,7 +158,7 @@ CASES = [
     Case(MigPending(kind="mig_pending", gpu=GPU), "mig_mode_pending", "RESET_GPU", "degraded"),
     Case(EccPending(kind="ecc_pending", gpu=GPU), "ecc_mode_pending", "RESET_GPU", "degraded"),
     Case(PersistenceOff(kind="persistence_off", gpu=GPU), "persistence_off", "NONE", "healthy"),
-    Case(WholeNode(kind="driver_not_loaded"), "nvml_absent", "NONE", "unknown"),
+    Case(WholeNode(kind="driver_not_loaded"), "nvml_absent", "RELOAD_DRIVER", "degraded"),
     Case(WholeNode(kind="driver_mismatch"), "driver_mismatch", "RELOAD_DRIVER", "failed"),
 ]  # fmt: skip
 

@@ -61,13 +61,16 @@ def now(profile: str = "h100", gpu: int | None = 0, **values: object) -> Callabl
 
 
 def grown(
-    profile: str = "h100", link: int | None = None, **values: object
+    profile: str = "h100",
+    link: int | None = None,
+    driver: str | None = None,
+    **values: object,
 ) -> Callable[[], Assessment]:
     """Two readings half a minute apart, changed by the second."""
     before = dict.fromkeys(values, 0) if link is not None else {}
 
     def make() -> Assessment:
-        first = wired(board(profile), **before)
+        first = wired(board(profile, driver=driver), **before)
         return watched(first, changed(first, link=link, **values))
 
     return make
@@ -76,6 +79,15 @@ def grown(
 def failing(code: int, name: str) -> Callable[[], Assessment]:
     failure = Failure(code=code, name=name, message="It does not start.")
     return lambda: seen(Snapshot(state="failing", failure=failure))
+
+
+def without_driver(
+    *, gpu_count_expected: int | None = None, expected_gpus: int | None = None
+) -> Callable[[], Assessment]:
+    """A node on which GPUs were seen before, or are configured to be."""
+    failure = Failure(code=9, name="DriverNotLoaded", message="It is not loaded.")
+    snapshot = Snapshot(state="absent", failure=failure, gpu_count_expected=gpu_count_expected)
+    return lambda: seen(snapshot, expected_gpus=expected_gpus)
 
 
 def hanging(seconds: float, xid: int | None = None) -> Callable[[], Assessment]:
@@ -163,6 +175,8 @@ CASES = [
          faulty(NoPermission(kind="no_permission", gpu=1))),
     Case("nvml_absent", "info", "NONE", faulty(WholeNode(kind="driver_not_loaded"))),
     Case("nvml_absent", "info", "NONE", faulty(WholeNode(kind="library_missing"))),
+    Case("nvml_absent", "warning", "RELOAD_DRIVER", without_driver(gpu_count_expected=4)),
+    Case("nvml_absent", "critical", "RELOAD_DRIVER", without_driver(expected_gpus=4)),
     Case("driver_mismatch", "critical", "RELOAD_DRIVER",
          faulty(WholeNode(kind="driver_mismatch"))),
     Case("nvml_no_permission", "info", "CHECK_ACCESS", faulty(NoPermission(kind="no_permission"))),
@@ -171,7 +185,8 @@ CASES = [
     Case("nvml_failing", "critical", "RUN_FIELD_DIAG", failing(14, "CorruptedInforom")),
     Case("nvml_failing", "critical", "REBOOT_NODE", failing(12345, "Code12345")),
     Case("nvml_not_answering", "info", "NONE", hanging(3)),
-    Case("nvml_not_answering", "warning", "NONE", hanging(12)),
+    Case("nvml_not_answering", "info", "NONE", hanging(4.9)),
+    Case("nvml_not_answering", "warning", "NONE", hanging(5)),
     Case("nvml_not_answering", "critical", "REBOOT_NODE", hanging(60)),
     Case("nvml_not_answering", "warning", "NONE", hanging_from_the_start(12)),
     Case("gsp_timeout", "critical", "RESET_GPU", hanging(12, 119)),
@@ -179,8 +194,11 @@ CASES = [
     Case("readings_stale", "warning", "NONE", stale),
     Case("gpu_count_low", "critical", "REBOOT_NODE",
          lambda: seen(board("h100", gpus=7), expected_gpus=8)),
-    Case("ecc_uncorrected_rising", "critical", "RESET_GPU", grown(ecc_uncorrected_volatile=2)),
-    Case("ecc_uncorrected_rising", "critical", "RESET_GPU", grown(ecc_sram_uncorrected=1)),
+    Case("ecc_uncorrected_rising", "critical", "RESET_GPU",
+         grown(ecc_uncorrected_volatile=2, driver="550.90.12")),
+    Case("ecc_uncorrected_rising", "critical", "RESET_GPU",
+         grown(ecc_sram_uncorrected=1, driver="550.90.12")),
+    Case("ecc_uncorrected_rising", "warning", "DRAIN_AND_RESET", grown(ecc_dram_uncorrected=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_uncorrected_volatile=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_dram_uncorrected=1)),
     Case("sram_threshold_exceeded", "critical", "RUN_FIELD_DIAG",
@@ -232,7 +250,9 @@ CASES = [
     Case("nvlink5_errors", "warning", "INVESTIGATE_LINK_SI",
          grown("b200", link=3, local_integrity_errors=5)),
     Case("fabric_not_ready", "critical", "RESTART_FM", now(fabric_state="not_started")),
-    Case("fabric_not_ready", "warning", "RESTART_FM", now(fabric_state="in_progress")),
+    Case("fabric_not_ready", "warning", "NONE", now(fabric_state="in_progress")),
+    Case("fabric_not_ready", "warning", "RESTART_FM",
+         lambda: watched(*[changed(board("h100"), fabric_state="in_progress")] * 11)),
     Case("fabric_failed", "critical", "RESTART_FM", now(fabric_status="error(999)")),
     Case("fabric_unhealthy", "critical", "RESTART_FM", now("b200", fabric_health="unhealthy")),
     Case("fabric_unhealthy", "warning", "RESTART_FM",

@@ -21,7 +21,16 @@ from mcp_gpu.gpu.health.assess import assess
 from mcp_gpu.gpu.history import Past
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.simulator import Node, snapshot, snapshots
-from mcp_gpu.gpu.simulator.faults import Ecc, Fault, Hang, Lost, Refused, RowRemap, WholeNode
+from mcp_gpu.gpu.simulator.faults import (
+    Ecc,
+    Fault,
+    Hang,
+    Lost,
+    NoPermission,
+    Refused,
+    RowRemap,
+    WholeNode,
+)
 from mcp_gpu.gpu.vitals import VITALS_READINGS
 from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.node.boot import Boot
@@ -98,6 +107,34 @@ async def test_a_lost_gpu_is_named_with_what_to_do_and_hides_no_other() -> None:
     first = found["findings"][0]
     assert f"CRITICAL GPU 3 {first['code']}: {first['title']}" in text(answer)
     assert f"  do: {first['action']}: {first['advice']}" in text(answer)
+
+
+async def test_a_gpu_that_cannot_be_read_is_a_finding_and_no_gap() -> None:
+    async with agent(Node("n", "h100", faults=(Lost(kind="lost", gpu=3),))) as client:
+        lost = await ask(client)
+    assert "GpuIsLost" not in text(lost).partition("Not checked")[2]
+    assert "readings" not in {each["check"] for each in data(lost)["not_checked"]}
+    (gpu,) = data(lost)["gpus"]
+    assert "GpuIsLost" in gpu["not_checked"]["readings"]
+
+
+async def test_a_driver_that_refuses_is_one_gap_and_not_one_more_per_gpu() -> None:
+    node = Node("n", "h100", gpus=2)
+    async with agent(node) as client:
+        node.faults = (WholeNode(kind="driver_mismatch"),)
+        with anyio.fail_after(20):
+            while (found := data(await ask(client)))["verdict"] != "failed":
+                await anyio.sleep(0.01)
+    assert found["gpus_by_verdict"]["unknown"] == 2
+    assert [each["check"] for each in found["not_checked"]] == ["gpus"]
+
+
+async def test_a_gpu_that_may_not_be_opened_is_a_gap() -> None:
+    faults = (NoPermission(kind="no_permission", gpu=1),)
+    async with agent(Node("n", "h100", gpus=2, faults=faults)) as client:
+        answer = await ask(client, severity="warning")
+    assert data(answer)["verdict"] == "unknown"
+    assert "readings on GPU 1: NoPermission" in text(answer)
 
 
 async def test_an_xid_of_this_boot_counts_though_the_readings_are_well() -> None:

@@ -153,11 +153,30 @@ def test_links_of_a_gpu_that_is_cut_by_mig_are_not_judged() -> None:
     assert seen(cut).gpus[0].not_checked["nvlink"] == "mig_active"
 
 
-def test_a_mig_parent_is_healthy_by_what_it_tells() -> None:
-    cut = simulator.Node("cut", "a100-80", gpus=2, mig={0: ("1g.10gb", "2g.20gb")})
-    snapshot = simulator.snapshot(cut, clock=lambda: T0)
-    assert_healthy(seen(snapshot))
-    assert seen(snapshot).gpus[0].not_checked["row_remap"] == "mig_active"
+def cut_by_mig(driver: str) -> Snapshot:
+    """A pair of which GPU 0 is cut."""
+    cut = simulator.Node("cut", "a100-80", gpus=2, driver=driver, mig={0: ("1g.10gb", "2g.20gb")})
+    return simulator.snapshot(cut, clock=lambda: T0)
+
+
+def test_a_mig_parent_is_healthy_by_the_drivers_word() -> None:
+    assessment = seen(cut_by_mig("570.148.08"))
+    assert_healthy(assessment)
+    assert assessment.gpus[0].not_checked["row_remap"] == "mig_active"
+
+
+@pytest.mark.parametrize("told", [None, 0], ids=["refused", "zero"])
+def test_a_mig_parent_whose_memory_nobody_sees_is_unknown(told: int | None) -> None:
+    """R535 has no recovery action, and its temperature says nothing of a GPU's memory. Where the
+    parent's ECC counters are answered all the same they stay at 0."""
+    snapshot = cut_by_mig("535.54.03")
+    if told is not None:
+        snapshot = changed(snapshot, ecc_uncorrected_volatile=told, ecc_dram_uncorrected=told)
+    assessment = seen(snapshot)
+    assert grave(assessment) == []
+    assert [gpu.verdict for gpu in assessment.gpus] == ["unknown", "healthy"]
+    assert "temperature" not in assessment.gpus[0].not_checked
+    assert assessment.gpus[0].not_checked["ecc"] == "mig_active"
 
 
 def test_recoveries_that_succeeded_and_the_lowest_error_rate_are_how_links_live() -> None:

@@ -29,7 +29,7 @@ ACTIONS: Final[dict[str, str]] = {
     "RUN_FIELD_DIAG": "run the field diagnostic that decides on a replacement",
     "CHECK_COOLING": "check air flow, fans, cold plates and intake temperature",
     "CHECK_POWER": "check power supplies and what asks for the power brake",
-    "RELOAD_DRIVER": "bring the driver's two halves to one version",
+    "RELOAD_DRIVER": "load the driver, or bring its two halves to one version",
     "CHECK_ACCESS": "check what the agent's container may open",
 }
 """All that can be asked for. Names to INVESTIGATE_LINK_SI are NVIDIA's own, of the Xid catalogue's

@@ -102,7 +102,8 @@ class Collector:
         return self._snapshot
 
     def past(self) -> Past:
-        """Earlier snapshots of the present generation, one per slow reading. Never blocks."""
+        """Earlier snapshots that the present one can be compared with, one per slow reading.
+        Never blocks."""
         return self._history.of(self._snapshot.generation)
 
     async def first(self, timeout_seconds: float) -> Snapshot:
@@ -179,11 +180,12 @@ class Collector:
         except NvmlUnavailable as error:
             self._shut()
             self._open_due = time.monotonic() + self._back_off()
+            self._history.forget()
             self._publish(self._reader.failed(error))
         return min(self._fast_due, self._slow_due) if self._open else self._open_due
 
     def _reopen(self) -> None:
-        """A new generation: handles and counters of the former one are void."""
+        """A new generation: handles of the former one are void."""
         self._shut()
         self._reader.open()
         self._open = True

@@ -256,7 +256,7 @@ class Snapshot(Wire):
     slow_at: float | None = None
     """When links, modes, error counters and verdicts were read."""
     generation: int = 0
-    """Counts successful NVML initialisations; handles and counters do not outlive one."""
+    """Counts successful NVML initialisations. Handles do not outlive one, and counters may not."""
     simulated: bool = False
     waiting: Waiting | None = None
     missing_symbols: tuple[str, ...] = ()

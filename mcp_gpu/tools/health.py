@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
-from mcp_gpu.gpu.health.model import Evidence, Finding, GpuVerdict, Severity
+from mcp_gpu.gpu.health.model import READINGS, Evidence, Finding, GpuVerdict, Severity
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.health_model import NAME, NodeHealth
 from mcp_gpu.tools.health_readings import Readings, Value
@@ -173,9 +173,11 @@ def _gaps(health: NodeHealth) -> Iterator[str]:
     if checks:
         told = [
             f"{', '.join(names)}{_on(gpus, every)}: {reason}"
-            # What boards do not have comes last: nothing is missing there.
+            # What cannot be read at all comes first, and last what boards do not have: nothing is
+            # missing there.
             for (reason, gpus), names in sorted(
-                checks.items(), key=lambda each: each[0][0] == NOT_SUPPORTED
+                checks.items(),
+                key=lambda each: (each[0][0] == NOT_SUPPORTED, READINGS not in each[1]),
             )
         ]
         yield clipped(f"Not checked: {'; '.join(told)}", GAPS_CHARS)

@@ -8,7 +8,14 @@ from typing import Final, Self
 
 from pydantic import Field
 
-from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
+from mcp_gpu.gpu.health.model import (
+    READINGS,
+    Assessment,
+    Finding,
+    GpuVerdict,
+    Severity,
+    Verdict,
+)
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.node.sight import Sight
@@ -152,13 +159,21 @@ class NodeHealth(Wire):
         )
 
 
+def _is_told(assessment: Assessment, gpu: GpuVerdict, check: str) -> bool:
+    """Whether a GPU that cannot be read at all is told already: as a finding of its own, or as
+    what NVML as a whole refuses."""
+    return check == READINGS and (gpu.verdict == "failed" or "gpus" in assessment.not_checked)
+
+
 def _not_checked(assessment: Assessment) -> Iterator[NotChecked]:
-    """Of the node, then of its GPUs, where what several of them share is told once."""
+    """Of the node, then of its GPUs, where what several of them share is told once. What a
+    finding tells is no gap."""
     for check, reason in assessment.not_checked.items():
         yield NotChecked(check=check, reason=reason, gpus=())
     gpus: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for gpu in assessment.gpus:
         for check, reason in gpu.not_checked.items():
-            gpus[check, reason].append(gpu.gpu_index)
+            if not _is_told(assessment, gpu, check):
+                gpus[check, reason].append(gpu.gpu_index)
     for (check, reason), indices in gpus.items():
         yield NotChecked(check=check, reason=reason, gpus=tuple(indices))

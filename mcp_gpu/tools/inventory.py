@@ -170,7 +170,10 @@ def describe_models(inventory: NodeInventory) -> str:
     """Such as `8x NVIDIA H100 80GB HBM3`, or what stands in the way of knowing."""
     if not inventory.models:
         return "no GPUs" if inventory.state == "ok" else f"GPUs unknown (NVML {inventory.state})"
-    models = " + ".join(f"{model.count}x {model.name or 'unknown'}" for model in inventory.models)
+    counts = Counter[str]()
+    for model in inventory.models:  # a GPU that is lost is of another memory, which nobody knows
+        counts[model.name or "unknown"] += model.count
+    models = " + ".join(f"{count}x {name}" for name, count in counts.items())
     return models if inventory.state == "ok" else f"{models} before (NVML {inventory.state})"
 
 

@@ -9,8 +9,15 @@ from typing import Final, TypeVar
 from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health import driver, memory, modes, nvlink, pcie, presence, thermal
 from mcp_gpu.gpu.health.driver import Site
-from mcp_gpu.gpu.health.look import Look, Unread, Window
-from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Look, Unread, Window
+from mcp_gpu.gpu.health.model import (
+    READINGS,
+    Assessment,
+    Finding,
+    GpuVerdict,
+    Severity,
+    Verdict,
+)
 from mcp_gpu.gpu.health.stories import importance, told
 from mcp_gpu.gpu.health.xids import xids
 from mcp_gpu.gpu.history import Past
@@ -43,7 +50,7 @@ GPU_CHECKS: Final[dict[str, Callable[[Look], Iterator[Finding]]]] = {
 
 NODE_CHECKS: Final[dict[str, Callable[[Site], Iterator[Finding]]]] = {
     "gpus": driver.nvml,
-    "readings": driver.answering,
+    READINGS: driver.answering,
     "gpu_count": driver.count,
     "persistence": driver.persistence,
 }
@@ -57,6 +64,10 @@ ESSENTIAL: Final = WORDS | {"nvlink", "fabric"}
 """A GPU is unknown where one of these is refused for a passing reason, and may tell something
 bad once it answers. Lasting reasons are the board's or the driver's nature and the check is
 merely not made."""
+
+MEMORY_WORDS: Final = frozenset({"ecc", "row_remap"})
+"""MIG hides both. A GPU whose memory nobody can see is not healthy by its temperature: then the
+driver's own word is needed, which old drivers do not give."""
 
 _VERDICTS: Final[dict[Severity, Verdict]] = {
     "critical": "failed",
@@ -105,7 +116,7 @@ def assess(
         ),
         key=importance,
     )
-    stale = "readings" in not_checked
+    stale = READINGS in not_checked
     gpus = tuple(_verdict(look, findings, missing[look.index], stale=stale) for look in looks)
     return Assessment(
         verdict=_worst(
@@ -143,7 +154,7 @@ def _judged(look: Look) -> tuple[list[Finding], dict[str, str]]:
         findings += presence.state(look)
         if look.get("recovery_action") is not None:
             findings += presence.recovery_action(look)
-    return findings, {"readings": look.gpu.error or look.gpu.state}
+    return findings, {READINGS: look.gpu.error or look.gpu.state}
 
 
 def _verdict(
@@ -171,6 +182,8 @@ def _looked_at(look: Look, not_checked: dict[str, str]) -> bool:
     refused = [not_checked[name] for name in ESSENTIAL if name in not_checked]
     if any(_may_pass(reason) for reason in refused):
         return False
+    if all(not_checked.get(name) == MIG_ACTIVE for name in MEMORY_WORDS):
+        return "recovery_action" not in not_checked
     return any(name not in not_checked for name in WORDS)
 
 

@@ -92,9 +92,10 @@ _LIST: Final = (
         "The GPU is unknown, not sick.",
     ),
     Code(
-        "nvml_absent", ("info",), ("NONE",),
+        "nvml_absent", ("critical", "warning", "info"), ("RELOAD_DRIVER", "NONE"),
         f"{NVML_H}: LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED",
-        "No driver or no library of it: a node without GPU, or one whose driver is not ready.",
+        "No driver or no library of it: a node without GPU, or one whose driver is not ready. "
+        "Critical where GPUs are configured to be, a warning where this agent has seen some.",
     ),
     Code(
         "driver_mismatch", ("critical",), ("RELOAD_DRIVER",),
@@ -113,13 +114,13 @@ _LIST: Final = (
     ),
     Code(
         "nvml_not_answering", ("critical", "warning", "info"), ("REBOOT_NODE", "NONE"), FIELD,
-        "A call into the driver has not returned: info at first, a warning from 10 s on, "
+        "A call into the driver has not returned: info at first, a warning from 5 s on, "
         "critical from 45 s on, the driver's own deadline for its firmware.",
     ),
     Code(
         "gsp_timeout", ("critical",), ("RESET_GPU",), f"{XID_CATALOGUE}: 119, 120",
         "A call into the driver does not return, and the kernel log says that the GPU's "
-        "firmware has stopped.",
+        "firmware has stopped. Of medium confidence where it is not known which GPU is waited for.",
     ),
     Code(
         "readings_stale", ("warning",), ("NONE",), "this agent",
@@ -130,9 +131,10 @@ _LIST: Final = (
         "Fewer GPUs than expected, beyond those that are reported as lost.",
     ),
     Code(
-        "ecc_uncorrected_rising", ("critical",), ("RESET_GPU",),
+        "ecc_uncorrected_rising", ("critical", "warning"), ("RESET_GPU", "DRAIN_AND_RESET"),
         f"{MEMORY_GUIDE}; {XID_CATALOGUE}: 48, 94, 95",
-        "Memory errors that could not be corrected, and more of them within the window.",
+        "Memory errors that could not be corrected, and more of them within the window. A warning "
+        "where the driver's recovery action says that they were contained.",
     ),
     Code(
         "ecc_uncorrected", ("warning",), ("RESET_GPU",),
@@ -246,10 +248,10 @@ _LIST: Final = (
         "NVLink 5: packets or buffers in error within the window.",
     ),
     Code(
-        "fabric_not_ready", ("critical", "warning"), ("RESTART_FM",),
+        "fabric_not_ready", ("critical", "warning"), ("RESTART_FM", "NONE"),
         f"{NVML_H}: fabric state",
         "The fabric manager has not registered the GPU (critical), or is still at it (warning): "
-        "CUDA does not start until then.",
+        "CUDA does not start until then. Nothing to do in its first 5 minutes.",
     ),
     Code(
         "fabric_failed", ("critical",), ("RESTART_FM",), f"{NVML_H}: fabric status",

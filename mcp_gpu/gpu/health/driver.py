@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.errors import Code as Nvml
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look, Unread
@@ -14,8 +15,9 @@ from mcp_gpu.gpu.health.xids import bursts_on
 from mcp_gpu.gpu.model import Failure, Snapshot, Waiting
 from mcp_gpu.gpu.xid.model import Burst
 
-SLOW_CALL_SECONDS: Final = 10.0
-"""The slowest healthy calls, first handles without persistence mode, take 1 to 3 s per GPU."""
+SLOW_CALL_SECONDS: Final = 5.0
+"""A warning from here on: nobody who asks may hear `healthy` while the driver hangs. The slowest
+healthy calls, first handles without persistence mode, take 1 to 3 s."""
 
 HANG_SECONDS: Final = 45.0
 """After this the driver itself gives up on its firmware and writes Xid 119."""
@@ -44,6 +46,13 @@ class Site:
     """Of slow readings, where there have been two."""
 
     @property
+    def expected(self) -> tuple[int, str]:
+        """How many GPUs there should be, and who says so."""
+        if self.expected_gpus is not None:
+            return self.expected_gpus, "as configured"
+        return self.snapshot.gpu_count_expected or 0, "the most seen so far"
+
+    @property
     def stale_seconds(self) -> float | None:
         """The age of readings that are too old to judge by, or None."""
         taken = self.snapshot.fast_at
@@ -58,7 +67,7 @@ def nvml(site: Site) -> Iterator[Finding]:
     """Whether NVML can be used. Raises: Unread: no GPU can be seen."""
     snapshot = site.snapshot
     if snapshot.failure is not None:
-        yield _failure(snapshot.failure)
+        yield _failure(site, snapshot.failure)
         raise Unread(snapshot.failure.name)
     if snapshot.state == "starting":
         raise Unread("NVML has not been read yet")
@@ -66,14 +75,13 @@ def nvml(site: Site) -> Iterator[Finding]:
         raise Unread("NVML counts no GPU")
 
 
-def _failure(failure: Failure) -> Finding:
+def _failure(site: Site, failure: Failure) -> Finding:
     evidence = (
         Evidence(reading="nvml", value=failure.name, unit=f"code {failure.code}",
                  note=failure.message),
     )  # fmt: skip
     if failure.code in {Nvml.LIBRARY_NOT_FOUND, Nvml.DRIVER_NOT_LOADED}:
-        title = "There is no NVIDIA driver here, or it is not ready."
-        return CODES["nvml_absent"].finding(None, title, evidence, advice=failure.message)
+        return _absent(site, failure, evidence)
     if failure.code == Nvml.LIB_RM_VERSION_MISMATCH:
         title = "The driver's library and its kernel module are of different versions."
         return CODES["driver_mismatch"].finding(None, title, evidence)
@@ -98,6 +106,27 @@ def _failure(failure: Failure) -> Finding:
     }.get(Nvml(failure.code) if failure.code in set(Nvml) else Nvml.UNKNOWN)
     return CODES["nvml_failing"].finding(
         None, f"NVML does not start: {failure.name}.", evidence, action=action, confidence="medium"
+    )
+
+
+def _absent(site: Site, failure: Failure, evidence: tuple[Evidence, ...]) -> Finding:
+    """No driver: how bad that is depends on whether there are GPUs for one."""
+    expected, why = site.expected
+    title = "There is no NVIDIA driver here, or it is not ready"
+    if not expected:
+        return CODES["nvml_absent"].finding(
+            None, f"{title}.", evidence, severity="info", action="NONE", advice=failure.message
+        )
+    configured = site.expected_gpus is not None
+    # Without a library it may be this agent's container alone that has no driver.
+    certain = configured and failure.code == Nvml.DRIVER_NOT_LOADED
+    return CODES["nvml_absent"].finding(
+        None,
+        f"{title}, and {expected} GPU(s) should be here.",
+        (*evidence, Evidence(reading="gpu_count", value=None, note=f"expected {expected}, {why}")),
+        severity="critical" if configured else "warning",
+        advice=failure.message,
+        confidence="high" if certain else "medium",
     )
 
 
@@ -137,13 +166,24 @@ def _waiting(site: Site, waiting: Waiting) -> Finding:
                 reading="xid",
                 value=burst.first.code,
                 age_seconds=round(max(0.0, site.at - burst.last_at), 1),
+                note=f"on {burst.first.bus_id}" if burst.first.bus_id else "",
             )
             for burst in firmware
         ]
+        known = any(
+            look.index == waiting.gpu_index and look.gpu.pci_bus_id is not None
+            for look in site.looks
+        )
         return CODES["gsp_timeout"].finding(
-            waiting.gpu_index, f"The GPU's firmware has stopped: {waiting.message}.",
+            waiting.gpu_index,
+            f"The GPU's firmware has stopped: {waiting.message}.",
             tuple(evidence),
-        )  # fmt: skip
+            advice=None
+            if known
+            else "It is not known which GPU is waited for: take the one that the Xid names, with "
+            f"its bus id for --id. {advice('RESET_GPU')}",
+            confidence="high" if known else "medium",
+        )
     severity: Severity = "info"
     if waiting.seconds >= SLOW_CALL_SECONDS:
         severity = "critical" if waiting.seconds >= HANG_SECONDS else "warning"
@@ -166,10 +206,7 @@ def count(site: Site) -> Iterator[Finding]:
     counted = site.snapshot.gpu_count
     if counted is None:
         return  # NVML cannot be used, which is told.
-    if site.expected_gpus is not None:
-        expected, why = site.expected_gpus, "as configured"
-    else:
-        expected, why = site.snapshot.gpu_count_expected or 0, "the most seen so far"
+    expected, why = site.expected
     told = sum(1 for gpu in site.snapshot.gpus if gpu.state == "lost" and gpu.index >= counted)
     missing = expected - counted - told
     if missing > 0:

@@ -21,6 +21,9 @@ from mcp_gpu.gpu.wire import NOT_REPORTED
 
 NO_HISTORY: Final = "not enough history yet"
 
+MIG_ACTIVE: Final = "mig_active"
+"""MIG hides it. As in `Gpu.unavailable`."""
+
 WINDOW_MIN_SECONDS: Final = 25.0
 """A rate over less says more about the moment of reading than about the board. One period of slow
 readings, which is 30 s by default, less what a busy node may be early."""
@@ -195,7 +198,7 @@ class Look:
         return Growth(reading, last - value, ended - begun, self.age(name))
 
     def since_first(self, name: str) -> tuple[float, float] | None:
-        """How much a counter grew since this generation's first reading, and in how many seconds.
+        """How much a counter grew since the first reading, and in how many seconds.
 
         None where that is not known, or it was set back in between.
         """
@@ -213,6 +216,16 @@ class Look:
         earlier += [self.window.first] if self.window.first else []
         values = (_value(snapshot, self._position, name, None) for snapshot in earlier)
         return [value for value in values if value is not None]
+
+    def lasted(self, name: str) -> float:
+        """For how many seconds a reading has been what it is, as far back as the window goes."""
+        value, latest = self.get(name), self.snapshot.slow_at
+        since = latest
+        for snapshot in reversed(self.window.snapshots):
+            if _value(snapshot, self._position, name, None) != value:
+                break
+            since = snapshot.slow_at
+        return 0.0 if latest is None or since is None else latest - since
 
     def at(self, moment: Snapshot) -> Gpu | None:
         """This GPU in another snapshot of the window."""

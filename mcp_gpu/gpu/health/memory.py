@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.gpu.health.look import Look, Unread
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Look, Unread
 from mcp_gpu.gpu.health.model import Evidence, Finding
 
 RETIRED_PAGES_LIMIT: Final = 63
@@ -15,6 +15,10 @@ RETIRED_PAGES_LIMIT: Final = 63
 RETIRED_PAGES_SOFT_LIMIT: Final = 15
 """Pages for uncorrected errors. DCGM's soft limit: it fails a board that goes on to lose more than
 one a week beyond it. We do not look back a week, so it is a warning."""
+
+_CONTAINED: Final = frozenset({"none", "drain_and_reset"})
+"""Recovery actions, read later than the counters, by which an error has cost no more than the
+program that met it: what else runs may end before the reset."""
 
 _LOCATIONS: Final = ("ecc_dram_uncorrected", "ecc_sram_uncorrected")
 
@@ -30,6 +34,8 @@ def ecc(look: Look) -> Iterator[Finding]:
         raise Unread(look.reason("ecc_uncorrected_volatile"))
     counted = [name for name in names if look.get(name) > 0]
     if not counted:
+        if look.get("mig_mode_current"):
+            raise Unread(MIG_ACTIVE)  # The parent's are not kept then: some drivers answer 0.
         return
     grown = []
     for name in counted:
@@ -41,11 +47,16 @@ def ecc(look: Look) -> Iterator[Finding]:
             grown.append(growth.evidence())
     evidence = tuple(look.evidence(name, _since(look, name)) for name in counted)
     count = max(look.get(name) for name in counted)
+    said = look.get("recovery_action")
     if grown:
+        contained = said in _CONTAINED
         yield CODES["ecc_uncorrected_rising"].finding(
             look.index,
             f"GPU {look.index} has uncorrected memory errors, and more of them just now: {count}.",
-            (*grown, *evidence),
+            (*grown, *evidence, *((look.evidence("recovery_action"),) if contained else ())),
+            severity="warning" if contained else None,
+            action="DRAIN_AND_RESET" if contained else None,
+            confidence="medium" if contained else "high",
         )
     else:
         yield CODES["ecc_uncorrected"].finding(
@@ -53,7 +64,7 @@ def ecc(look: Look) -> Iterator[Finding]:
             f"GPU {look.index} has had {count} uncorrected memory error(s) since its last reset.",
             evidence,
             # With the driver's own word that nothing needs to be done it may have been contained.
-            confidence="medium" if look.get("recovery_action") == "none" else "high",
+            confidence="medium" if said == "none" else "high",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ Severity = Literal["critical", "warning", "info"]
 Verdict = Literal["healthy", "degraded", "failed", "unknown"]
 """failed: something critical; degraded: a warning; unknown: what matters could not be looked at,
 and nothing worse was seen; healthy: looked at, and nothing above info."""
+
+READINGS: Final = "readings"
+"""The check that stands for all of a GPU that cannot be read; of a node, that they are recent."""
 
 Confidence = Literal["high", "medium", "low"]
 """high: the driver's or the hardware's own word; medium: a rule over readings that has known

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.gpu.health.look import Growth, Look, Unread, agreed
+from mcp_gpu.gpu.health.look import MIG_ACTIVE, Growth, Look, Unread, agreed
 from mcp_gpu.gpu.health.model import Evidence, Finding
 from mcp_gpu.gpu.vitals import Link
 
@@ -20,6 +20,10 @@ EFFECTIVE_BIT_ERROR_RATE: Final = 1e-12
 
 SYMBOL_ERROR_RATE: Final = 1e-12
 """UNVERIFIED: no published limit; only ever an info."""
+
+REGISTRATION_SECONDS: Final = 300.0
+"""A registration with the fabric that is in progress for less is taken for one after a boot or a
+reset. UNVERIFIED."""
 
 SHOWN_LINKS: Final = 4
 """Links that a finding has evidence of; the rest are counted."""
@@ -47,23 +51,32 @@ class _Count(NamedTuple):
 def links_up(look: Look) -> Iterator[Finding]:
     """Whether the links that should be up are.
 
-    Which should: all where the board is wired to NVSwitches or has had more up before, else as
-    many as at least two peers have. A PCIe board without a bridge has none, and bridges may be
-    fewer than the board could have: without peers that is no finding.
+    Which should: all where the board is wired to NVSwitches, as many as were up before, or as
+    many as at least two peers have. Boards that are wired to each other promise less: one without
+    a bridge has none whatever its peers have, bridges may be fewer than a board could have, and a
+    board that is lost takes down the links of its neighbours.
+
+    Raises:
+        Unread: MIG is on, the fabric is not ready, or a neighbour is lost.
     """
     if look.get("mig_mode_current"):
-        raise Unread("mig_active")  # Peers cannot be reached then, and links may be down.
+        raise Unread(MIG_ACTIVE)  # Peers cannot be reached then, and links may be down.
     count = _count(look)
     if count.up == 0 and look.get("fabric_state") in _NOT_READY:
         raise Unread("the fabric is not ready")
     before = max((up for up in look.before("nvlink_active")), default=0)
-    peers = agreed([peer.nvlink_active for peer in look.peers()], count.up) or 0
     switched = (look.get("nvswitch_link_count") or 0) > 0
+    fabric = switched or any(peer.nvswitch_link_count for peer in look.peers())
+    bridgeless = not fabric and count.up == before == 0
+    peers = agreed([peer.nvlink_active for peer in look.peers()], count.up) or 0
     alone = count.up == 0 and not look.peers()
     board = (count.total or 0) if switched and not alone else 0
-    expected = max(before, peers, board)
+    expected = max(before, 0 if bridgeless else peers, board)
     if count.up >= expected:
         return
+    lost = [str(gpu.index) for gpu in look.snapshot.gpus if gpu.state != "ok"]
+    if lost and not fabric:
+        raise Unread(f"links may end at GPU {', '.join(lost)}, which cannot be read")
     if expected == board:
         why = f"all {board} of this board end at NVSwitches"
     elif expected == peers:
@@ -205,12 +218,19 @@ def fabric(look: Look) -> Iterator[Finding]:
     status, health = look.get("fabric_status"), look.get("fabric_health")
     if state in _NOT_READY:
         begun = state == "in_progress"
+        soon = begun and look.lasted("fabric_state") < REGISTRATION_SECONDS
         yield CODES["fabric_not_ready"].finding(
             look.index,
             f"GPU {look.index} is {'still being' if begun else 'not'} registered with the NVLink "
             "fabric: CUDA will not start on it.",
             evidence,
             severity="warning" if begun else "critical",
+            action="NONE" if soon else None,
+            advice="Nothing to do yet: after a boot or a reset this takes some minutes. Look again "
+            "then."
+            if soon
+            else None,
+            confidence="medium" if soon else "high",
         )
     elif status is not None and status != "success":
         yield CODES["fabric_failed"].finding(

@@ -50,7 +50,7 @@ def generation(look: Look) -> Iterator[Finding]:
     _two(look.peers())
     if not _loaded(look.gpu):
         raise Unread("not under load")
-    moments = [s for s in look.window.moments if _together(s)][-2:]
+    moments = [s for s in look.window.moments if _together(s) and _was_read(look, s)][-2:]
     best = None
     for moment in moments:
         best = _better_generation(look, moment)
@@ -131,6 +131,11 @@ def _together(snapshot: Snapshot) -> bool:
     if snapshot.fast_at is None or snapshot.slow_at is None:
         return False
     return abs(snapshot.fast_at - snapshot.slow_at) <= TOGETHER_SECONDS
+
+
+def _was_read(look: Look, moment: Snapshot) -> bool:
+    own = look.at(moment)
+    return own is not None and own.state == "ok"
 
 
 def _better_generation(look: Look, moment: Snapshot) -> int | None:

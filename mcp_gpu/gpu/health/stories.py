@@ -28,11 +28,14 @@ class _Lead:
     """Those that belong to it."""
 
     def explains(self, finding: Finding) -> bool:
-        if finding.code == "xid":
+        if finding.code in _XIDS:
             codes = {one.value for one in finding.evidence if one.reading == "xid"}
             return codes <= self.xids
         return finding.code in self.follow
 
+
+_XIDS: Final = frozenset({"xid", "xid_past"})
+"""One that is over belongs to the story of what it has left behind as much as one that stands."""
 
 _LINK_ERRORS: Final = frozenset(
     {"nvlink_errors", "nvlink_recovery_failed", "nvlink_bit_errors", "nvlink5_errors"}
@@ -41,16 +44,13 @@ _FABRIC: Final = frozenset({"fabric_not_ready", "fabric_failed", "fabric_unhealt
 _PENDING: Final = frozenset({"row_remap_pending", "retired_pages_pending", "repair_pending"})
 _ECC: Final = frozenset({"ecc_uncorrected_rising", "ecc_uncorrected"})
 _HANGS: Final = frozenset({"nvml_not_answering", "gsp_timeout"})
+_UNUSABLE: Final = _HANGS | {"gpu_lost", "reset_required", "gpu_unreadable"}
 _THROTTLES: Final = frozenset({"sw_thermal_slowdown", "slowed_now"})
 
 _LEADS: Final = (
     _Lead(
         "recovery_action",
-        _PENDING | _ECC | _HANGS
-        | {
-            "gpu_lost", "reset_required", "gpu_unreadable", "nvlink_down",
-            "nvlink_recovery_failed",
-        },
+        _PENDING | _ECC | _UNUSABLE | {"nvlink_down", "nvlink_recovery_failed"},
         ALL,
     ),
     _Lead("gpu_lost", _HANGS, ALL),
@@ -98,9 +98,13 @@ def importance(finding: Finding) -> tuple[int, int, int]:
 
 def _joined(leader: Finding, inside: list[Finding]) -> Finding:
     everything = [leader, *inside]
+    weighed = everything
+    if leader.action == "DRAIN_AND_RESET" and leader.code == "recovery_action":
+        # The driver's word that jobs may end: only that none can go on outweighs it.
+        weighed = [leader, *(one for one in inside if one.code in _UNUSABLE)]
     return leader.model_copy(
         update={
-            "severity": min((one.severity for one in everything), key=WORST_FIRST.index),
+            "severity": min((one.severity for one in weighed), key=WORST_FIRST.index),
             "evidence": tuple(evidence for one in everything for evidence in one.evidence),
             "includes": (
                 *leader.includes, *(name for one in inside for name in (one.code, *one.includes)),

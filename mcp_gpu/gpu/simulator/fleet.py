@@ -152,7 +152,8 @@ def load_fleet(path: str | Path) -> Fleet:
 
 
 def default_fleet() -> Fleet:
-    """The demo's fleet: 8xH100 healthy, 8xH100 with one GPU lost, 4xGB200, 1xT4, 4xL40S."""
+    """The demo's fleet: 8xH100 healthy, 8xH100 with one GPU lost, 4xGB200, 1xT4, 4xL40S with a
+    program that failed."""
     return Fleet(Path(__file__).with_name("demo.toml"))
 
 

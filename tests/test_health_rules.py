@@ -113,6 +113,13 @@ def xid(code: int, *beside: int, ago: float = 0.5) -> Callable[[], Assessment]:
     )
 
 
+def remapped(**left: object) -> Callable[[], Assessment]:
+    """What a 48 with its 63 has left behind some hours later."""
+    snapshot = changed(old(), 1, **left)
+    bursts = tuple(burst(code, snapshot, 1, at=T0 - 7200) for code in (48, 63))
+    return lambda: seen(snapshot, bursts=bursts)
+
+
 def switch() -> Assessment:
     """A fatal error of an NVSwitch."""
     said = burst(20034, old(), at=T0, kind="sxid", bus_id="0000:c1:00")
@@ -201,6 +208,8 @@ CASES = [
     Case("ecc_uncorrected_rising", "warning", "DRAIN_AND_RESET", grown(ecc_dram_uncorrected=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_uncorrected_volatile=2)),
     Case("ecc_uncorrected", "warning", "RESET_GPU", now(ecc_dram_uncorrected=1)),
+    Case("ecc_uncorrected", "warning", "DRAIN_AND_RESET", remapped(ecc_uncorrected_volatile=1)),
+    Case("row_remap_pending", "warning", "DRAIN_AND_RESET", remapped(row_remap_pending=True)),
     Case("sram_threshold_exceeded", "critical", "RUN_FIELD_DIAG",
          now(sram_threshold_exceeded=True)),
     Case("row_remap_failure", "critical", "RUN_FIELD_DIAG",

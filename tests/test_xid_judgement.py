@@ -215,6 +215,22 @@ def test_a_row_that_is_remapped_with_the_error_asks_to_drain_first() -> None:
     assert said.device.action == "DRAIN_AND_RESET"
 
 
+def test_what_counters_show_besides_is_dealt_with_in_the_same_way() -> None:
+    snapshot = changed(node(535, None, memory=True), 0, ecc_uncorrected_volatile=1,
+                       row_remap_pending=True)  # fmt: skip
+    said = both(snapshot, (20, line(48)), (20, line(63)))
+    (finding,) = said.health.findings
+    assert set(finding.includes) == {"xid", "row_remap_pending"}
+    assert (finding.action, finding.severity, finding.advice) == (
+        said.device.action, said.device.severity, said.device.advice,
+    )  # fmt: skip
+
+
+def test_a_gpu_cut_by_mig_counts_nothing_that_would_contradict() -> None:
+    snapshot = changed(node(535, None, memory=True), None, mig_mode_current=True)
+    assert both(snapshot, (7200, line(95))).device.severity == "warning"
+
+
 def test_a_fatal_error_of_a_switch_is_the_nodes() -> None:
     text = "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 20034, {}, Link 30 LTSSM Fault Up"
     said = both(node(580, "none"), (20, text.format("Fatal")))

@@ -25,7 +25,7 @@ TEXT_CHARS = 8_000
 TOTALS_TOLD = 24
 """Codes counted in the text."""
 
-LINE_CHARS = 320
+LINE_CHARS = 480
 """Length of one line."""
 
 

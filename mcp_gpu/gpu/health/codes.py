@@ -137,7 +137,7 @@ _LIST: Final = (
         "where the driver's recovery action says that they were contained.",
     ),
     Code(
-        "ecc_uncorrected", ("warning",), ("RESET_GPU",),
+        "ecc_uncorrected", ("warning",), ("RESET_GPU", "DRAIN_AND_RESET"),
         f"{MEMORY_GUIDE}; {DCGM}, which fail a GPU for one",
         "Memory errors that could not be corrected since the driver was loaded or the GPU reset.",
     ),
@@ -151,7 +151,7 @@ _LIST: Final = (
         "A bad memory row could not be replaced by a spare one.",
     ),
     Code(
-        "row_remap_pending", ("warning",), ("RESET_GPU",),
+        "row_remap_pending", ("warning",), ("RESET_GPU", "DRAIN_AND_RESET"),
         f"{MEMORY_GUIDE}; {XID_CATALOGUE}: 63",
         "A bad memory row will be replaced at the next reset; what runs is not in danger.",
     ),

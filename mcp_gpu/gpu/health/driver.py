@@ -181,7 +181,7 @@ def _waiting(site: Site, waiting: Waiting) -> Finding:
             advice=None
             if known
             else "It is not known which GPU is waited for: take the one that the Xid names, with "
-            f"its bus id for --id. {advice('RESET_GPU', None)}",
+            f"its bus id for --id. {advice('RESET_GPU')}",
             confidence="high" if known else "medium",
         )
     severity: Severity = "info"

@@ -8,7 +8,8 @@ from typing import Final
 
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.model import Finding, Severity
-from mcp_gpu.gpu.health.xids import LINKS, MEMORY, OFF_THE_BUS
+from mcp_gpu.gpu.health.xids import LINKS, MEMORY
+from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS
 
 WORST_FIRST: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
 
@@ -43,6 +44,9 @@ _LINK_ERRORS: Final = frozenset(
 _FABRIC: Final = frozenset({"fabric_not_ready", "fabric_failed", "fabric_unhealthy"})
 _PENDING: Final = frozenset({"row_remap_pending", "retired_pages_pending", "repair_pending"})
 _ECC: Final = frozenset({"ecc_uncorrected_rising", "ecc_uncorrected"})
+_RESETS: Final = _ECC | {"row_remap_pending"}
+"""What an Xid knows better than a counter is how the reset is to be made: drained first or not."""
+
 _HANGS: Final = frozenset({"nvml_not_answering", "gsp_timeout"})
 _UNUSABLE: Final = _HANGS | {"gpu_lost", "reset_required", "gpu_unreadable"}
 _THROTTLES: Final = frozenset({"sw_thermal_slowdown", "slowed_now"})
@@ -102,8 +106,13 @@ def _joined(leader: Finding, inside: list[Finding]) -> Finding:
     if leader.action == "DRAIN_AND_RESET" and leader.code == "recovery_action":
         # The driver's word that jobs may end: only that none can go on outweighs it.
         weighed = [leader, *(one for one in inside if one.code in _UNUSABLE)]
+    asks = leader
+    if leader.code in _RESETS:
+        asks = next((one for one in inside if one.code == "xid"), leader)
     return leader.model_copy(
         update={
+            "action": asks.action,
+            "advice": asks.advice,
             "severity": min((one.severity for one in weighed), key=WORST_FIRST.index),
             "evidence": tuple(evidence for one in everything for evidence in one.evidence),
             "includes": (

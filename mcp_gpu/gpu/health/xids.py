@@ -11,7 +11,6 @@ from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look
 from mcp_gpu.gpu.health.model import Evidence, Finding
 from mcp_gpu.gpu.model import Snapshot
-from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS as OFF_THE_BUS  # of whom stories are told
 from mcp_gpu.gpu.xid.incidents import RECOVERY, Incident
 from mcp_gpu.gpu.xid.judgement import Judge
 from mcp_gpu.gpu.xid.line import bus_id
@@ -117,10 +116,11 @@ class _Told:
         worst = [each for each in judged if each.action == action]
         telling = min(worst, key=lambda each: SEVERITIES.index(each.severity))
         index = self._index(place)
-        asks = "what NVIDIA asks for is not known" if action == "NONE" else f"NVIDIA asks: {action}"
+        asks = "no action of NVIDIA's is known" if action == "NONE" else f"NVIDIA asks: {action}"
         return CODES["xid"].finding(
             index,
-            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot: {asks}.",
+            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot, for which "
+            f"{asks}.",
             self._every(self._grave(heads)),
             severity=severity,
             action=action,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from mcp_gpu.gpu.actions import grave
+
 Stance = Literal["mild", "grave", "open"]
 """mild: the application's matter, if anything; grave: the GPU or its node is not to be used on;
 open: watched, without a judgement."""
@@ -51,7 +53,7 @@ def disagreements(
         catalogue, stance = "NVIDIA's catalogue has no bucket for it yet", None
     else:
         catalogue = f"NVIDIA's catalogue says {bucket}"
-        stance = "mild" if action in {"NONE", "RESTART_APP", "RESTART_FM"} else "grave"
+        stance = "grave" if grave(action) else "mild"
     return tuple(
         f"{catalogue}; {says}."
         for says, theirs in (_AUTHORITIES[other] for other in others)

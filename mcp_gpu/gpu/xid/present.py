@@ -79,5 +79,6 @@ def _device(snapshot: Snapshot, gpu: Gpu, at: float) -> Device:
         recovery_action=asks if fresh and (answers or asks != "none") else None,
         read_at=fast_at or 0.0,
         answered_at=fast_at if answers else None,
-        clean_at=slow_at if answers and clean else None,
+        # A GPU that is cut by MIG keeps no counters of its memory: some drivers answer 0.
+        clean_at=slow_at if answers and clean and not gpu.mig_mode_current else None,
     )

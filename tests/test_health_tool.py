@@ -139,9 +139,9 @@ async def test_a_node_with_everything_wrong_is_told_within_bounds() -> None:
         health = one.answer(arguments)
         assert isinstance(health, NodeHealth)
         assert (len(health.findings), health.findings_omitted) == (100, 220)
-        assert len(one_text(health, arguments)) <= {"summary": 8_000, "full": 30_000}[
-            arguments.detail
-        ]
+        assert (
+            len(one_text(health, arguments)) <= {"summary": 8_000, "full": 30_000}[arguments.detail]
+        )
     assert "more lines in the structured content" in one_text(health, AgentArguments())
     async with gateway({"n": one}) as client:
         for detail in ("summary", "full"):

@@ -8,7 +8,14 @@ from typing import Final, Self
 
 from pydantic import Field
 
-from mcp_gpu.gpu.health.model import Assessment, Finding, GpuVerdict, Severity, Verdict
+from mcp_gpu.gpu.health.model import (
+    SEVERITIES,
+    Assessment,
+    Finding,
+    GpuVerdict,
+    Severity,
+    Verdict,
+)
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.node.sight import Sight
@@ -17,7 +24,6 @@ from mcp_gpu.tools.inventory import Detail, reading_age, trouble
 
 __all__ = [
     "NAME",
-    "SEVERITIES",
     "VERDICTS",
     "NodeHealth",
     "NotChecked",
@@ -29,9 +35,6 @@ NAME: Final = "get_gpu_health"
 
 VERDICTS: Final[tuple[Verdict, ...]] = ("failed", "degraded", "unknown", "healthy")
 """Worst first. What could not be looked at is no reason to overlook what was seen."""
-
-SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
-"""Worst first."""
 
 FINDINGS_LISTED: Final = 100
 """Findings told of one node: a gateway takes no answer of more than 256 KiB, least of all from

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from mcp_gpu.gpu.wire import Wire
 
 Severity = Literal["critical", "warning", "info"]
+
+SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
+"""Worst first."""
 
 Verdict = Literal["healthy", "degraded", "failed", "unknown"]
 """failed: something critical; degraded: a warning; unknown: what matters could not be looked at,

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.fields import RECOVERY_ACTIONS
-from mcp_gpu.gpu.health.model import Severity
+from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.gpu.xid.catalogue import advice, entry, weight
 from mcp_gpu.gpu.xid.incidents import Incident, Scene, links, relate
 from mcp_gpu.gpu.xid.model import Burst, Kind
 from mcp_gpu.gpu.xid.report import (
     FLOOD,
-    SEVERITIES,
     Analysis,
     Chain,
     CodeTotal,

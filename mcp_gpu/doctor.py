@@ -170,10 +170,8 @@ def render(found: FleetConnectivity, console: Console) -> None:
     console.print(f"[bold {colour}]{found.verdict.upper()}[/]  {escape(headline(found))}")
     place = " ".join(part for part in (found.gateway_pod, found.gateway_node) if part)
     console.print(escape(healthy_line(found) + (f" (seen from {place})" if place else "")))
-    if found.coverage.discovery_problem:
-        age = f"{found.coverage.discovery_age_seconds:.0f} s ago"
-        text = f"discovery, as of {age}: {found.coverage.discovery_problem}"
-        console.print(f"[yellow]! {escape(text)}[/]")
+    if found.coverage.said_of_discovery:
+        console.print(f"[yellow]! {escape(found.coverage.said_of_discovery)}[/]")
     console.print()
     console.print(_paths(found))
     for number, cause in enumerate(found.causes[:CAUSES], 1):

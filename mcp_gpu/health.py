@@ -17,6 +17,7 @@ from mcp_gpu.terminal import (
     all_pages,
     from_agents,
     gateway,
+    notes,
     print_block,
     print_rows,
     progress_bar,
@@ -29,7 +30,6 @@ from mcp_gpu.tools.fleet_health_text import gpus_line, nodes_line, unknown_lines
 from mcp_gpu.tools.health_groups import Group, groups
 from mcp_gpu.tools.health_model import NAME, NodeHealth
 from mcp_gpu.tools.spans import counted
-from mcp_gpu.tools.ways import ways_line
 
 __all__ = ["render", "run"]
 
@@ -118,13 +118,4 @@ def _notes(found: FleetHealth, severity: Severity) -> Iterator[str]:
     left = len(found.gaps) - GAPS + found.gaps_omitted
     if left > 0:
         yield f"{counted(left, 'more thing')} not checked; --json has all."
-    if found.failures_by_reason:
-        yield "mcp-gpu doctor says why nodes do not answer, and what mends it."
-    if found.passed_over:
-        yield ways_line(found, see="mcp-gpu doctor")
-    if found.nodes_omitted:
-        yield f"{counted(found.nodes_omitted, 'more node')} not shown; name some with --nodes."
-    coverage = found.coverage
-    if coverage.discovery_problem:
-        age = f"{coverage.discovery_age_seconds:.0f} s ago"
-        yield f"Discovery, as of {age}: {coverage.discovery_problem}"
+    yield from notes(found)

@@ -59,12 +59,8 @@ def render(inventory: FleetInventory, console: Console) -> None:
     if inventory.nodes_omitted or inventory.failures_omitted:
         more = inventory.nodes_omitted + inventory.failures_omitted
         console.print(f"{more} more nodes not shown; name some with --nodes.")
-    if coverage.discovery_problem:
-        console.print(
-            f"[yellow]! discovery, as of {coverage.discovery_age_seconds:.0f} s ago: "
-            f"{escape(coverage.discovery_problem)}[/]",
-            soft_wrap=True,
-        )
+    if coverage.said_of_discovery:
+        console.print(f"[yellow]! {escape(coverage.said_of_discovery)}[/]", soft_wrap=True)
     if inventory.simulated:
         console.print("[magenta]simulated: no real hardware stands behind these figures[/]")
 

@@ -35,7 +35,10 @@ from mcp_gpu.fleet.selection import UnknownNodes
 from mcp_gpu.gateway import open_fleet
 from mcp_gpu.registry import Arguments
 from mcp_gpu.settings import SettingError, TerminalSettings
+from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.fleet_arguments import FleetArguments
+from mcp_gpu.tools.spans import counted
+from mcp_gpu.tools.ways import ways_line
 from transports.base import Target
 from transports.errors import TransportError, one_line
 from transports.http import HttpTransport
@@ -48,6 +51,7 @@ __all__ = [
     "explained",
     "from_agents",
     "gateway",
+    "notes",
     "print_block",
     "print_rows",
     "progress_bar",
@@ -118,6 +122,18 @@ def print_block(lines: Iterable[str], console: Console, style: str) -> None:
         if not number:
             console.print()
         console.print(escape(line), style=style)
+
+
+def notes(found: FleetAnswer) -> Iterator[str]:
+    """What is told at the end of any answer: how the answers came, and what knows more."""
+    if found.failures_by_reason:
+        yield "mcp-gpu doctor says why nodes do not answer, and what mends it."
+    if found.passed_over:
+        yield ways_line(found, see="mcp-gpu doctor")
+    if found.nodes_omitted:
+        yield f"{counted(found.nodes_omitted, 'more node')} not shown; name some with --nodes."
+    if found.coverage.said_of_discovery:
+        yield found.coverage.said_of_discovery
 
 
 def print_rows(rows: Iterable[tuple[str, str]], console: Console) -> None:

@@ -21,6 +21,7 @@ from mcp_gpu.terminal import (
     all_pages,
     from_agents,
     gateway,
+    notes,
     print_block,
     print_rows,
     progress_bar,
@@ -38,7 +39,6 @@ from mcp_gpu.tools.fleet_xids import (
 )
 from mcp_gpu.tools.fleet_xids_model import FleetXids, Pattern
 from mcp_gpu.tools.spans import counted
-from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import then
 from mcp_gpu.tools.xids_model import NAME, NodeXids
 
@@ -129,7 +129,7 @@ def _render(found: FleetXids, arguments: GatewayArguments, console: Console) -> 
     missed = [f"! {each.where}: {each.what}" for each in found.missed[:MISSED]]
     print_block(missed, console, "magenta")
     print_block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
-    print_block(_notes(found), console, "dim")
+    print_block(notes(found), console, "dim")
     if found.simulated:
         console.print("[magenta]simulated: no real hardware stands behind this[/]")
 
@@ -146,17 +146,6 @@ def _pattern(pattern: Pattern, console: Console) -> None:
     if not pattern.settled:
         told.append(("do", f"[bold]{escape(pattern.action)}[/]  {escape(pattern.advice)}"))
     print_rows(told, console)
-
-
-def _notes(found: FleetXids) -> Iterator[str]:
-    if found.failures_by_reason:
-        yield "mcp-gpu doctor says why nodes do not answer, and what mends it."
-    if found.passed_over:
-        yield ways_line(found, see="mcp-gpu doctor")
-    coverage = found.coverage
-    if coverage.discovery_problem:
-        age = f"{coverage.discovery_age_seconds:.0f} s ago"
-        yield f"Discovery, as of {age}: {coverage.discovery_problem}"
 
 
 def _explain(settings: XidSettings) -> int:

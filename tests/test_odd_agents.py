@@ -99,6 +99,18 @@ async def test_a_chain_that_cannot_be_costs_its_own_node(name: str, value: objec
     assert f"devices.0.chains.0.{name}" in failure["message"]
 
 
+async def test_an_action_that_nobody_knows_does_not_end_the_pages() -> None:
+    def edit(answer: dict[str, Any]) -> None:
+        answer["devices"][0]["action"] = "SING_TO_IT"
+
+    agents: dict[str, Agent] = {
+        name: OddXids(name, edit, ("10:00:00", line(79))) for name in ("a", "b")
+    }
+    first = data(await ask_xids(agents, limit=1))
+    second = data(await ask_xids(agents, limit=1, cursor=first["next_cursor"]))
+    assert [node["node"] for page in (first, second) for node in page["nodes"]] == ["a", "b"]
+
+
 def everywhere(said: str) -> Edit:
     """Puts it into every text of an answer that is free."""
     kept = {"action", "bucket", "kind", "severity", "verdict", "state", "since", "source"}

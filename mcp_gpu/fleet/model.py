@@ -55,3 +55,10 @@ class Coverage(_Wire):
     discovery: str = Field(description="Where the list of agents comes from.")
     discovery_age_seconds: float
     discovery_problem: str | None = None
+
+    @property
+    def said_of_discovery(self) -> str:
+        """`Discovery, as of 3 s ago: ...` where something is wrong with it; else empty."""
+        if not self.discovery_problem:
+            return ""
+        return f"Discovery, as of {self.discovery_age_seconds:.0f} s ago: {self.discovery_problem}"

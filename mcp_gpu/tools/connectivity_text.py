@@ -102,10 +102,8 @@ def lines(told: FleetConnectivity, unwell: Sequence[NodeConnectivity]) -> list[s
     """
     head = [f"{told.verdict.upper()}: {headline(told)}", healthy_line(told)]
     head += [f"Paths: {'; '.join(map(path_line, told.paths))}"] if told.paths else []
-    coverage = told.coverage
-    if coverage.discovery_problem:
-        age = f"{coverage.discovery_age_seconds:.0f} s ago"
-        head.append(f"Discovery, as of {age}: {coverage.discovery_problem}")
+    if told.coverage.said_of_discovery:
+        head.append(told.coverage.said_of_discovery)
     rest = [*_group_lines(groups(unwell)), *_notes(told)]
     causes = _cause_lines(told.causes, LINES - len(head) - len(rest))
     return [*map(_clipped, head), *causes, *map(_clipped, rest)]

@@ -6,10 +6,10 @@ from itertools import islice
 
 from pydantic import Field
 
-from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
+from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.gpu.health.model import Finding, GpuVerdict, Severity, Verdict
-from mcp_gpu.registry import Answer, Call, Tool, ToolError
-from mcp_gpu.tools.failures import by_reason
+from mcp_gpu.registry import Answer, Call, Tool
+from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_health_model import FleetHealth, FleetNodeHealth
 from mcp_gpu.tools.fleet_health_text import lines
@@ -17,7 +17,6 @@ from mcp_gpu.tools.health_groups import gaps, groups
 from mcp_gpu.tools.health_model import NAME, VERDICTS, NodeHealth, Verdicts, worst
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page, short
-from mcp_gpu.tools.ways import passed_over, ways
 
 __all__ = ["GatewayArguments", "gateway_tool", "whole"]
 
@@ -36,6 +35,9 @@ EVIDENCE_LISTED = 4
 TOTALS_LISTED = 24
 """Kinds of findings, and of gaps, told one by one in the totals."""
 
+RANKS: dict[str, int] = {verdict: rank for rank, verdict in enumerate(VERDICTS)}
+"""Of the verdicts that nodes are sorted by."""
+
 
 class GatewayArguments(FleetArguments):
     """What a gateway may be asked about the fleet's health."""
@@ -53,7 +55,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     """The tool as a gateway serves it: all agents asked at once, one answer."""
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
-        start = _start(arguments.cursor)
+        start = begin(arguments.cursor, RANKS, tool=NAME)
         with asking():
             found = await router.fan_out(
                 NAME,
@@ -95,15 +97,14 @@ def whole(found: FanOut[NodeHealth], *, every_node: bool = False) -> FleetHealth
     Args:
         every_node: list healthy nodes without findings, too.
     """
-    nodes = sorted(map(_of_fleet, found.answers), key=_order)
+    nodes = sorted((of_fleet(FleetNodeHealth, each) for each in found.answers), key=_order)
     verdicts: list[Verdict] = [node.verdict for node in nodes]
     verdicts += ["unknown"] * len(found.failures)
     totals = [group.total for group in groups(nodes)]
     missing = gaps(nodes)
     return FleetHealth(
+        **shared(found),
         verdict=worst(verdicts),
-        simulated=any(node.simulated for node in nodes),
-        coverage=found.coverage,
         nodes_by_verdict=Verdicts.of(verdicts),
         gpus_by_verdict=Verdicts.total(node.gpus_by_verdict for node in nodes),
         findings=tuple(map(short, totals[:TOTALS_LISTED])),
@@ -111,47 +112,14 @@ def whole(found: FanOut[NodeHealth], *, every_node: bool = False) -> FleetHealth
         findings_hidden=sum(node.findings_hidden for node in nodes),
         gaps=tuple(map(short, missing[:TOTALS_LISTED])),
         gaps_omitted=max(len(missing) - TOTALS_LISTED, 0),
-        ways=ways(found.answers),
-        passed_over=passed_over(found.answers),
         nodes=tuple(
             node for node in nodes if every_node or node.verdict != "healthy" or node.findings
         ),
-        next_cursor=None,
-        nodes_omitted=0,
-        failures=found.failures,
-        failures_omitted=0,
-        failures_by_reason=by_reason(found.failures),
     )
 
 
-def _of_fleet(answer: NodeAnswer[NodeHealth]) -> FleetNodeHealth:
-    fields = {name: getattr(answer.data, name) for name in NodeHealth.model_fields}
-    # Validated when it came in: the agent's objects are kept as they are.
-    fields |= {"node": answer.node, "via": answer.via}
-    return FleetNodeHealth.model_construct(**fields)
-
-
-Place = tuple[int, str]
-"""Where a node stands in the order: its verdict's rank, and its name."""
-
-
 def _order(node: FleetNodeHealth) -> Place:
-    return VERDICTS.index(node.verdict), node.node
-
-
-def _start(cursor: str | None) -> Place | None:
-    """The place that a cursor names. It is the last node told and its verdict, which decides where
-    it stood: any replica can go on from there.
-
-    Raises:
-        ToolError: it is no cursor of this tool.
-    """
-    if cursor is None:
-        return None
-    for rank, verdict in enumerate(VERDICTS):
-        if cursor.startswith(f"{verdict} "):
-            return rank, cursor.removeprefix(f"{verdict} ")
-    raise ToolError(f'"cursor" of {NAME} must be the next_cursor of a page before.')
+    return RANKS[node.verdict], node.node
 
 
 def _page(everything: FleetHealth, arguments: GatewayArguments, start: Place | None) -> FleetHealth:

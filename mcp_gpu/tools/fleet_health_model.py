@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mcp_gpu.fleet.model import Coverage, NodeFailure
 from mcp_gpu.gpu.health.model import Severity, Verdict
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.health_model import NodeHealth, Verdicts
 
 __all__ = ["FindingTotal", "FleetHealth", "FleetNodeHealth", "Gap"]
@@ -36,14 +36,12 @@ class Gap(Wire):
     nodes: int
 
 
-class FleetHealth(Wire):
+class FleetHealth(FleetAnswer):
     """What is wrong with the GPUs of the fleet. Counts are over all nodes, whatever is listed."""
 
     verdict: Verdict = Field(
         description="The worst of all nodes. A node that did not answer is unknown."
     )
-    simulated: bool = Field(description="True: some of this comes from simulated hardware.")
-    coverage: Coverage
     nodes_by_verdict: Verdicts
     gpus_by_verdict: Verdicts = Field(description="GPUs of nodes that answered.")
     findings: tuple[FindingTotal, ...] = Field(description="Worst and most frequent first.")
@@ -51,16 +49,7 @@ class FleetHealth(Wire):
     findings_hidden: int = Field(description="Findings less severe than asked for.")
     gaps: tuple[Gap, ...] = Field(description="Most frequent first.")
     gaps_omitted: int
-    ways: dict[str, int] = Field(description="Path to how many answers came over it.")
-    passed_over: dict[str, dict[str, int]] = Field(
-        description="Better path to why it was not taken, to how many answers."
-    )
     nodes: tuple[FleetNodeHealth, ...] = Field(
         description="Worst first, then by name. Healthy nodes without findings are counted, not "
         "listed, but for those in `nodes` of the call, or with detail full."
     )
-    next_cursor: str | None = Field(description="Pass as `cursor` for more nodes; null: no more.")
-    nodes_omitted: int = Field(description="Nodes to list that are on later pages.")
-    failures: tuple[NodeFailure, ...] = Field(description="Nodes that did not answer.")
-    failures_omitted: int
-    failures_by_reason: dict[str, int]

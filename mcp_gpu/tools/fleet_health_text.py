@@ -69,13 +69,11 @@ def lines(
         severity: the least severe findings that were asked for.
         full: whether single GPUs are told.
     """
-    coverage = told.coverage
     yield f"{told.verdict.upper()}: {nodes_line(told)}; {gpus_line(told)}"
     if told.simulated:
         yield "SIMULATED: no real hardware stands behind some or all of these figures."
-    if coverage.discovery_problem:
-        age = f"{coverage.discovery_age_seconds:.0f} s ago"
-        yield f"Discovery, as of {age}: {coverage.discovery_problem}"
+    if told.coverage.said_of_discovery:
+        yield told.coverage.said_of_discovery
     room = FULL_TEXT_CHARS if full else TEXT_CHARS
     found = list(_within(groups(nodes), room))
     yield from found

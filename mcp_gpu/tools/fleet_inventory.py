@@ -11,13 +11,14 @@ from pydantic import Field
 from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.registry import Answer, Call, Tool
-from mcp_gpu.tools.failures import by_reason, failure_lines
+from mcp_gpu.tools.failures import failure_lines
+from mcp_gpu.tools.fleet_answer import of_fleet, shared
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
 from mcp_gpu.tools.pages import page
 from mcp_gpu.tools.spans import clipped, counted
-from mcp_gpu.tools.ways import passed_over, ways, ways_line
+from mcp_gpu.tools.ways import ways_line
 
 __all__ = ["FleetInventory", "FleetNode", "GatewayArguments", "gateway_tool", "whole"]
 
@@ -59,16 +60,13 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     """The tool as a gateway serves it: all agents asked at once, one answer."""
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
-        async def progress(done: int, total: int, message: str) -> None:
-            await call.progress(done, total, message)
-
         with asking():
             found = await router.fan_out(
                 NAME,
                 {"detail": arguments.detail},
                 NodeInventory,
                 nodes=arguments.nodes,
-                progress=progress,
+                progress=call.progress,
             )
         inventory = merge(found, arguments)
         failures = found.failures if arguments.cursor is None else ()
@@ -93,19 +91,7 @@ def whole(found: FanOut[NodeInventory]) -> FleetInventory:
     """All of the fleet at once, for a reader without a context to fill."""
     nodes = _with_outliers(found.answers)
     nodes.sort(key=lambda node: not node.attention)
-    return FleetInventory(
-        simulated=any(node.simulated for node in nodes),
-        coverage=found.coverage,
-        totals=_totals(nodes),
-        ways=ways(found.answers),
-        passed_over=passed_over(found.answers),
-        nodes=tuple(nodes),
-        next_cursor=None,
-        nodes_omitted=0,
-        failures=found.failures,
-        failures_omitted=0,
-        failures_by_reason=by_reason(found.failures),
-    )
+    return FleetInventory(**shared(found), totals=_totals(nodes), nodes=tuple(nodes))
 
 
 def merge(found: FanOut[NodeInventory], arguments: GatewayArguments) -> FleetInventory:
@@ -143,10 +129,7 @@ def _with_outliers(answers: Sequence[NodeAnswer[NodeInventory]]) -> list[FleetNo
             count = _majority(counts[kind])
             if count is not None and data.gpu_count != count:
                 notes.append(f"{data.gpu_count} GPUs; most nodes with {kind} have {count}")
-        fields = {name: getattr(data, name) for name in NodeInventory.model_fields}
-        fields |= {"attention": tuple(notes), "node": answer.node, "via": answer.via}
-        # Validated when it came in: the agent's objects are kept as they are.
-        nodes.append(FleetNode.model_construct(**fields))
+        nodes.append(of_fleet(FleetNode, answer, attention=tuple(notes)))
     return nodes
 
 
@@ -230,11 +213,8 @@ def _text(
     ]
     if inventory.simulated:
         lines.append("SIMULATED: no real hardware stands behind some or all of these figures.")
-    if coverage.discovery_problem:
-        lines.append(
-            f"Discovery, as of {coverage.discovery_age_seconds:.0f} s ago: "
-            f"{coverage.discovery_problem}"
-        )
+    if coverage.said_of_discovery:
+        lines.append(coverage.said_of_discovery)
     lines.extend(
         f"{model.gpus}x {model.name} on {counted(model.nodes)}" for model in totals.models[:LINES]
     )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mcp_gpu.fleet.model import Coverage, NodeFailure
+from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.inventory import NodeInventory
 
 __all__ = ["DriverTotal", "FleetInventory", "FleetNode", "ModelTotal", "Totals"]
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True)
 
 
 class FleetNode(NodeInventory):
@@ -20,7 +17,7 @@ class FleetNode(NodeInventory):
     via: str = Field(description="Path the answer took: http, command, ...")
 
 
-class ModelTotal(_Wire):
+class ModelTotal(Wire):
     """GPUs of one model over all nodes that answered."""
 
     name: str
@@ -29,14 +26,14 @@ class ModelTotal(_Wire):
     memory_total_bytes: int | None = Field(description="Of one GPU; null where boards differ.")
 
 
-class DriverTotal(_Wire):
+class DriverTotal(Wire):
     """How many nodes run a driver version."""
 
     driver_version: str
     nodes: int
 
 
-class Totals(_Wire):
+class Totals(Wire):
     """Over all nodes that answered, whatever page is shown."""
 
     gpus: int
@@ -49,19 +46,8 @@ class Totals(_Wire):
     drivers_omitted: int
 
 
-class FleetInventory(_Wire):
+class FleetInventory(FleetAnswer):
     """The GPUs of the fleet. Nodes needing attention come first, then by name."""
 
-    simulated: bool = Field(description="True: some of this comes from simulated hardware.")
-    coverage: Coverage
     totals: Totals
-    ways: dict[str, int] = Field(description="Path to how many answers came over it.")
-    passed_over: dict[str, dict[str, int]] = Field(
-        description="Better path to why it was not taken, to how many answers."
-    )
     nodes: tuple[FleetNode, ...]
-    next_cursor: str | None = Field(description="Pass as `cursor` for more nodes; null: no more.")
-    nodes_omitted: int = Field(description="Nodes that answered and are on later pages.")
-    failures: tuple[NodeFailure, ...]
-    failures_omitted: int
-    failures_by_reason: dict[str, int]

@@ -9,14 +9,15 @@ from pydantic import Field
 
 from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.gpu.actions import ACTIONS, heaviest, weight
-from mcp_gpu.registry import Answer, Call, Tool, ToolError
-from mcp_gpu.tools.failures import by_reason, failure_lines
+from mcp_gpu.registry import Answer, Call, Tool
+from mcp_gpu.tools.failures import failure_lines
+from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, FleetXids, Pattern
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page, short
 from mcp_gpu.tools.spans import clipped, counted
-from mcp_gpu.tools.ways import passed_over, ways, ways_line
+from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xid_patterns import gaps, patterns, totals
 from mcp_gpu.tools.xids import group_lines, then, within, xids_line
 from mcp_gpu.tools.xids_model import BOOT, NAME, Codes, NodeXids, Since
@@ -48,6 +49,9 @@ TOTALS_TOLD: Final = 16
 MISSED_TOLD: Final = 4
 """Told in the text."""
 
+RANKS: Final = {action: -weight(action) for action in ACTIONS}
+"""Of the actions that nodes are sorted by, the heaviest first."""
+
 
 class GatewayArguments(FleetArguments):
     """What a gateway may be asked about the fleet's Xids."""
@@ -71,17 +75,14 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     """The tool as a gateway serves it: all agents asked at once, one answer."""
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
-        async def progress(done: int, total: int, message: str) -> None:
-            await call.progress(done, total, message)
-
-        start = _start(arguments.cursor)
+        start = begin(arguments.cursor, RANKS, tool=NAME)
         with asking():
             found = await router.fan_out(
                 NAME,
                 asked_of_agents(arguments),
                 NodeXids,
                 nodes=arguments.nodes,
-                progress=progress,
+                progress=call.progress,
             )
         everything = whole(found, every_node=arguments.nodes is not None)
         told = _page(everything, arguments, start)
@@ -112,8 +113,7 @@ def whole(found: FanOut[NodeXids], *, every_node: bool = False) -> FleetXids:
     nodes = sorted(map(_of_fleet, found.answers), key=_place)
     alike, counts, missing = patterns(nodes), totals(nodes), gaps(nodes)
     return FleetXids(
-        simulated=any(node.simulated for node in nodes),
-        coverage=found.coverage,
+        **shared(found),
         xids=sum(node.xids for node in nodes),
         nodes_with_xids=sum(node.xids > 0 for node in nodes),
         nodes_without_xids=sum(not node.xids and not node.blind for node in nodes),
@@ -124,47 +124,18 @@ def whole(found: FanOut[NodeXids], *, every_node: bool = False) -> FleetXids:
         totals_omitted=max(len(counts) - TOTALS_LISTED, 0),
         missed=tuple(map(short, missing[:MISSED_LISTED])),
         missed_omitted=max(len(missing) - MISSED_LISTED, 0),
-        ways=ways(found.answers),
-        passed_over=passed_over(found.answers),
         nodes=tuple(node for node in nodes if every_node or node.devices),
-        next_cursor=None,
-        nodes_omitted=0,
-        failures=found.failures,
-        failures_omitted=0,
-        failures_by_reason=by_reason(found.failures),
     )
 
 
 def _of_fleet(answer: NodeAnswer[NodeXids]) -> FleetNodeXids:
-    fields = {name: getattr(answer.data, name) for name in NodeXids.model_fields}
-    action = heaviest(device.action for device in answer.data.devices)
-    # Validated when it came in: the agent's objects are kept as they are.
-    return FleetNodeXids.model_construct(
-        **fields | {"node": answer.node, "via": answer.via, "action": action}
-    )
-
-
-Place = tuple[int, str]
-"""Where a node stands in the order: how light its action is, and its name."""
+    # An action that is not known here weighs nothing, and a cursor could not name it.
+    action = heaviest(("NONE", *(device.action for device in answer.data.devices)))
+    return of_fleet(FleetNodeXids, answer, action=action)
 
 
 def _place(node: FleetNodeXids) -> Place:
     return -weight(node.action), node.node
-
-
-def _start(cursor: str | None) -> Place | None:
-    """The place that a cursor names: the last node told and its action, which decides where it
-    stood, so that any replica can go on from there.
-
-    Raises:
-        ToolError: it is no cursor of this tool.
-    """
-    if cursor is None:
-        return None
-    action, _, node = cursor.partition(" ")
-    if action not in ACTIONS or not node:
-        raise ToolError(f'"cursor" of {NAME} must be the next_cursor of a page before.')
-    return -weight(action), node
 
 
 def _page(everything: FleetXids, arguments: GatewayArguments, start: Place | None) -> FleetXids:
@@ -201,13 +172,11 @@ def _shortened(node: FleetNodeXids) -> FleetNodeXids:
 
 def lines(told: FleetXids, detail: Detail, codes: Codes = None) -> Iterator[str]:
     """The fleet as text: what to do first, what could not be seen, who did not answer."""
-    coverage = told.coverage
     yield headline(told, codes)
     if told.simulated:
         yield "SIMULATED: no real hardware stands behind some or all of these figures."
-    if coverage.discovery_problem:
-        age = f"{coverage.discovery_age_seconds:.0f} s ago"
-        yield f"Discovery, as of {age}: {coverage.discovery_problem}"
+    if told.coverage.said_of_discovery:
+        yield told.coverage.said_of_discovery
     yield from failure_lines(told.failures_by_reason, told.failures)
     for missed in told.missed[:MISSED_TOLD]:
         yield f"! {missed.where}: {missed.what}"

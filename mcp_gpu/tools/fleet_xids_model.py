@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mcp_gpu.fleet.model import Coverage, NodeFailure
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Kind
+from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.xids_model import NodeXids
 
 __all__ = ["FleetNodeXids", "FleetXids", "Missed", "Pattern", "XidTotal"]
@@ -65,11 +65,9 @@ class Missed(Wire):
     where: str
 
 
-class FleetXids(Wire):
+class FleetXids(FleetAnswer):
     """The Xids of the fleet. Counts and patterns are over all nodes, whatever is listed."""
 
-    simulated: bool = Field(description="True: some of this comes from simulated hardware.")
-    coverage: Coverage
     xids: int
     nodes_with_xids: int
     nodes_without_xids: int = Field(description="Of those that could look.")
@@ -80,16 +78,7 @@ class FleetXids(Wire):
     totals_omitted: int
     missed: tuple[Missed, ...]
     missed_omitted: int
-    ways: dict[str, int] = Field(description="Path to how many answers came over it.")
-    passed_over: dict[str, dict[str, int]] = Field(
-        description="Better path to why it was not taken, to how many answers."
-    )
     nodes: tuple[FleetNodeXids, ...] = Field(
         description="Heaviest action first, then by name. Nodes without Xids are counted, not "
         "listed, but for those in `nodes` of the call."
     )
-    next_cursor: str | None = Field(description="Pass as `cursor` for more nodes; null: no more.")
-    nodes_omitted: int = Field(description="Nodes to list that are on later pages.")
-    failures: tuple[NodeFailure, ...] = Field(description="Nodes that did not answer.")
-    failures_omitted: int
-    failures_by_reason: dict[str, int]

@@ -10,10 +10,9 @@ from typing import Final
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.gpu.health.model import Finding
+from mcp_gpu.gpu.health.model import SEVERITIES, Finding
 from mcp_gpu.tools.fleet_health_model import FindingTotal, FleetNodeHealth, Gap
 from mcp_gpu.tools.health import do_words, evidence_words
-from mcp_gpu.tools.health_model import SEVERITIES
 from mcp_gpu.tools.spans import counted, places
 
 __all__ = ["Group", "Unexplained", "gaps", "groups", "unexplained"]

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mcp_gpu.gpu.health.model import (
     READINGS,
+    SEVERITIES,
     Assessment,
     Finding,
     GpuVerdict,
@@ -24,7 +25,6 @@ from mcp_gpu.tools.inventory import Detail, reading_age, trouble
 
 __all__ = [
     "NAME",
-    "SEVERITIES",
     "VERDICTS",
     "NodeHealth",
     "NotChecked",
@@ -36,9 +36,6 @@ NAME: Final = "get_gpu_health"
 
 VERDICTS: Final[tuple[Verdict, ...]] = ("failed", "degraded", "unknown", "healthy")
 """Worst first. What could not be looked at is no reason to overlook what was seen."""
-
-SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
-"""Worst first."""
 
 FINDINGS_LISTED: Final = 100
 """Findings told of one node: a gateway takes no answer of more than 256 KiB, least of all from

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
-from mcp_gpu.fleet.model import NodeFailure
 from mcp_gpu.tools.failures import LISTED, brief
+from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.spans import clipped
 
@@ -22,16 +22,6 @@ what clients refuse and more than most want."""
 
 TEXT_CHARS: Final = 400
 """Length of any text about one node in a summary; detail full has all of it."""
-
-
-class FleetAnswer(Protocol):
-    """A gateway's answer that lists nodes, and those that did not answer."""
-
-    @property
-    def failures(self) -> tuple[NodeFailure, ...]: ...
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As pydantic's."""
 
 
 A = TypeVar("A", bound=FleetAnswer)

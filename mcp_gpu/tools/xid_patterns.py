@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Final
 
 from mcp_gpu.gpu.actions import weight
+from mcp_gpu.gpu.health.model import SEVERITIES
 from mcp_gpu.gpu.xid.model import Kind
-from mcp_gpu.gpu.xid.report import FLOOD, SEVERITIES, Chain, CodeTotal, DeviceXids
+from mcp_gpu.gpu.xid.report import FLOOD, Chain, CodeTotal, DeviceXids
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, Missed, Pattern, XidTotal
 from mcp_gpu.tools.spans import places, spans
 

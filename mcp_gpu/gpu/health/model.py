@@ -10,6 +10,9 @@ from mcp_gpu.gpu.wire import Wire
 
 Severity = Literal["critical", "warning", "info"]
 
+SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
+"""Worst first."""
+
 Verdict = Literal["healthy", "degraded", "failed", "unknown"]
 """failed: something critical; degraded: a warning; unknown: what matters could not be looked at,
 and nothing worse was seen; healthy: looked at, and nothing above info."""

@@ -9,14 +9,13 @@ from typing import Final
 from mcp_gpu.gpu.actions import grave, heaviest
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look
-from mcp_gpu.gpu.health.model import Evidence, Finding
+from mcp_gpu.gpu.health.model import SEVERITIES, Evidence, Finding
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.xid.incidents import RECOVERY, Incident
 from mcp_gpu.gpu.xid.judgement import Judge
 from mcp_gpu.gpu.xid.line import bus_id
 from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.gpu.xid.present import Present
-from mcp_gpu.gpu.xid.report import SEVERITIES
 
 MEMORY: Final = frozenset({48, 63, 64, 92, 94, 95, 140, 156, 157, 171, 172})
 """Xids of the story that ECC counters and row remapping tell."""

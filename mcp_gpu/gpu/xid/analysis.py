@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.actions import advice, heaviest, recovery_severity, weight
+from mcp_gpu.gpu.health.model import SEVERITIES
 from mcp_gpu.gpu.xid.incidents import Incident, links
 from mcp_gpu.gpu.xid.judgement import Judge
 from mcp_gpu.gpu.xid.model import Burst, Kind
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import (
     FLOOD,
-    SEVERITIES,
     Analysis,
     Chain,
     CodeTotal,

@@ -6,14 +6,16 @@ Xids belong together are this project's own.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from mcp_gpu.gpu.actions import weight
 from mcp_gpu.gpu.xid.explain import Explanation, decode, explain
+from mcp_gpu.gpu.xid.log import BURST_SECONDS
 from mcp_gpu.gpu.xid.model import Burst, Kind
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.texts import RECOVERY_CODE
@@ -55,6 +57,8 @@ _MEMORY_DETAILS: Final = frozenset({63, 64, 92, 156, 157, 171, 172})
 
 NVLINK5: Final = frozenset(range(144, 151))
 NVLINK: Final = NVLINK5 | {74, 155}
+
+_FAULTS: Final = frozenset({PAGE_FAULT})
 
 _NO_CAUSE: Final = frozenset({CLEANUP, 92, 93, 106, 107, 121, RECOVERY, 162, 163, 164, 165})
 """They end no application, so that no cleanup follows from them."""
@@ -185,13 +189,19 @@ class _Place:
         return None
 
 
+Codes = frozenset[int]
+
+_Span = tuple[float, float, str, Incident]
+"""When an incident began and ended, on which device, and itself."""
+
+
 class Scene:
     """All incidents of a node, and what each follows from."""
 
     def __init__(self, incidents: Sequence[Incident], present: Present) -> None:
         self.incidents = incidents
         self._by_code: defaultdict[tuple[str, Kind, int], list[Incident]] = defaultdict(list)
-        self._by_kind: dict[Kind, list[Incident]] = {"xid": [], "sxid": []}
+        self._spans: dict[tuple[str, Kind, Codes], list[_Span]] = {}
         self._places: dict[tuple[str, Kind, str], _Place] = {}
         for incident in incidents:
             self._by_code[incident.boot_id, incident.kind, incident.code].append(incident)
@@ -206,25 +216,36 @@ class Scene:
                 for at, action in incident.changes
                 if action == NOTHING and at + SKEW_SECONDS >= incident.until
             ]
-            self._by_kind[incident.kind].append(incident)
 
     def devices(self, incident: Incident) -> frozenset[str]:
         """Bus ids of all devices that have had the same code in the same boot."""
         alike = self._by_code[incident.boot_id, incident.kind, incident.code]
         return frozenset(other.bus_id for other in alike)
 
-    def beside(self, incident: Incident, kind: Kind, codes: Collection[int] = ()) -> list[Incident]:
+    def beside(self, incident: Incident, kind: Kind, codes: Codes = frozenset()) -> list[Incident]:
         """What other devices had at about the same time: of these codes, or of any."""
-        here = self._by_kind[kind]
-        after = bisect_right(here, incident.until + CLOSE_SECONDS, key=lambda other: other.at)
+        here = self._spans_of(incident.boot_id, kind, codes)
+        begin, end = incident.at - CLOSE_SECONDS, incident.until + CLOSE_SECONDS
+        first = bisect_left(here, begin - BURST_SECONDS, key=itemgetter(0))
+        after = bisect_right(here, end, key=itemgetter(0))
+        # In a storm this is asked for each of thousands: no property is read on the way.
+        bus_id = incident.bus_id
         return [
             other
-            for other in here[max(after - _LOOK_BACK, 0) : after]
-            if other.bus_id != incident.bus_id
-            and other.boot_id == incident.boot_id
-            and (not codes or other.code in codes)
-            and other.near(incident)
+            for _, until, place, other in here[max(first, after - _LOOK_BACK) : after]
+            if until >= begin and place != bus_id
         ]
+
+    def _spans_of(self, boot_id: str, kind: Kind, codes: Codes) -> list[_Span]:
+        found = self._spans.get((boot_id, kind, codes))
+        if found is None:
+            found = self._spans[boot_id, kind, codes] = [
+                (each.at, each.until, each.bus_id, each)
+                for each in self.incidents
+                if (each.boot_id, each.kind) == (boot_id, kind)
+                and (not codes or each.code in codes)
+            ]
+        return found
 
     def cleared_at(self, incident: Incident) -> float | None:
         """When the driver last said that this device needs nothing any more, if that was after."""
@@ -280,7 +301,7 @@ class Scene:
         if code == RPC_ERROR:
             return place.before(incident, (RPC_TIMEOUT,))
         if code == PEER_ACCESS:
-            return next(iter(self.beside(incident, "xid", (PAGE_FAULT,))), None)
+            return next(iter(self.beside(incident, "xid", _FAULTS)), None)
         if code in NVLINK5:
             worse = place.near(incident, sorted(NVLINK5 - {code}))
             if worse is not None and _heavier(worse, incident):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from mcp_gpu.gpu.actions import advice, grave, heaviest, recovery, recovery_severity, weight
-from mcp_gpu.gpu.health.model import Severity
+from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.gpu.xid.catalogue import entry
 from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS, RECOVERY, Incident, relate
 from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.gpu.xid.present import Device, Present
-from mcp_gpu.gpu.xid.report import SEVERITIES, utc
+from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.gpu.xid.workflows import Ruling, rule
 
 __all__ = ["Judge", "Judgement"]

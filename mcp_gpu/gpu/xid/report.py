@@ -13,7 +13,6 @@ from mcp_gpu.gpu.xid.model import Kind, Source
 
 __all__ = [
     "FLOOD",
-    "SEVERITIES",
     "Analysis",
     "Chain",
     "CodeTotal",
@@ -22,9 +21,6 @@ __all__ = [
     "shown",
     "utc",
 ]
-
-SEVERITIES: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
-"""Worst first."""
 
 FLOOD: Final = 1000
 """So many of one code, or in one chain, stand after everything else unless they are critical."""

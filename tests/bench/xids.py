@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 
 from bench.figures import Section
-from mcp_gpu.gpu.xid.analysis import analyse
-from mcp_gpu.gpu.xid.log import XidLog
-from mcp_gpu.gpu.xid.present import Device, Present
-from mcp_gpu.gpu.xid.view import View
+from mcp_gpu.gpu.simulator import Node
+from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.lines import XidLines
+from mcp_gpu.node.watch import XidWatch
+from mcp_gpu.tools.xids import agent_tool
+from mcp_gpu.tools.xids_model import NAME
+from support import served
+from support.results import data, text
 
 __all__ = ["analysis"]
 
@@ -18,7 +22,7 @@ LINES = 100_000
 
 SECONDS = 1.0
 
-ANALYSED_SECONDS = 0.5
+ANSWERED_SECONDS = 0.5
 """So long a call holds up all others of the agent."""
 
 MIXED = 10
@@ -40,9 +44,12 @@ FABRIC = (144, 145, 146, 147, 148, 149, 150, 45, 137)
 FABRIC_SECONDS = 60.0
 """In which each of them has said all of it: every one has all others' beside it."""
 
-BUS_IDS = [f"0000:{0x10 + 8 * index:02x}:00" for index in range(8)]
+NODE = Node("one", "h100")
 
-GPUS = {bus_id: Device(index, f"GPU-{index}", "H100") for index, bus_id in enumerate(BUS_IDS)}
+BUS_IDS = [
+    gpu.answer("nvmlDeviceGetPciInfo_v3")["busId"].lower()[4:].removesuffix(".0")
+    for gpu in NODE.gpus
+]
 
 OF_LINES = 3
 """One line in so many is an Xid then."""
@@ -66,7 +73,7 @@ OTHER = "docker0: port 2(veth{n:04x}) entered forwarding state"
 
 
 async def analysis(repetitions: int) -> Section:
-    """From lines to the answer's data: what an agent does from its start to the first call."""
+    """From lines to the encoded answer: what an agent does from its start to the first call."""
     section = Section(f"analyze_xid_errors over {LINES:,} lines of the kernel log, processor time")
     for name, line, apart in (
         ("one line in ten an Xid", _mixed, APART_SECONDS),
@@ -74,26 +81,37 @@ async def analysis(repetitions: int) -> Section:
         ("a storm over all NVLinks", _fabric, FABRIC_SECONDS / FABRIC_LINES),
     ):
         lines = [line(number) for number in range(LINES)]
-        taken = [_round(lines, apart) for _ in range(repetitions)]
+        taken = [await _round(lines, apart) for _ in range(repetitions)]
         read, told, bursts = min(taken, key=lambda each: each[0] + each[1])
         section.add(f"{name}: read into {bursts:,} bursts", read, "s")
-        section.add(f"{name}: analysed", told, "s", ANALYSED_SECONDS)
+        section.add(f"{name}: asked and answered", told, "s", ANSWERED_SECONDS)
         section.add(f"{name}: both", read + told, "s", SECONDS)
     return section
 
 
-def _round(lines: Sequence[str], apart_seconds: float) -> tuple[float, float, int]:
-    """Seconds of processor time for reading and for analysing, and how many bursts there were."""
-    started = time.process_time()
-    log, reader = XidLog(), XidLines("kernel_log")
-    for number, line in enumerate(lines):
-        event = reader.event(line, STARTED_AT + number * apart_seconds, BOOT)
-        if event is not None:
-            log.add(event)
-    read = time.process_time()
-    bursts = log.bursts()
-    analyse(bursts, Present(STARTED_AT, GPUS, 580, BOOT), view=View(), limit=20)
-    return read - started, time.process_time() - read, len(bursts)
+async def _round(lines: Sequence[str], apart_seconds: float) -> tuple[float, float, int]:
+    """Seconds of processor time for reading and for a whole call, and how many bursts there were.
+
+    The call is that of a client in this process: analysis, text, encoding, and the client's
+    decoding.
+    """
+    watch = XidWatch(
+        lambda: os.open(os.devnull, os.O_RDONLY), boot=Boot(BOOT, STARTED_AT)
+    )  # not run: the lines come from here
+    async with served.agent(NODE, lambda collector: agent_tool("one", collector, watch)) as client:
+        started = time.process_time()
+        reader = XidLines("kernel_log")
+        for number, line in enumerate(lines):
+            event = reader.event(line, STARTED_AT + number * apart_seconds, BOOT)
+            if event is not None:
+                watch.log.add(event)
+        read = time.process_time()
+        answer = await client.call_tool(NAME, {})
+        done = time.process_time()
+    found = data(answer)
+    if not found["xids"] or not text(answer):
+        raise RuntimeError(f"{NAME} told of {found['xids']} Xids")
+    return read - started, done - read, len(watch.log.bursts())
 
 
 def _mixed(number: int) -> str:

@@ -18,6 +18,7 @@ from mcp_gpu.gpu.simulator.node import Node
 def snapshot(node: Node, *, clock: Callable[[], float] = time.time) -> Snapshot:
     """One complete reading of a node through the real binding, on the calling thread.
 
+    Without a bound: a fault that blocks its calls blocks this one.
     Whatever node was installed before is not any more afterwards.
     """
     with installed(node):

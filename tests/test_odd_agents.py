@@ -12,11 +12,14 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel
 
 from mcp_gpu.registry import Arguments, ToolError
+from mcp_gpu.serving.server import HttpEndpoint
 from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids
 from support import served
 from support.fleet import Agent, Foreign, inventory
 from support.health import HealthAgent, assessment, finding
 from support.results import data, text
+from support.terminal import run
+from support.wire import serving
 from support.xids import XidAgent, line
 
 Edit = Callable[[dict[str, Any]], None]
@@ -182,3 +185,20 @@ async def test_an_error_of_an_agents_tool_is_one_short_line() -> None:
     assert failure["message"].isprintable()
     assert len(failure["message"]) <= 2_000
     assert all(told.isprintable() for told in text(answer).split("\n"))
+
+
+async def test_what_a_gateway_says_does_not_act_on_a_terminal() -> None:
+    answer = data(await ask_inventory({"a": Agent("a", inventory("a"))}))
+    answer["nodes"][0]["attention"] = [EVIL]
+    answer["coverage"]["discovery_problem"] = EVIL
+    odd = Agent("gateway", Foreign(**answer), arguments=fleet_inventory.GatewayArguments)
+    async with serving(odd.registry, http=HttpEndpoint(port=0)) as listening:
+        url = f"http://127.0.0.1:{listening.http[0][1]}/mcp"
+        found = await run("status", "--url", url)
+        odd.error = ToolError(EVIL)
+        refused = await run("status", "--url", url)
+    assert (found.status, refused.status) == (0, 2)
+    for shown in (found.shown, refused.said):
+        assert "forged" in shown
+        assert all(told.isprintable() for told in shown.split("\n"))
+        assert not [told for told in shown.split("\n") if told.startswith("SETTLED forged")]

@@ -57,7 +57,7 @@ async def happened(event: threading.Event) -> None:
 
 
 async def test_before_the_first_reading_the_state_is_starting(node: simulator.Node) -> None:
-    assert Collector().snapshot == Snapshot()
+    assert Collector().snapshot == Snapshot(simulated=True)
 
 
 async def test_the_first_snapshot_is_complete(node: simulator.Node) -> None:

@@ -23,7 +23,7 @@ from mcp_gpu.fleet.discovery import AbsentAgent, DiscoveryError, Table
 from mcp_gpu.registry import Registry
 from mcp_gpu.tools.check_connectivity import NAME, connectivity_tool
 from mcp_gpu.tools.connectivity_text import LINES
-from mcp_gpu.tools.spans import spans
+from mcp_gpu.tools.spans import places, spans
 from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
 from support.results import data, text
 from transports.base import Identity, Target
@@ -244,6 +244,25 @@ async def test_nodes_that_look_alike_are_told_together() -> None:
 )
 def test_names_in_few_words(names: list[str], count: int | None, told: str) -> None:
     assert spans(names, count=count) == told
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([("a", None)], "a"),
+        ([("a", 3), ("a", 1), ("a", 2), ("b", 0)], "a GPU 1-3; b GPU 0"),
+        ([("a", 0), ("b", 0), ("c", None)], "a, b GPU 0; c"),
+        ([("a", "NVSwitch 0000:c1:00")], "a NVSwitch 0000:c1:00"),
+        ([("a", 0), ("a", "NVSwitch 0000:c1:00")], "a GPU 0, NVSwitch 0000:c1:00"),
+        ([("a", f"NVSwitch 0000:c{n}:00") for n in range(5)],
+         "a NVSwitch 0000:c0:00, NVSwitch 0000:c1:00, NVSwitch 0000:c2:00, 2 more"),
+        ([(node, 0) for node in "adgj"], "a, d, g GPU 0 and 1 more node"),
+    ],
+)  # fmt: skip
+def test_devices_of_nodes_in_few_words(
+    members: list[tuple[str, int | str | None]], told: str
+) -> None:
+    assert places(members, most=3) == told
 
 
 async def test_single_nodes_may_be_asked_for_and_unknown_ones_are_refused() -> None:

@@ -14,7 +14,7 @@ from mcp_gpu.gpu.actions import grave
 from mcp_gpu.gpu.health.assess import assess
 from mcp_gpu.gpu.health.model import Assessment, Finding
 from mcp_gpu.gpu.history import Past
-from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.model import Gpu, Snapshot
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.catalogue import entries, entry
 from mcp_gpu.gpu.xid.log import XidLog
@@ -93,7 +93,7 @@ def both(snapshot: Snapshot, *lines: tuple[float, str], later_by: float = 1.0) -
         assert event is not None, text
         log.add(event)
     at = READ + later_by
-    present = Present.of(snapshot, at=at)
+    present = Present.of(snapshot, log.bursts(), at=at)
     return Both(
         assess(snapshot, Past(), bursts=log.bursts(), clock=lambda: at),
         analyse(log.bursts(), present, view=View(), limit=50),
@@ -251,4 +251,49 @@ def test_readings_that_are_old_or_hang_contradict_nothing() -> None:
     lost = snapshot.model_copy(update={"gpus": tuple(
         gpu.model_copy(update={"state": "lost"}) for gpu in snapshot.gpus)})  # fmt: skip
     assert both(lost, (20, line(79))).device.action == "REBOOT_NODE"
-    assert BUS[0] in Present.of(snapshot, at=READ).devices
+    assert BUS[0] in Present.of(snapshot, (), at=READ).devices
+
+
+def lost_before_it_was_read(*indices: int) -> Snapshot:
+    """GPUs that were off the bus when the agent started: NVML has told nothing of them."""
+    snapshot = node(580, "none")
+    return snapshot.model_copy(update={"gpus": tuple(
+        Gpu(index=gpu.index, state="lost") if gpu.index in indices else gpu
+        for gpu in snapshot.gpus)})  # fmt: skip
+
+
+def test_the_kernel_log_says_where_a_gpu_was_that_nobody_has_read() -> None:
+    said = both(lost_before_it_was_read(0), (20, line(79)))
+    (finding,) = said.health.findings
+    assert (finding.code, finding.gpu_index, finding.includes) == ("gpu_lost", 0, ("xid",))
+    assert said.device.action == "REBOOT_NODE"
+
+
+def test_of_several_nobody_guesses_which_was_where() -> None:
+    said = both(lost_before_it_was_read(0, 1), (20, line(79)))
+    assert {(f.code, f.gpu_index) for f in said.health.findings} == {
+        ("gpu_lost", 0), ("gpu_lost", 1), ("xid", None),
+    }  # fmt: skip
+    assert [device.gpu_index for device in said.analysis.devices] == [None]
+
+
+def test_xids_of_many_strange_devices_are_one_finding() -> None:
+    lines = [
+        (20.0, f"NVRM: Xid (PCI:0001:{bus:02x}:00): 119, pid=1, name=p, Timeout")
+        for bus in range(40)
+    ]
+    (finding,) = both(node(580, "none"), *lines).health.findings
+    assert finding.gpu_index is None
+    assert "(0001:00:00, 0001:01:00, 0001:02:00, 0001:03:00 and 36 more)" in finding.title
+
+
+@pytest.mark.parametrize("ago", [20.0, 7200.0])
+def test_a_row_that_waits_says_that_no_reset_was_made(ago: float) -> None:
+    snapshot = node(580, "none")
+    waits = snapshot.model_copy(update={"gpus": tuple(
+        gpu.model_copy(update={"row_remap_pending": True}) for gpu in snapshot.gpus)})  # fmt: skip
+    lines = ((ago, line(48)), (ago, line(63, text="Row Remapper: New row marked for remapping")))
+    device = both(waits, *lines).device
+    assert (device.action, device.chains[0].settled) == ("DRAIN_AND_RESET", "")
+    assert "if the GPU was reset since" not in device.advice
+    assert both(snapshot, *lines).device.chains[0].settled

@@ -34,26 +34,35 @@ def _first_spans(names: Collection[str], most: int) -> tuple[list[str], int]:
     return [_shown(run) for run in runs[:most]], sum(map(len, runs[most:]))
 
 
-def places(members: Iterable[tuple[str, int | None]], *, most: int) -> str:
-    """`n0003 GPU 3; n0010-n0019 GPU 0-7`, of nodes and the indices of their GPUs.
+def places(members: Iterable[tuple[str, int | str | None]], *, most: int) -> str:
+    """`n0003 GPU 3; n0010-n0019 GPU 0-7; n0020 NVSwitch 0000:c1:00`, of nodes and their devices.
 
     Args:
+        members: each node with a GPU's index, the name of what has none, or nothing.
         most: ranges of node names or single ones told; the rest are counted.
     """
     indices: defaultdict[str, set[int]] = defaultdict(set)
-    for node, gpu in members:
-        indices[node].update(() if gpu is None else (gpu,))
-    alike: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)
+    others: defaultdict[str, set[str]] = defaultdict(set)
+    for node, device in members:
+        indices[node].update((device,) if isinstance(device, int) else ())
+        others[node].update((device,) if isinstance(device, str) else ())
+    alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for node, gpus in indices.items():
-        alike[tuple(sorted(gpus))].append(node)
+        which = [f"GPU {numbers(gpus)}"] if gpus else []
+        alike[(*which, *_first(sorted(others[node])))].append(node)
     told: list[str] = []
     left = 0
-    for which, nodes in alike.items():
+    for devices, nodes in alike.items():
         named, unnamed = _first_spans(nodes, most)
         most, left = most - len(named), left + unnamed
         if named:
-            told.append(", ".join(named) + (f" GPU {numbers(which)}" if which else ""))
+            told.append(" ".join((", ".join(named), ", ".join(devices))).strip())
     return "; ".join(told) + (f" and {counted(left, 'more node')}" if left else "")
+
+
+def _first(names: Sequence[str]) -> Sequence[str]:
+    left = len(names) - SPANS_TOLD
+    return names if left <= 0 else (*names[:SPANS_TOLD], f"{left} more")
 
 
 def numbers(values: Collection[int]) -> str:

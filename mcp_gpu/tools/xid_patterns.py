@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -95,11 +95,16 @@ def _pattern(members: Sequence[_Member]) -> Pattern:
         xids=sum(chain.xids for chain in chains),
         nodes=len(names),
         devices=len({(node, device.device) for node, device, _ in members}),
-        where=places(((node, device.gpu_index) for node, device, _ in members), most=SPANS),
+        where=_where((node, device) for node, device, _ in members),
         first=min(chain.first for chain in chains),
         last=max(chain.last for chain in chains),
         together=len(names) > 1 and span.total_seconds() <= TOGETHER_SECONDS,
     )
+
+
+def _where(members: Iterable[tuple[str, DeviceXids]]) -> str:
+    named = ((n, d.device if d.gpu_index is None else d.gpu_index) for n, d in members)
+    return places(named, most=SPANS)
 
 
 def _without_xid(members: Sequence[tuple[str, DeviceXids]]) -> Pattern:
@@ -118,7 +123,7 @@ def _without_xid(members: Sequence[tuple[str, DeviceXids]]) -> Pattern:
         xids=0,
         nodes=len({node for node, _ in members}),
         devices=len(members),
-        where=places(((node, device.gpu_index) for node, device in members), most=SPANS),
+        where=_where(members),
         first="",
         last="",
         together=False,

@@ -109,9 +109,10 @@ class NodeXids(Analysis):
         """Make the answer of one node from all that is known now."""
         now = clock()
         start = _time(since, now)
+        bursts = watch.log.bursts()
         found = analyse(
-            watch.log.bursts(),
-            Present.of(snapshot, at=now, boot_id=watch.boot_id),
+            bursts,
+            Present.of(snapshot, bursts, at=now, boot_id=watch.boot_id),
             view=View(since=start, this_boot=since == BOOT, codes=frozenset(codes)),
             limit=limit,
         )

@@ -9,7 +9,7 @@ from typing import Final
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.model import Finding, Severity
 from mcp_gpu.gpu.health.xids import LINKS, MEMORY
-from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS
+from mcp_gpu.gpu.xid.model import OFF_THE_BUS
 
 WORST_FIRST: Final[tuple[Severity, ...]] = ("critical", "warning", "info")
 

@@ -24,12 +24,13 @@ LINKS: Final = frozenset({74, 136, *range(144, 151), 155})
 """Those of the story that NVLinks tell."""
 
 _SHOWN_CODES: Final = 8
+_SHOWN_PLACES: Final = 4
 
 
 def xids(now: Snapshot, bursts: Sequence[Burst], at: float) -> Iterator[Finding]:
     """Per GPU what the driver's last Xid 154 asks for, and at most two findings per story: what
     still stands, and what is over. Fatal errors of NVSwitches are the node's."""
-    told = _Told(Judge(bursts, Present.of(now, at=at)), now, at)
+    told = _Told(Judge(bursts, Present.of(now, bursts, at=at)), now, at)
     yield from told.asked()
     yield from told.gpus()
     yield from told.switches()
@@ -63,7 +64,7 @@ class _Told:
             if index is not None and self._read[index] not in (None, "none"):
                 continue  # It is told as what was read.
             judged = self._judge.of(word)
-            who = self._who(place)
+            who = self._who([word])
             yield CODES["recovery_action"].finding(
                 index,
                 f"The driver asks for a recovery of {who}, by its last Xid 154: {judged.action}.",
@@ -75,14 +76,14 @@ class _Told:
             )
 
     def gpus(self) -> Iterator[Finding]:
-        alike: defaultdict[tuple[str, frozenset[int] | None, bool], list[Incident]]
+        alike: defaultdict[tuple[int | None, frozenset[int] | None, bool], list[Incident]]
         alike = defaultdict(list)
         for head in self._judge.heads:
             if head.kind == "xid" and head.code != RECOVERY and self._sick(head):
                 over = bool(self._judge.of(head).settled)
-                alike[head.bus_id, _family(head.code), over].append(head)
-        for (place, _, over), heads in alike.items():
-            yield (self._past if over else self._standing)(place, heads)
+                alike[self._index(head.bus_id), _family(head.code), over].append(head)
+        for (_, _, over), heads in alike.items():
+            yield (self._past if over else self._standing)(heads)
 
     def switches(self) -> Iterator[Finding]:
         fatal = [
@@ -108,17 +109,17 @@ class _Told:
         asked = (self._judge.rulings[each].action for each in head.chain)
         return head.explanation.severity == "critical" or any(map(grave, asked))
 
-    def _standing(self, place: str, heads: Sequence[Incident]) -> Finding:
+    def _standing(self, heads: Sequence[Incident]) -> Finding:
         judged = [self._judge.of(head) for head in heads]
         action = heaviest(each.action for each in judged)
         severity = min((each.severity for each in judged), key=SEVERITIES.index)
         worst = [each for each in judged if each.action == action]
         telling = min(worst, key=lambda each: SEVERITIES.index(each.severity))
-        index = self._index(place)
+        index = self._index(heads[0].bus_id)
         asks = "no action of NVIDIA's is known" if action == "NONE" else f"NVIDIA asks: {action}"
         return CODES["xid"].finding(
             index,
-            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot, for which "
+            f"{self._who(heads)} had {_names('Xid', self._grave(heads))} in this boot, for which "
             f"{asks}.",
             self._every(self._grave(heads)),
             severity=severity,
@@ -127,10 +128,10 @@ class _Told:
             confidence="high" if severity == "critical" and action != "NONE" else "medium",
         )
 
-    def _past(self, place: str, heads: Sequence[Incident]) -> Finding:
+    def _past(self, heads: Sequence[Incident]) -> Finding:
         return CODES["xid_past"].finding(
-            self._index(place),
-            f"{self._who(place)} had {_names('Xid', self._grave(heads))} in this boot; since "
+            self._index(heads[0].bus_id),
+            f"{self._who(heads)} had {_names('Xid', self._grave(heads))} in this boot; since "
             "cleared, or it needed nothing.",
             self._every(self._grave(heads), self._judge.of(heads[-1]).settled),
             confidence="medium",
@@ -170,11 +171,15 @@ class _Told:
         device = self._judge.present.devices.get(place)
         return None if device is None else device.index
 
-    def _who(self, place: str) -> str:
-        index = self._index(place)
+    def _who(self, some: Sequence[Incident]) -> str:
+        index = self._index(some[0].bus_id)
         if index is not None:
             return f"GPU {index}"
-        return f"a PCI device that is no GPU read here ({place or 'not named'})"
+        where = sorted({each.bus_id or "not named" for each in some})
+        named = ", ".join(where[:_SHOWN_PLACES])
+        left = len(where) - _SHOWN_PLACES
+        more = f" and {left} more" if left > 0 else ""
+        return f"What is no GPU read here ({named}{more})"
 
 
 def _family(code: int) -> frozenset[int] | None:

@@ -16,7 +16,7 @@ from typing import Final
 from mcp_gpu.gpu.actions import weight
 from mcp_gpu.gpu.xid.explain import Explanation, decode, explain
 from mcp_gpu.gpu.xid.log import BURST_SECONDS
-from mcp_gpu.gpu.xid.model import Burst, Kind
+from mcp_gpu.gpu.xid.model import OFF_THE_BUS, Burst, Kind
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.texts import RECOVERY_CODE
 
@@ -24,7 +24,6 @@ __all__ = [
     "CLEANUP",
     "CLOSE_SECONDS",
     "NVLINK",
-    "OFF_THE_BUS",
     "PAGE_FAULT",
     "RECOVERY",
     "TEXT_DECIDES",
@@ -41,7 +40,6 @@ goes on with what the first error has set off."""
 SKEW_SECONDS: Final = 2.0
 """How much earlier a consequence may seem: two sources have two clocks."""
 
-OFF_THE_BUS: Final = 79
 CLEANUP: Final = 45
 NOTHING: Final = "NONE"
 RECOVERY: Final = RECOVERY_CODE

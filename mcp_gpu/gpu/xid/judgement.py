@@ -14,8 +14,8 @@ from typing import Final
 from mcp_gpu.gpu.actions import advice, grave, heaviest, recovery, recovery_severity, weight
 from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.gpu.xid.catalogue import entry
-from mcp_gpu.gpu.xid.incidents import OFF_THE_BUS, RECOVERY, Incident, relate
-from mcp_gpu.gpu.xid.model import Burst
+from mcp_gpu.gpu.xid.incidents import RECOVERY, Incident, relate
+from mcp_gpu.gpu.xid.model import OFF_THE_BUS, Burst
 from mcp_gpu.gpu.xid.present import Device, Present
 from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.gpu.xid.workflows import Ruling, rule
@@ -31,6 +31,9 @@ LAG_SECONDS: Final = 5.0
 
 _COUNTED: Final = frozenset({48, 64, 95})
 """Memory errors that NVML counts until the GPU is reset or the driver loaded anew."""
+
+_MEMORY: Final = _COUNTED | {63, 94}
+"""Those of the same story: no reset was made while one of its rows waits for it."""
 
 _REBOOTS: Final = frozenset({"REBOOT_NODE", "SYSTEM_REBOOT"})
 """What they ask for would have ended the boot."""
@@ -74,6 +77,8 @@ class _Contradicted:
     answers: bool = False
     clean: bool = False
     """Its memory has no uncorrected error and no row to be replaced."""
+    waits: bool = False
+    """A row of its memory waits for a reset."""
 
 
 class Judge:
@@ -139,7 +144,9 @@ class Judge:
         old = self.present.at - ended > RECENT_SECONDS and asks not in _REBOOTS
         if old and read in (None, "none") and severity != "info":
             severity = "warning"
-            doubt = _doubt(asks) if grave(asks) else ""
+            device = self._device(head)
+            waits = device is not None and device.row_waits and head.code in _MEMORY
+            doubt = _doubt(asks) if grave(asks) and not waits else ""
         self._of[head] = Judgement(asks, severity, "", doubt, own.advice if fits else "")
 
     def _severity(self, head: Incident, left: Sequence[Incident], read: str | None) -> Severity:
@@ -181,6 +188,8 @@ class Judge:
             return f"the driver has asked for nothing any more since {utc(cleared)}"
         if not grave(action):
             return ""
+        if contradicted.waits and incident.code in _MEMORY:
+            return ""
         if contradicted.withdrawn:
             return contradicted.withdrawn
         if contradicted.silent and reported:
@@ -205,6 +214,7 @@ class Judge:
             else f"the driver asked for it at {utc(asked_at)} and asks for nothing now",
             silent=silent,
             answers=(device.answered_at or 0.0) >= since,
+            waits=device.row_waits,
             clean=(device.clean_at or 0.0) >= since,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from mcp_gpu.gpu.wire import Wire
 Source = Literal["nvml", "kernel_log", "journal"]
 """nvml: the driver's event set, live only, and never 79, 119 or 120; kernel_log: /dev/kmsg, this
 boot as far as the ring goes back; journal: journald's files, former boots too."""
+
+OFF_THE_BUS: Final = 79
+"""The Xid of a GPU that does not answer on the PCIe bus any more."""
 
 Kind = Literal["xid", "sxid"]
 """sxid: an NVSwitch's."""

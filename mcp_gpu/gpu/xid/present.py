@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from mcp_gpu.gpu.model import Gpu, Snapshot
 from mcp_gpu.gpu.xid.line import bus_id
+from mcp_gpu.gpu.xid.model import OFF_THE_BUS, Burst
 
 __all__ = ["Device", "Present", "branch"]
 
@@ -33,6 +34,8 @@ class Device:
     """When the GPU last answered; None: it does not."""
     clean_at: float | None = None
     """When its memory was last read and had no uncorrected error and no row to be replaced."""
+    row_waits: bool = False
+    """A row of its memory waits for a reset to be replaced: there was none since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,30 @@ class Present:
     """The present boot; empty where it is not known."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, *, at: float, boot_id: str = "") -> Self:
-        """What a snapshot tells."""
-        named = ((bus_id(gpu.pci_bus_id or ""), gpu) for gpu in snapshot.gpus)
+    def of(
+        cls, snapshot: Snapshot, bursts: Sequence[Burst], *, at: float, boot_id: str = ""
+    ) -> Self:
+        """What a snapshot tells, and the Xids of its node of where a lost GPU was."""
+        named = [(bus_id(gpu.pci_bus_id or ""), gpu) for gpu in snapshot.gpus]
         devices = {place: _device(snapshot, gpu, at) for place, gpu in named if place}
-        return cls(at, devices, branch(snapshot.driver_version), boot_id)
+        present = cls(at, devices, branch(snapshot.driver_version), boot_id)
+        # A GPU that was off the bus before anybody read it has told no address: the kernel has.
+        lost = [
+            gpu
+            for place, gpu in named
+            if not place and gpu.state != "ok" and "no_permission" not in gpu.unavailable.values()
+        ]
+        fallen = {
+            each.first.bus_id
+            for each in bursts
+            if (each.first.kind, each.first.code) == ("xid", OFF_THE_BUS)
+            and each.first.bus_id
+            and each.first.bus_id not in devices
+            and not present.former(each.first.boot_id)
+        }
+        if len(lost) != 1 or len(fallen) != 1:
+            return present
+        return replace(present, devices={**devices, fallen.pop(): _device(snapshot, lost[0], at)})
 
     def former(self, boot_id: str) -> bool:
         """Whether something of that boot was before the present one."""
@@ -80,5 +102,6 @@ def _device(snapshot: Snapshot, gpu: Gpu, at: float) -> Device:
         read_at=fast_at or 0.0,
         answered_at=fast_at if answers else None,
         # A GPU that is cut by MIG keeps no counters of its memory: some drivers answer 0.
+        row_waits=bool(gpu.row_remap_pending),
         clean_at=slow_at if answers and clean and not gpu.mig_mode_current else None,
     )

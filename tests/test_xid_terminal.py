@@ -98,6 +98,18 @@ async def test_a_log_on_standard_input_is_explained() -> None:
     assert "   here      With 63: the GPU is drained before it is reset." in found.lines
 
 
+async def test_no_number_of_different_errors_hides_another_code() -> None:
+    """Of one code whose text decides there may be thousands of different ones."""
+    registers = ", ".join(["0x0"] * 5)
+    links = [
+        line(74, text=f"pid=1, name=p, NVLink: fatal error detected on link {n % 18}"
+             f"(0x{1 << n % 30:x}, 0x{n:x}, {registers})")
+        for n in range(600)
+    ]  # fmt: skip
+    found = await xid("--explain", "-", stdin="\n".join([*links, line(79)]))
+    assert any(each.startswith("Xid 79: ") for each in found.lines)
+
+
 async def test_a_line_is_explained_by_the_drivers_branch() -> None:
     text = "NETIR_LINK_EVT Fatal XC0 i0 Link 03 (0x00400091 0x00000000 0x0 0x0 0x0 0x0 0x0)"
     found = await xid("--explain", line(149, text=text), "--driver-version", "580.105.08")

@@ -36,8 +36,12 @@ LINE_CHARS: Final = 400
 
 NOTES: Final = 2
 
-_APART: Final = 256
-"""Different Xids told apart; what differs beyond that is counted with those of its code."""
+_APART: Final = 16
+"""Different Xids of one code told apart; what differs beyond that is counted with one that asks for
+the same."""
+
+_CODES: Final = 1024
+"""Different codes told apart: more than there are."""
 
 _KMSG: Final = re.compile(r"\d{1,10},\d{1,20},(\d{1,20}),")
 _DMESG: Final = re.compile(r"\[ {0,10}(\d{1,10}\.\d{1,9})\]")
@@ -78,7 +82,7 @@ def read(lines: Iterable[str], *, driver_branch: int | None) -> Excerpt:
     moment with the line before it.
     """
     log = XidLog()
-    found: dict[_Key, Explained] = {}
+    found: dict[tuple[Kind, int], dict[_Key, Explained]] = {}
     count = xids = 0
     at = 0.0
     for line in lines:
@@ -97,7 +101,8 @@ def read(lines: Iterable[str], *, driver_branch: int | None) -> Excerpt:
             company[incident.kind, incident.code].append(rule(incident, scene))
     explained = [
         _in_company(each, company[each.explanation.kind, each.explanation.code])
-        for each in found.values()
+        for alike in found.values()
+        for each in alike.values()
     ]
     explained.sort(key=lambda each: (-weight(each.action), each.count, each.explanation.code))
     return Excerpt(
@@ -148,21 +153,30 @@ def _event(parsed: ParsedLine, at: float) -> XidEvent:
 
 
 def _count(
-    found: dict[_Key, Explained], parsed: ParsedLine, line: str, driver_branch: int | None
+    found: dict[tuple[Kind, int], dict[_Key, Explained]],
+    parsed: ParsedLine,
+    line: str,
+    driver_branch: int | None,
 ) -> None:
     decides = parsed.kind == "sxid" or parsed.code in TEXT_DECIDES or parsed.caused_by is not None
     text = parsed.text if decides else ""
     said = _explanation(parsed.code, text, parsed.kind, driver_branch)
     key = (said.kind, said.code, said.action, said.decoded, said.caused_by)
-    known = found.get(key)
-    if known is None and len(found) < _APART:
+    of_code = (said.kind, said.code)
+    if of_code not in found and len(found) >= _CODES:
+        return
+    alike = found.setdefault(of_code, {})
+    if key not in alike and len(alike) >= _APART:
+        key = next((each for each in alike if each[2] == said.action), key)
+    known = alike.get(key)
+    if known is None:
         # Where the text decides nothing, what the first line says stands for all.
         said = _explanation(parsed.code, parsed.text, parsed.kind, driver_branch)
-        found[key] = Explained(
+        alike[key] = Explained(
             explanation=said, count=1, action=alone(said), note="", line=shown(line, LINE_CHARS)
         )
-    elif known is not None:
-        found[key] = known.model_copy(update={"count": known.count + 1})
+    else:
+        alike[key] = known.model_copy(update={"count": known.count + 1})
 
 
 @lru_cache(maxsize=256)

@@ -458,7 +458,7 @@ async def test_twelve_sick_gpus_among_eight_thousand_are_all_named() -> None:
         name = f"gpu-node-{number:04}"
         reading = snapshot(Node(name, "h100", faults=(sick[name],))) if name in sick else found
         agents[name] = taken(name, reading)
-    async with gateway(agents) as client:
+    async with gateway(agents, deadlines_seconds=(50.0, 55.0)) as client:
         answer = await ask(client)
     found, told = data(answer), text(answer)
     assert found["coverage"]["nodes_answered"] == 1000

@@ -420,7 +420,7 @@ async def test_a_thousand_nodes_in_trouble_stay_within_bounds() -> None:
         ]
         missed = (f"something that nobody else lacks {number} {'y' * 300}",)
         agents[name] = XidAgent(name, *lines, missed=missed)
-    async with gateway(agents) as client:
+    async with gateway(agents, deadlines_seconds=(50.0, 55.0)) as client:
         answer = await ask(client)
     found = data(answer)
     assert len(text(answer)) <= 8_000

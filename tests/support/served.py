@@ -57,8 +57,13 @@ async def gateway(
     agents: Mapping[str, Agent],
     http: Path | None = None,
     *others: Path,
+    deadlines_seconds: tuple[float, float] = (8.0, 20.0),
 ) -> AsyncIterator[Client]:
-    """A client of a gateway over these agents."""
+    """A client of a gateway over these agents.
+
+    Args:
+        deadlines_seconds: of a node and of a call. Many agents in this process need more.
+    """
     paths = [http or Path("http", dict(agents)), *others]
     async with AsyncExitStack() as stack:
         for path in paths:
@@ -66,7 +71,11 @@ async def gateway(
         reachability = Reachability(paths, probe_timeout_seconds={"http": 5.0})
         await stack.enter_async_context(reachability)
         router = Router(
-            StaticDiscovery([Target(node=node) for node in agents]), reachability, concurrency=256
+            StaticDiscovery([Target(node=node) for node in agents]),
+            reachability,
+            concurrency=256,
+            node_deadline_seconds=deadlines_seconds[0],
+            call_deadline_seconds=deadlines_seconds[1],
         )
         with anyio.fail_after(60):
             async with Client(registry(make(router)).server, mode="2026-07-28") as client:

@@ -60,9 +60,9 @@ MISSED: Final = 8
 def run(settings: XidSettings) -> int:
     """Print what happened, or an explanation. Returns the exit status.
 
-    0 when every node answered, could look, and has no Xid that asks for anything
-    or is critical, else 1. With
-    --explain 0 when an Xid was explained, and 1 when there was none or the code is unknown.
+    0 when every node answered, could look, and has no Xid that asks for anything or is critical,
+    else 1. With --explain 0 when an Xid was explained, and 1 when there was none or the code is
+    unknown.
     """
     if "explain" in settings.model_fields_set:
         return _explain(settings)

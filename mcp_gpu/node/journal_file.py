@@ -31,7 +31,6 @@ _KNOWN: Final = 1 | 2 | 4 | 8 | _COMPACT
 _ARCHIVED: Final = 2
 
 _DATA, _FIELD, _ENTRY, _ENTRY_ARRAY = 1, 2, 3, 6
-_OBJECT_BYTES: Final = 16
 _FLAG_XZ: Final = 1
 _COMPRESSED: Final = 7
 

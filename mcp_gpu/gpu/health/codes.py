@@ -12,7 +12,6 @@ from mcp_gpu.gpu.actions import advice as advice_on
 from mcp_gpu.gpu.health.model import Confidence, Evidence, Finding, Severity
 
 NVML_H: Final = "nvml.h"
-NVIDIA_SMI: Final = "nvidia-smi manual"
 MEMORY_GUIDE: Final = "NVIDIA GPU memory error management guide"
 PAGES_GUIDE: Final = "NVIDIA dynamic page retirement guide and DCGM's limits"
 XID_CATALOGUE: Final = "NVIDIA Xid catalogue"

@@ -11,16 +11,17 @@ from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.gpu.health.look import Look
 from mcp_gpu.gpu.health.model import SEVERITIES, Evidence, Finding
 from mcp_gpu.gpu.model import Snapshot
-from mcp_gpu.gpu.xid.incidents import RECOVERY, Incident
+from mcp_gpu.gpu.xid.incidents import MEMORY as UNCORRECTABLE
+from mcp_gpu.gpu.xid.incidents import MEMORY_DETAILS, NVLINK, RECOVERY, Incident
 from mcp_gpu.gpu.xid.judgement import Judge
 from mcp_gpu.gpu.xid.line import bus_id
 from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.gpu.xid.present import Present
 
-MEMORY: Final = frozenset({48, 63, 64, 92, 94, 95, 140, 156, 157, 171, 172})
+MEMORY: Final = MEMORY_DETAILS.union(UNCORRECTABLE)
 """Xids of the story that ECC counters and row remapping tell."""
 
-LINKS: Final = frozenset({74, 136, *range(144, 151), 155})
+LINKS: Final = NVLINK | {136}
 """Those of the story that NVLinks tell."""
 
 _SHOWN_CODES: Final = 8

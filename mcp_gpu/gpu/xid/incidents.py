@@ -23,6 +23,8 @@ from mcp_gpu.gpu.xid.texts import RECOVERY_CODE
 __all__ = [
     "CLEANUP",
     "CLOSE_SECONDS",
+    "MEMORY",
+    "MEMORY_DETAILS",
     "NVLINK",
     "PAGE_FAULT",
     "RECOVERY",
@@ -50,7 +52,7 @@ RPC_TIMEOUT, RPC_ERROR = 119, 120
 MEMORY: Final = (48, 95, 94, 140)
 """Uncorrectable memory errors, the one that explains the others first."""
 
-_MEMORY_DETAILS: Final = frozenset({63, 64, 92, 156, 157, 171, 172})
+MEMORY_DETAILS: Final = frozenset({63, 64, 92, 156, 157, 171, 172})
 """What the driver does about such an error, or says of it besides."""
 
 NVLINK5: Final = frozenset(range(144, 151))
@@ -294,7 +296,7 @@ class Scene:
             return place.before(incident, place.by_code.keys() - _NO_CAUSE)
         if code in MEMORY:
             return place.near(incident, MEMORY[: MEMORY.index(code)])
-        if code in _MEMORY_DETAILS:
+        if code in MEMORY_DETAILS:
             return place.near(incident, MEMORY)
         if code == RPC_ERROR:
             return place.before(incident, (RPC_TIMEOUT,))

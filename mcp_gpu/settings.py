@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.sockets import default_socket_path
 
@@ -63,6 +64,7 @@ File = Annotated[Path, AfterValidator(lambda path: Path(os.path.expanduser(path)
 """A file's path. Where a client starts this program there is no shell that knows what `~` is."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+GpuAccess = Literal["runtimeClass", "cdi", "volumeMounts", "hostDriver", "draAdmin", "none"]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
@@ -105,9 +107,40 @@ class ServeSettings(LogSettings):
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
     token_file: File | None = None
-    """File with the bearer tokens of which HTTP callers must show one, one per line; read again
-    when it changes. Health, version and metrics stay open. Without it everybody may call who
-    reaches the port."""
+    """File with static bearer tokens, one per line; read again when it changes. HTTP callers must
+    show one of them, or a token of another kind that is believed here. Health, version and metrics
+    stay open."""
+    kubernetes_tokens: KubernetesTokens = "off"
+    """Believe Kubernetes tokens: review asks the API server (TokenReview), jwks checks them by the
+    cluster's public keys. Needs --token-audiences."""
+    token_audiences: Names = ()
+    """Audiences of which a Kubernetes token must have one."""
+    token_subjects: Names = ()
+    """User names, such as system:serviceaccount:NAMESPACE:NAME, that Kubernetes tokens may be of.
+    Default: any."""
+    access_review: bool = False
+    """Let cluster RBAC decide which tools a caller may call (SubjectAccessReview: verb call, API
+    group gpu.mcp, resource tools, the tool's name). Holders of a static token may call all."""
+    access_namespace: str = ""
+    """Namespace in which it is asked. Default: the pod's own."""
+    oauth_issuer: str = ""
+    """Authorization server whose access tokens are believed: its issuer URL. Needs
+    --oauth-resource."""
+    oauth_resource: str = ""
+    """This server's URL as clients call it: the audience that access tokens must be made for."""
+    oauth_scopes: Names = ()
+    """Scopes that an access token must have."""
+    tls_cert_file: File | None = None
+    """PEM file of the certificate, with its chain, to serve HTTPS with; read again when it
+    changes. Needs --tls-key-file."""
+    tls_key_file: File | None = None
+    """PEM file of its private key."""
+    allow_anonymous: bool = False
+    """Listen beyond loopback though callers need show no token: whoever reaches the port reads
+    every GPU."""
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
+    """How long new calls are still taken after the request to stop, while load balancers learn of
+    it from /readyz."""
 
     def endpoint(self) -> HttpEndpoint | None:
         """Where to listen for HTTP; None for nowhere."""
@@ -119,7 +152,7 @@ class ServeSettings(LogSettings):
             port=port,
             allowed_hosts=self.allowed_hosts,
             allowed_origins=self.allowed_origins,
-            token_file=self.token_file,
+            access=AccessPolicy(token_file=self.token_file),
         )
 
     def _port(self) -> int | None:
@@ -163,6 +196,9 @@ class AgentSettings(ServeSettings):
     expected_gpus: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many GPUs this node should have. Without it fewer are missed only if they were there
     since the agent started."""
+    gpu_access: GpuAccess | None = None
+    """How this container was to get the driver's libraries and devices (the chart's gpu.access):
+    told where they are missing."""
     simulate: str | None = None
     """Read no hardware: a fleet file (docs/simulator.md), or `demo` for the built-in one.
     The node simulated is --node-name."""
@@ -216,7 +252,11 @@ class FleetSettings(LogSettings):
     agent_token_file: File | None = None
     """File with the bearer token to show to agents; read again when it changes."""
     agent_ca_file: File | None = None
-    """PEM file of the authorities that agents' certificates are checked against."""
+    """PEM file of the authorities that agents' certificates are checked against; read again when
+    it changes."""
+    agent_server_name: str = ""
+    """Name that agents' certificates are checked for where agents are called by IP address.
+    Default: the address."""
     node_deadline_seconds: Seconds = 8.0
     """Longest wait for one node, all its paths together."""
     call_deadline_seconds: Seconds = 20.0

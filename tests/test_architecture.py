@@ -29,7 +29,11 @@ MAY_IMPORT = {
     "mcp_gpu.registry": WIRE,
     "mcp_gpu.serving": WIRE,
     "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet"},
-    "mcp_gpu.settings": {"mcp_gpu.serving.endpoint", "mcp_gpu.sockets"},
+    "mcp_gpu.settings": {
+        "mcp_gpu.serving.access.model",
+        "mcp_gpu.serving.endpoint",
+        "mcp_gpu.sockets",
+    },
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "health", "xid", "doctor"}

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 import mcp_gpu.serving.security
+from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, serve
 from support.cluster import PROGRAM, Cluster, cluster
 from support.demo_server import registry
@@ -25,7 +26,7 @@ profile = "t4"
 
 @asynccontextmanager
 async def guarded(token_file: Path) -> AsyncIterator[tuple[str, httpx.AsyncClient]]:
-    endpoint = HttpEndpoint(port=0, token_file=token_file)
+    endpoint = HttpEndpoint(port=0, access=AccessPolicy(token_file=token_file))
     async with (
         serving(registry(), http=endpoint) as listening,
         httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
@@ -121,7 +122,11 @@ async def test_a_file_without_tokens_is_one_clear_error_at_the_start(
     if content is not None:
         file.write_text(content)
     with pytest.raises(ListenError, match=f"--token-file: .*{words}") as caught:
-        await serve(registry(), http=HttpEndpoint(port=0, token_file=file), signals=False)
+        await serve(
+            registry(),
+            http=HttpEndpoint(port=0, access=AccessPolicy(token_file=file)),
+            signals=False,
+        )
     assert "two words" not in str(caught.value)
 
 
@@ -141,7 +146,9 @@ async def test_who_lets_everybody_in_says_so(
     tokens: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    endpoint = HttpEndpoint(port=0, hosts=hosts, token_file=tokens if guarded_by_token else None)
+    endpoint = HttpEndpoint(
+        port=0, hosts=hosts, access=AccessPolicy(token_file=tokens if guarded_by_token else None)
+    )
     with caplog.at_level(logging.WARNING):
         async with serving(registry(), http=endpoint):
             pass

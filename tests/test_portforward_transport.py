@@ -12,6 +12,7 @@ import anyio
 import pytest
 from anyio.abc import ByteStream
 
+from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.server import HttpEndpoint
 from support.demo_server import registry
 from support.forwardcases import CASES, ForwardSite
@@ -31,7 +32,7 @@ async def site(tmp_path: Path) -> AsyncIterator[ForwardSite]:
     """A pod with a real server on a port, and nobody on the others."""
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
-    endpoint = HttpEndpoint(port=0, token_file=token_file)
+    endpoint = HttpEndpoint(port=0, access=AccessPolicy(token_file=token_file))
     async with serving(registry(), http=endpoint) as listening:
         pods = {("gpu", "agent-1"): Pod(ports={8080: listening.http[0][1]})}
         async with StreamsServer(pods) as server, StreamsServer(pods) as strict:

@@ -9,10 +9,12 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["HttpEndpoint", "ListenError", "bind"]
+from mcp_gpu.serving.access.model import AccessPolicy
+
+__all__ = ["HttpEndpoint", "ListenError", "TlsFiles", "bind"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,14 @@ class ListenError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """A server's certificate chain and private key, PEM; read again when they change."""
+
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpEndpoint:
     """The HTTP listener and whom it lets in."""
 
@@ -43,15 +53,17 @@ class HttpEndpoint:
     """DNS names that a Host header may carry: exact, `*.suffix`, or `*` for all."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of web pages that may call, such as `https://console.example`."""
-    token_file: Path | None = None
-    """Bearer tokens, one per line, of which `/mcp` wants one; None lets everybody in."""
+    access: AccessPolicy = field(default_factory=AccessPolicy)
+    """What `/mcp` wants of its callers. The pages beside it are open to all."""
+    tls: TlsFiles | None = None
+    """None serves plain HTTP."""
     body_bytes: int = 1 << 20
     """Longest request body. Arguments are names and numbers."""
 
     @property
     def open_to_all(self) -> bool:
         """Whether other machines may call and need no token."""
-        return self.token_file is None and not all(map(_is_loopback, self.hosts))
+        return not self.access.wants_token and not all(map(_is_loopback, self.hosts))
 
 
 def bind(endpoint: HttpEndpoint) -> list[socket.socket]:

@@ -187,8 +187,8 @@ class _App:
         self._events = events
         self._plain = plain
         mcp: ASGIApp = self._mcp
-        if endpoint.token_file is not None:
-            mcp = TokenGuard(mcp, token_file=endpoint.token_file)
+        if endpoint.access.token_file is not None:
+            mcp = TokenGuard(mcp, token_file=endpoint.access.token_file)
         self._guarded_mcp = RebindingGuard(
             mcp,
             allowed_hosts=endpoint.allowed_hosts,

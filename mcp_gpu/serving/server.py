@@ -146,9 +146,9 @@ def _listen_http(
     from mcp_gpu.serving.http import serve_http
     from mcp_gpu.serving.security import read_tokens
 
-    if endpoint.token_file is not None:
+    if endpoint.access.token_file is not None:
         try:
-            read_tokens(endpoint.token_file)
+            read_tokens(endpoint.access.token_file)
         except (OSError, ValueError) as error:
             raise ListenError(f"--token-file: {error}") from error
     sockets = bind(endpoint)

@@ -63,10 +63,11 @@ class Rights:
     def missing(self, caller: Caller, tool: str) -> str:
         """What to say to a caller without the right: which, and the command that grants it."""
         shown = tool[:NAME_CHARS]
-        where = f"{RESOURCE}.{GROUP}/{shown} in namespace {self._namespace}"
+        what = f"{RESOURCE}.{GROUP}/{shown}"
         return (
-            f"{caller.name!r} may not call the tool {shown!r}: the right {VERB!r} on {where} is "
-            f"missing. It is granted by: {self._grant(caller, shown)}"
+            f"{caller.name!r} may not call the tool {shown!r}: the right {VERB!r} on {what!r} in "
+            f"namespace {self._namespace} is missing. It is granted by: "
+            f"{self._grant(caller, shown)}"
         )
 
     async def _ask(self, spec: Any) -> tuple[bool, float]:

@@ -22,18 +22,6 @@ READ = {"openid-configuration": 1, "jwks": 1}
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCluster]:
-    fake = FakeCluster(tmp_path)
-    async with fake.running(monkeypatch):
-        yield fake
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-@pytest.fixture
 async def opened(
     cluster: FakeCluster, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[Door]:

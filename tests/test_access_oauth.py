@@ -37,11 +37,6 @@ async def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-@pytest.fixture
 def opening(issuer: FakeIssuer, clock: Clock, caplog: pytest.LogCaptureFixture) -> Any:
     @asynccontextmanager
     async def opened(*scopes: str, resource: str = RESOURCE) -> AsyncIterator[Door]:

@@ -26,19 +26,6 @@ def token(name: str = "caller") -> str:
 
 
 @pytest.fixture
-async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCluster]:
-    fake = FakeCluster(tmp_path)
-    fake.granted = {(USER, "echo")}
-    async with fake.running(monkeypatch):
-        yield fake
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-@pytest.fixture
 def policy(tmp_path: Path) -> AccessPolicy:
     (tmp_path / "static").write_text(STATIC)
     return AccessPolicy(
@@ -53,6 +40,7 @@ def policy(tmp_path: Path) -> AccessPolicy:
 async def opened(
     cluster: FakeCluster, policy: AccessPolicy, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> AsyncIterator[Door]:
+    cluster.granted = {(USER, "echo")}
     async with door(policy, caplog, POD_TOKEN, STATIC) as found:
         yield found
 

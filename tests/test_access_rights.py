@@ -136,6 +136,12 @@ async def test_there_is_no_way_around_by_spelling(
     assert (await opened.post(token(), b"[" + body % twice + b"]")).status_code == 400
 
 
+async def test_a_notification_is_no_way_around(cluster: FakeCluster, opened: Door) -> None:
+    message = call("who")
+    del message["id"]
+    assert (await opened.post(token(), message)).status_code == 403
+
+
 @pytest.mark.parametrize("name", ["", "nothing", "x" * 5000, "\x1b[2Jwho", "who'; rm -rf /; '"])
 async def test_a_name_that_is_no_tools_is_not_granted(
     cluster: FakeCluster, opened: Door, name: str

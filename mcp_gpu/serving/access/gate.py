@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl
 
-from mcp_types import JSONRPCMessage, JSONRPCRequest
+from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
@@ -142,7 +142,7 @@ class Gate:
                     403, f"The token lacks a scope of: {scopes}.", error="insufficient_scope"
                 )
             except Unverifiable as error:
-                return self._unverifiable("the token", error)
+                return self._unverifiable("whether the token is good", error)
         if caller is None:
             return self._refuse(
                 401, "The bearer token is not one that is served here.", error="invalid_token"
@@ -155,7 +155,7 @@ class Gate:
             self._rights is None
             or caller is None
             or caller.kind == "static"
-            or not isinstance(message, JSONRPCRequest)
+            or not isinstance(message, JSONRPCRequest | JSONRPCNotification)
             or message.method != "tools/call"
         ):
             return None
@@ -166,7 +166,7 @@ class Gate:
             if await self._rights.may_call(caller, tool):
                 return None
         except Unverifiable as error:
-            return self._unverifiable("the right to call it", error)
+            return self._unverifiable("whether you may call this tool", error)
         logger.info("%.200r lacks the right to call %.100r", caller.name, tool)
         return refusal(403, self._rights.missing(caller, tool))
 
@@ -195,9 +195,9 @@ class Gate:
         """The log says why; a caller whom nobody knows is told less."""
         if monotonic() >= self._quiet_until:
             self._quiet_until = monotonic() + QUIET_SECONDS
-            logger.warning("%s cannot be checked: %s", what, error)
+            logger.warning("a caller is put off; unknown is %s: %s", what, error)
         return refusal(
             503,
-            f"Whether {what} is good cannot be found out now. Try again.",
+            f"It cannot be found out now {what}. Try again.",
             {"Retry-After": str(RETRY_SECONDS)},
         )

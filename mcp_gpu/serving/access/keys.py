@@ -107,18 +107,19 @@ class IssuerKeys:
         return now >= self._next_at and (old or self._key(identifier) is None)
 
     async def _read(self) -> None:
+        failure: str | None = None
         try:
             with anyio.fail_after(FETCH_SECONDS):
                 published = await self._fetch()
             self._keys = read_keys(published.key_set)
+            self._issuer, self._read_at = published.issuer, monotonic()
         except Unverifiable as error:
-            self._failure = str(error)
+            failure = str(error)
         except TimeoutError:
-            self._failure = f"the issuer's keys could not be read within {FETCH_SECONDS:g} s"
+            failure = f"not read within {FETCH_SECONDS:g} s"
         except ValueError as error:
-            self._failure = f"the issuer's key set has {error}"
-        else:
-            self._issuer, self._read_at, self._failure = published.issuer, monotonic(), None
-        if self._failure is not None:
-            logger.warning("public keys of tokens: %s", self._failure)
+            failure = f"the issuer's key set has {error}"
+        if failure is not None and failure != self._failure:
+            logger.warning("public keys of tokens: %s", failure)
+        self._failure = failure
         self._next_at = monotonic() + PAUSE_SECONDS

@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 KubernetesTokens = Literal["off", "review", "jwks"]
-"""How a Kubernetes token is checked: by asking the API server each time (TokenReview), which knows
-of deleted accounts and pods, or by the cluster's public keys, which asks it once."""
+"""How a Kubernetes token is checked: by asking the API server (TokenReview), which knows of deleted
+accounts and pods, or by the cluster's public keys, which need no asking."""
 
 
 _SCOPE = re.compile(r"[!#-\[\]-~]+")
@@ -145,6 +145,7 @@ class Verifier(Protocol):
 
         Raises:
             Unverifiable: what has to be asked does not answer.
+            InsufficientScope: it is good, and does not permit enough.
         """
 
 

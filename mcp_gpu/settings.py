@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens
+from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens, OAuth
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.sockets import default_socket_path
 
@@ -143,16 +143,29 @@ class ServeSettings(LogSettings):
     it from /readyz."""
 
     def endpoint(self) -> HttpEndpoint | None:
-        """Where to listen for HTTP; None for nowhere."""
+        """Where to listen for HTTP; None for nowhere. Raises SettingError for a contradiction."""
         port = self._port()
         if port is None:
             return None
+        try:
+            access = AccessPolicy(
+                token_file=self.token_file,
+                kubernetes_tokens=self.kubernetes_tokens,
+                token_audiences=self.token_audiences,
+                token_subjects=self.token_subjects,
+                access_review=self.access_review,
+                access_namespace=self.access_namespace,
+                oauth=OAuth.chosen(self.oauth_issuer, self.oauth_resource, self.oauth_scopes),
+                anonymous=self.allow_anonymous,
+            )
+        except ValueError as error:
+            raise SettingError(str(error)) from error
         return HttpEndpoint(
             hosts=self.http_host,
             port=port,
             allowed_hosts=self.allowed_hosts,
             allowed_origins=self.allowed_origins,
-            access=AccessPolicy(token_file=self.token_file),
+            access=access,
         )
 
     def _port(self) -> int | None:

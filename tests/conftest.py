@@ -1,11 +1,17 @@
 """Shared fixtures."""
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from support.door import Clock
+    from support.kubeapi.access import FakeCluster
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -45,3 +51,21 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
         assert shown == json.loads(path.read_text(encoding="utf-8"))
 
     return compare
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What is known of tokens and rights ages by this clock."""
+    from support.door import Clock
+
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeCluster]:
+    """This process is a pod of a cluster that says who is who and who may what."""
+    from support.kubeapi.access import FakeCluster
+
+    fake = FakeCluster(tmp_path)
+    async with fake.running(monkeypatch):
+        yield fake

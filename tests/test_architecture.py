@@ -41,7 +41,7 @@ ROLES |= {"terminal"}  # what status, health, xid and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
-    "httpx2": ("transports.http", "transports.exchange"),
+    "httpx2": ("transports.http", "transports.exchange", "mcp_gpu.serving.access.documents"),
     "httpcore2": ("transports.http", "transports.portforward"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": (
@@ -54,6 +54,7 @@ ONLY_IN = {
     ),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
+    "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
     "aiohttp": ("transports.kubernetes", "transports.websocket"),
 }
@@ -64,6 +65,7 @@ READS_ENVIRONMENT = {
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
     "transports.program",  # hands its own on to programs that make credentials
+    "mcp_gpu.serving.access.cluster_api",  # where Kubernetes says that its API server is
     "mcp_gpu.demo",  # hands its own on to its agents, less what is meant for itself
 }
 
@@ -182,3 +184,15 @@ def test_an_agent_loads_no_gateway() -> None:
     loaded = loaded_by("import mcp_gpu.agent")
     strangers = {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"}
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
+
+
+def test_a_token_is_paid_for_by_those_who_check_it() -> None:
+    served = "mcp_gpu.serving.server, mcp_gpu.serving.http"
+    loaded = loaded_by(f"import mcp_gpu.agent, mcp_gpu.gateway, {served}")
+    access = "mcp_gpu.serving.access"
+    ways = {"cluster_api", "cluster_keys", "documents", "keys", "oauth", "reviews", "rights"}
+    assert ({f"{access}.{way}" for way in ways} | {"jwt"}) & loaded == set()
+    reviewing = loaded_by(f"import {served}, {access}.reviews, {access}.rights")
+    assert {"jwt", "kubernetes", "aiohttp"} & reviewing == set()
+    signed = loaded_by(f"import mcp_gpu.agent, {served}, {access}.cluster_keys")
+    assert {"kubernetes", "aiohttp"} & signed == set()

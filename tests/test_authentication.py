@@ -10,11 +10,12 @@ import anyio
 import httpx
 import pytest
 
-import mcp_gpu.serving.security
+from mcp_gpu.serving.access import tokens as static
 from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, serve
 from support.cluster import PROGRAM, Cluster, cluster
 from support.demo_server import registry
+from support.door import door
 from support.wire import PATIENCE_SECONDS, call, serving
 
 FLEET = """
@@ -66,9 +67,54 @@ async def test_a_caller_shows_one_of_the_tokens(
         answer = await ask(client, url, authorization)
     assert answer.status_code == status
     if status == 401:
-        assert answer.headers["www-authenticate"] == "Bearer"
+        known = authorization is not None and authorization.startswith("Bearer first")
+        error = ' error="invalid_token"' if known else ""
+        assert answer.headers["www-authenticate"] == f"Bearer{error}"
         assert "bearer token" in answer.json()["error"]["message"]
         assert "first" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "access_token=first",
+        "token=first",
+        "a=b&Access_Token=first",
+        "acce%73s_token=first",
+        "token",
+    ],
+)
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_a_token_in_the_url_is_refused_and_not_repeated(
+    tokens: Path, caplog: pytest.LogCaptureFixture, query: str, wanted: bool
+) -> None:
+    policy = AccessPolicy(token_file=tokens if wanted else None)
+    async with door(policy, caplog) as opened:
+        url = f"{opened.url}/mcp?{query}"
+        headers = {"Authorization": "Bearer first"}
+        answer = await opened.client.post(url, json=call("echo", text="hi"), headers=headers)
+    assert answer.status_code == 400
+    assert "Send it as a header" in answer.json()["error"]["message"]
+    assert "first" not in answer.text
+    assert not any("first" in each.message for each in caplog.records if "httpx" not in each.name)
+
+
+@pytest.mark.parametrize(
+    "value", [b"x" * 20_000, b"x" * 60_000, b"f\xc3\xadrst", b"first\xff", b"first\x01"]
+)
+async def test_an_odd_token_is_no_token(tokens: Path, value: bytes) -> None:
+    async with guarded(tokens) as (url, client):
+        headers = {b"Authorization": b"Bearer " + value}
+        answer = await client.post(f"{url}/mcp", json=call("echo", text="hi"), headers=headers)
+        assert answer.status_code == 401
+        assert (await ask(client, url, "Bearer first")).status_code == 200
+
+
+async def test_two_tokens_are_none(tokens: Path) -> None:
+    async with guarded(tokens) as (url, client):
+        twice = [("Authorization", "Bearer first"), ("Authorization", "Bearer second")]
+        answer = await client.post(f"{url}/mcp", json=call("echo", text="hi"), headers=twice)
+    assert answer.status_code == 401
 
 
 async def test_the_first_callers_of_all_are_let_in_together(tokens: Path) -> None:
@@ -92,7 +138,7 @@ async def test_what_a_kubelet_and_a_probe_read_stays_open(tokens: Path) -> None:
 async def test_a_token_counts_as_long_as_it_is_in_the_file(
     tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.security, "TOKENS_SECONDS", 0.0)
+    monkeypatch.setattr(static, "TOKENS_SECONDS", 0.0)
 
     async def status_of(token: str) -> int:
         return (await ask(client, url, f"Bearer {token}")).status_code

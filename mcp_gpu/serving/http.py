@@ -21,12 +21,13 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mcp_gpu.serving.access.gate import Gate
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.serving.pages import Page, Pages
-from mcp_gpu.serving.security import RebindingGuard, TokenGuard, refusal
+from mcp_gpu.serving.security import RebindingGuard, refusal
 from mcp_gpu.serving.stream import Stop, fault
 from transports.framing import decode, encode
 
@@ -53,17 +54,19 @@ async def serve_http(
     endpoint: HttpEndpoint,
     sockets: list[socket.socket],
     *,
+    gate: Gate,
     pages: Pages,
     drain_seconds: int,
 ) -> None:
     """Serve until the stop is requested and what is in flight has been answered.
 
     Args:
+        gate: lets callers in; entered and left here.
         pages: what is answered beside `/mcp`; holds the stop too.
         drain_seconds: how long calls in flight may still take.
     """
-    async with _session_managers(server, endpoint.body_bytes) as (events, plain):
-        app = _App(endpoint, pages.paths, events, plain)
+    async with gate, _session_managers(server, endpoint.body_bytes) as (events, plain):
+        app = _App(endpoint, gate, {**pages.paths, **gate.pages}, events, plain)
         config = uvicorn.Config(
             app,
             http=_BoundedProtocol,
@@ -178,19 +181,18 @@ class _App:
     def __init__(
         self,
         endpoint: HttpEndpoint,
+        gate: Gate,
         pages: dict[str, Page],
         events: StreamableHTTPSessionManager,
         plain: StreamableHTTPSessionManager,
     ) -> None:
         self._body_bytes = endpoint.body_bytes
+        self._gate = gate
         self._pages = pages
         self._events = events
         self._plain = plain
-        mcp: ASGIApp = self._mcp
-        if endpoint.access.token_file is not None:
-            mcp = TokenGuard(mcp, token_file=endpoint.access.token_file)
         self._guarded_mcp = RebindingGuard(
-            mcp,
+            self._mcp,
             allowed_hosts=endpoint.allowed_hosts,
             allowed_origins=endpoint.allowed_origins,
         )
@@ -212,17 +214,30 @@ class _App:
         await answer(scope, receive, send)
 
     async def _mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            answer = refusal(405, "MCP is spoken here with POST alone.", {"Allow": "POST"})
-            await answer(scope, receive, send)
-            return
-        body = await self._body(scope, receive)
+        body = await self._admitted(scope, receive)
         if isinstance(body, Response):
             await body(scope, receive, send)
         elif _names_events(scope):
             await self._events.handle_request(scope, _replay(body, receive), send)
         else:
             await self._answer_plainly(scope, body, receive, send)
+
+    async def _admitted(self, scope: Scope, receive: Receive) -> bytes | Response:
+        """The one message that a caller who may send it has sent, or what to refuse it with."""
+        caller = await self._gate.admit(scope)
+        if isinstance(caller, Response):
+            return caller
+        if scope["method"] != "POST":
+            return refusal(405, "MCP is spoken here with POST alone.", {"Allow": "POST"})
+        body = await self._body(scope, receive)
+        if isinstance(body, Response):
+            return body
+        try:
+            message = decode(body)
+        except ValueError:
+            # What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose.
+            return Response(encode(fault(body)), status_code=400, media_type="application/json")
+        return await self._gate.permit(caller, message) or body
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""
@@ -239,7 +254,7 @@ class _App:
                 if len(body) > limit:
                     return refusal(413, too_long)
                 if not message.get("more_body", False):
-                    return _checked(bytes(body))
+                    return bytes(body)
         return refusal(408, f"The body took longer than {BODY_SECONDS:g} s.")
 
     async def _answer_plainly(
@@ -259,16 +274,6 @@ class _App:
             tasks.start_soon(watch)
             await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
-
-
-def _checked(body: bytes) -> bytes | Response:
-    """The body if it is one message, else what a byte stream answers to it too. The SDK would
-    answer with kilobytes of pydantic's prose."""
-    try:
-        decode(body)
-    except ValueError:
-        return Response(encode(fault(body)), status_code=400, media_type="application/json")
-    return body
 
 
 def _names_events(scope: Scope) -> bool:

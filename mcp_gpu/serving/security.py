@@ -1,4 +1,4 @@
-"""Who may call over HTTP: Host and Origin against DNS rebinding, and bearer tokens.
+"""Which names and pages may call over HTTP: Host and Origin, against DNS rebinding.
 
 A web page can make its visitor's browser call a server on localhost or in the visitor's network by
 letting its own DNS name resolve there. Such a request carries that name as its Host and the page
@@ -8,31 +8,22 @@ The SDK's own check can allow neither all pod IPs nor a domain.
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from urllib.parse import urlsplit
 
-import anyio
-import anyio.to_thread
 from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["RebindingGuard", "TokenGuard", "read_tokens", "refusal"]
+__all__ = ["RebindingGuard", "refusal"]
 
 logger = logging.getLogger(__name__)
 
 TOLD_CHARS = 100
 """How much of a refused header is repeated."""
-
-
-TOKENS_SECONDS = 1.0
-"""How old what was read from the token file may be: rotated tokens count within this."""
 
 
 class RebindingGuard:
@@ -84,62 +75,6 @@ class RebindingGuard:
             return host == "localhost" or ipaddress.ip_address(host).is_loopback
         except ValueError:
             return False
-
-
-class TokenGuard:
-    """ASGI middleware: 401 without one of the tokens in a file, which may change meanwhile."""
-
-    def __init__(self, app: ASGIApp, *, token_file: Path) -> None:
-        self._app = app
-        self._file = token_file
-        self._tokens: tuple[bytes, ...] | None = None
-        self._read_at = 0.0
-        self._reading = anyio.Lock()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scheme, _, shown = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and await self._knows(shown.strip()):
-            await self._app(scope, receive, send)
-            return
-        message = (
-            "A bearer token is needed (Authorization: Bearer TOKEN)."
-            if not shown
-            else "The bearer token is not one that is served here."
-        )
-        await refusal(401, message, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
-
-    async def _knows(self, token: str) -> bool:
-        shown = token.encode()
-        # Every one is compared, so that time tells nothing.
-        return sum(hmac.compare_digest(shown, known) for known in await self._current()) > 0
-
-    async def _current(self) -> tuple[bytes, ...]:
-        async with self._reading:
-            now = time.monotonic()
-            if self._tokens is None or now - self._read_at >= TOKENS_SECONDS:
-                try:
-                    self._tokens = await anyio.to_thread.run_sync(read_tokens, self._file)
-                except (OSError, ValueError) as error:
-                    # Closed, not open: what was valid once may have been withdrawn since.
-                    self._tokens = ()
-                    logger.error("nobody is let in: token file: %s", error)
-                self._read_at = now
-            return self._tokens
-
-
-def read_tokens(file: Path) -> tuple[bytes, ...]:
-    """The tokens of a file, one per line; blank lines do not count.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: there is no token in it, or a line is not one. The text shows no token.
-    """
-    tokens = tuple(line.strip() for line in file.read_bytes().splitlines() if line.strip())
-    if not tokens:
-        raise ValueError(f"{file} holds no token")
-    if any(b" " in token or not token.isascii() for token in tokens):
-        raise ValueError(f"{file}: a token may not hold blanks or other than ASCII characters")
-    return tokens
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

@@ -143,14 +143,10 @@ async def serve(
 def _listen_http(
     opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
 ) -> tuple[Listener, tuple[tuple[str, int], ...]]:
+    from mcp_gpu.serving.access.gate import Gate
     from mcp_gpu.serving.http import serve_http
-    from mcp_gpu.serving.security import read_tokens
 
-    if endpoint.access.token_file is not None:
-        try:
-            read_tokens(endpoint.access.token_file)
-        except (OSError, ValueError) as error:
-            raise ListenError(f"--token-file: {error}") from error
+    gate = Gate(endpoint.access)
     sockets = bind(endpoint)
     if endpoint.open_to_all:
         logger.warning(
@@ -162,7 +158,9 @@ def _listen_http(
     addresses = tuple(bound.getsockname()[:2] for bound in sockets)
 
     async def listener(state: Any) -> None:
-        await serve_http(server, endpoint, sockets, pages=pages, drain_seconds=drain_seconds)
+        await serve_http(
+            server, endpoint, sockets, gate=gate, pages=pages, drain_seconds=drain_seconds
+        )
 
     return listener, addresses
 

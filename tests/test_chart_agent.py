@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+import anyio
 import helm_python
 import pytest
 
 from mcp_gpu.settings import AgentSettings, GpuAccess
 from support import chart, podsecurity
 from support.chart import CHART, CI_VALUES, Object, Rendered, render
+from support.cluster import PROGRAM, START_SECONDS
 from support.helmapi import api_server
 
 ACCESSES: tuple[str, ...] = get_args(GpuAccess)
@@ -355,6 +360,40 @@ def test_agents_have_no_token_of_the_api_and_write_nowhere(path: Path) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     context = container(rendered.pods()["agent"])["securityContext"]
     assert context["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="only root can be root without capabilities",
+)
+async def test_as_root_without_capabilities_an_agent_is_reached_as_any_other(
+    tmp_path: Path,
+) -> None:
+    values = {"transport": {"mode": "stdio"}, "agent": {"privileges": "root"}}
+    pod = render({**values, "simulate": {"enabled": True}}).pods()["agent"]
+    os.chown(tmp_path, 0, pod["spec"]["securityContext"]["fsGroup"])
+    os.chmod(tmp_path, 0o2777)  # as the kubelet leaves an emptyDir
+    settings = {
+        **os.environ,
+        **variables(pod),
+        "MCP_GPU_NODE_NAME": "h100-a",
+        "MCP_GPU_SIMULATE": "demo",
+        "MCP_GPU_SOCKET": f"{tmp_path}/agent/agent.sock",
+    }
+    bare = ["setpriv", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", *PROGRAM]
+    probe = container(pod)["livenessProbe"]["exec"]["command"][1:]
+    with anyio.fail_after(START_SECONDS):
+        async with await anyio.open_process(
+            [*bare, *container(pod)["args"]], env=settings, stdin=None, stdout=None
+        ) as process:
+            assert process.stderr is not None
+            said = b""
+            while b"listening: " not in said:
+                said += await process.stderr.receive()
+            checked = await anyio.run_process([*bare, *probe], env=settings, check=False)
+            process.terminate()
+    assert checked.returncode == 0, checked.stderr
+    assert b"h100-a" in checked.stdout
 
 
 # --- the nodes' own network --------------------------------------------------------------------

@@ -1,5 +1,4 @@
-"""As much of an API server as Helm asks while it renders: what it serves, and what may be looked up.
-
+"""As much of an API server as Helm asks while it renders: what it serves, and what it holds."""
 
 from __future__ import annotations
 

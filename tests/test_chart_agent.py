@@ -181,8 +181,9 @@ def test_the_nodes_own_driver_is_mounted_and_the_agent_loads_nvml_from_it(
 def test_only_the_nodes_own_driver_takes_a_privileged_container(access: str, level: str) -> None:
     context = container(agent(gpu_access=access, privileges=level))["securityContext"]
     assert context.get("privileged", False) is (access == "hostDriver")
-    # The API server refuses a privileged container that is to gain no privileges.
-    assert context.get("allowPrivilegeEscalation") is (None if access == "hostDriver" else False)
+    # The API server refuses to let one gain none that has them all, or CAP_SYS_ADMIN.
+    free = access == "hostDriver" or level == "admin"
+    assert context.get("allowPrivilegeEscalation") is (None if free else False)
 
 
 def test_simulated_gpus_need_no_way_to_real_ones() -> None:
@@ -288,10 +289,11 @@ def test_each_level_has_what_it_names_and_no_more(level: str) -> None:
     assert podsecurity.level_of(pod) == admitted
     context = container(pod)["securityContext"]
     expected: Object = {
-        "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    if level != "admin":
+        expected["allowPrivilegeEscalation"] = False
     if root:
         expected |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     if capabilities:

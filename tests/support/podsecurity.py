@@ -100,10 +100,13 @@ def _baseline(pod: Pod) -> Iterator[str]:
         for port in container.get("ports", ()):
             if port.get("hostPort"):
                 yield f"hostPort {port['hostPort']}"
-        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):
-            for action in container.get(probe, {}).values():
+        probes = [
+            container.get(f"{kind}Probe", {}) for kind in ("liveness", "readiness", "startup")
+        ]
+        for calls in (*probes, *container.get("lifecycle", {}).values()):
+            for action in calls.values():
                 if isinstance(action, dict) and action.get("host"):
-                    yield f"host of the {probe}"
+                    yield f"host {action['host']} of a probe or lifecycle handler"
 
 
 def _restricted(pod: Pod) -> Iterator[str]:

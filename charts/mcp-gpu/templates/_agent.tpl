@@ -69,7 +69,9 @@ securityContext:
   # Nothing less has the node's device files without a runtime that adds them.
   privileged: true
   {{- else }}
+  {{- if lt $level 4 }}
   allowPrivilegeEscalation: false
+  {{- end }}
   capabilities:
     drop: [ALL]
     {{- with $capabilities }}

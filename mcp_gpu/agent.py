@@ -12,14 +12,15 @@ import anyio
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.kernel_log import opener
+from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import ListenError
 from mcp_gpu.serving.server import Readiness, serve
-from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
 from mcp_gpu.tools import health, inventory, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
@@ -134,6 +135,8 @@ def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
         return XidWatch(
             opener(settings.kernel_log),
             place=str(settings.kernel_log),
+            # Whoever names another place means that one, not this machine's kernel.
+            call=syslog.kernel if settings.kernel_log == KERNEL_LOG else None,
             journal_paths=map(Path, settings.journal_paths),
             library_path=library,
         )

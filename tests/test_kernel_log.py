@@ -19,7 +19,8 @@ import pytest
 
 from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.kernel_log import KernelLog, opener
+from mcp_gpu.node.kernel_log import KernelLog
+from mcp_gpu.node.kmsg import opener
 
 LIMIT_SECONDS = 20
 STARTED = 1_790_000_000.0
@@ -316,7 +317,8 @@ def test_without_the_capability_the_capability_is_named() -> None:
         "import ctypes, anyio\n"
         "from pathlib import Path\n"
         "from mcp_gpu.node.boot import Boot\n"
-        "from mcp_gpu.node.kernel_log import KernelLog, opener\n"
+        "from mcp_gpu.node.kernel_log import KernelLog\n"
+        "from mcp_gpu.node.kmsg import opener\n"
         # capset(2) without any capability, whatever the uid.
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "header = (ctypes.c_uint32 * 2)(0x20080522, 0)\n"

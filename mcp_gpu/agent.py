@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
+from mcp_gpu.node.gpu_access import explain
 from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
@@ -49,7 +51,10 @@ def run(settings: AgentSettings) -> int:
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
     collector = Collector(
-        Nvml(library_path=library),
+        Nvml(
+            library_path=library,
+            explain=partial(explain, access=settings.gpu_access, library=library),
+        ),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,

@@ -18,6 +18,7 @@ from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.kernel_log import KernelLog
+from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.syslog import MAX_SECONDS, MIN_SECONDS, Syslog
 
 LIMIT_SECONDS = 20
@@ -139,6 +140,21 @@ async def test_where_the_device_opens_nobody_is_asked(tmp_path: Path) -> None:
         assert log.state.place == str(path)
     assert [event.code for event in events] == [31]
     assert ring.asked == []
+
+
+async def test_another_device_in_its_place_is_not_taken_for_a_silent_log() -> None:
+    ring = Ring()
+    ring.write(1, FAULT)
+    events: list[XidEvent] = []
+    opened = opener(Path(os.devnull))
+    log = KernelLog(opened, boot=boot(), deliver=events.append)
+    async with reading(log):
+        assert not log.state.live
+        assert "there is no /dev/kmsg here" in log.state.message
+    log = KernelLog(opened, boot=boot(), deliver=events.append, call=ring.read)
+    async with reading(log):
+        assert log.state.place == "syslog(2)"
+    assert [event.code for event in events] == [31]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ read alike.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -21,6 +22,9 @@ from mcp_gpu.node.boot import Boot
 
 SLICE_SECONDS: Final = 0.005
 """Longest that records are read without letting the event loop go on: a full ring is 20,000."""
+
+_NUMBER: Final = os.makedev(1, 11)
+"""Of the device. Some containers have /dev/null or a console under its name."""
 
 _READ_BYTES: Final = 16_384
 """The device refuses to give a record to a buffer that is too small; the longest are 8 KiB."""
@@ -58,7 +62,7 @@ class Kmsg:
         """Records that were overwritten before they could be read."""
         self.covers_since: float | None = None
         self._opened, self._boot, self._take = opened, boot, take
-        self._fd = -1
+        self._fd, self._device = -1, False
         self._tail = b""
         self._next: int | None = None
         """The sequence number after the last record's."""
@@ -68,8 +72,13 @@ class Kmsg:
         """Whether the next record is what woke us."""
 
     def open(self) -> None:
-        """Raises: OSError"""
+        """Raises: OSError: ENODEV for another device in its place."""
         self._fd = self._opened()
+        found = os.fstat(self._fd)
+        self._device = stat.S_ISCHR(found.st_mode)
+        if self._device and found.st_rdev != _NUMBER:
+            os.close(self._fd)
+            raise OSError(errno.ENODEV, "another device is in its place", self.place)
         self._tail, self._seen, self._just_written = b"", self._next or 0, False
 
     def close(self) -> None:
@@ -81,7 +90,6 @@ class Kmsg:
 
         Raises: OSError: it cannot be read any more.
         """
-        device = stat.S_ISCHR(os.fstat(self._fd).st_mode)
         while True:
             at_end = self._read(time.monotonic() + SLICE_SECONDS)
             if at_end is None:
@@ -94,7 +102,7 @@ class Kmsg:
                 await anyio.sleep(_POLL_SECONDS)
             else:
                 await anyio.wait_readable(self._fd)
-                self._just_written = device
+                self._just_written = self._device
 
     def _read(self, until: float) -> bool | None:
         """Read what there is. None: there is more; else whether it ended as a file does."""

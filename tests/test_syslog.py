@@ -429,4 +429,4 @@ async def test_the_dearer_an_answer_the_rarer_it_is_asked_for(
         monkeypatch.setattr(syslog.time, "thread_time", lambda times=times: next(times))
         await reader.ask()
         pauses.append(reader.source.pause_seconds)
-    assert pauses == [MIN_SECONDS, pytest.approx(7.5), MAX_SECONDS]
+    assert pauses == [MIN_SECONDS, pytest.approx(5.0), MAX_SECONDS]

@@ -25,9 +25,10 @@ from mcp_gpu.node.kmsg import SLICE_SECONDS
 
 PLACE: Final = "syslog(2)"
 
-SHARE: Final = 0.002
+SHARE: Final = 0.003
 """Of one core that asking may take. The kernel walks its whole ring for each answer, however short:
-1.5 ms for 2,200 messages in 128 KiB, so 15 ms for the 1 MiB of a machine with 256 cores."""
+1.8 ms for 2,200 messages in 128 KiB, so some 30 ms for the 2 MiB of a machine with 256 cores (4 KiB
+a core, by CONFIG_LOG_CPU_MAX_BUF_SHIFT)."""
 
 MIN_SECONDS: Final = 2.0
 MAX_SECONDS: Final = 30.0

@@ -51,10 +51,7 @@ def run(settings: AgentSettings) -> int:
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
     collector = Collector(
-        Nvml(
-            library_path=library,
-            explain=partial(explain, access=settings.gpu_access, library=library),
-        ),
+        _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,
@@ -133,6 +130,14 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     }
     looked = snapshot.state != "starting" or running_seconds >= FIRST_READ_SECONDS
     return Readiness(looked, detail)
+
+
+def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
+    if settings.simulate is not None:
+        # This machine's drivers and devices tell nothing of a simulated node's.
+        return Nvml(library_path=library)
+    look = partial(explain, access=settings.gpu_access, library=library)
+    return Nvml(library_path=library, explain=look)
 
 
 def _watch(settings: AgentSettings, library: str | None) -> XidWatch:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
+import httpx2
 import pytest
 from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
-from mcp_gpu.gpu.errors import Code
+from mcp_gpu.gpu.errors import Code, init_advice
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.simulator import Node
 from mcp_gpu.gpu.simulator.faults import NoPermission, WholeNode
@@ -25,7 +28,9 @@ from mcp_gpu.registry import Tool
 from mcp_gpu.tools.health import agent_tool as health_tool
 from mcp_gpu.tools.inventory import agent_tool as inventory_tool
 from support import served
+from support.cluster import PROGRAM
 from support.health import BLIND, blind
+from support.ports import free_ports
 from support.results import data, text
 
 VERSION = "580.95.05"
@@ -332,3 +337,63 @@ def test_a_device_whose_mode_excludes_the_user_is_told_with_the_rung() -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "/dev/nvidiactl has mode 0660 of 0:0, which excludes uid 65534" in done.stdout
     assert "agent.privileges=root" in done.stdout
+
+
+# --- in an agent ----------------------------------------------------------------------------
+
+
+async def served_by(*command: str) -> tuple[str, str]:
+    """What the agent that this starts says when asked whether it is ready, and what it logs."""
+    (port,) = free_ports(1)
+    async with await anyio.open_process([*command, "--http-port", str(port)], stdin=None) as agent:
+        try:
+            message = await readiness(port)
+            agent.send_signal(signal.SIGTERM)
+            assert agent.stderr is not None
+            logged = b"".join([part async for part in agent.stderr]).decode()
+            assert await agent.wait() == 0
+            return message, logged
+        finally:
+            if agent.returncode is None:
+                agent.kill()
+
+
+async def readiness(port: int) -> str:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        while True:
+            with suppress(httpx2.TransportError):
+                answer = await client.get("/readyz")
+                if answer.status_code == 200:
+                    return str(answer.json()["message"])
+            await anyio.sleep(0.1)
+
+
+async def test_an_agent_says_it_where_it_is_asked_for_readiness_and_in_its_log(
+    place: Place,
+) -> None:
+    """Over this machine's own /sys/module, for this one process."""
+    place.write("sys/module/nvidia/version", f"{VERSION}\n")
+    mounted = f'mount --bind {place.root}/sys/module /sys/module && exec "$@"'
+    unshared = ["unshare", "--mount", "sh", "-c", mounted, "sh"]
+    serve = ["agent", "--gpu-access", "none", "--socket", str(place.root / "s")]
+    with anyio.fail_after(60):
+        try:
+            await anyio.run_process([*unshared, "true"])
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no mount namespaces here")
+        message, logged = await served_by(*unshared, *PROGRAM, *serve)
+    if not message.startswith("LibraryNotFound"):
+        pytest.skip("this machine has a driver's library")
+    assert "gpu.access=none asks for nothing" in message
+    assert message in logged
+
+
+async def test_of_a_simulated_node_this_machine_tells_nothing(tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(
+        '[[nodes]]\nname = "sick"\nprofile = "h100"\n[[nodes.faults]]\nkind = "library_missing"\n'
+    )
+    serve = ["agent", "--simulate", str(fleet), "--node-name", "sick"]
+    with anyio.fail_after(60):
+        message, _ = await served_by(*PROGRAM, *serve, "--socket", str(tmp_path / "s"))
+    assert message.startswith(f"LibraryNotFound: {init_advice(Code.LIBRARY_NOT_FOUND)}")

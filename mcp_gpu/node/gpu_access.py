@@ -54,6 +54,7 @@ _DEVICES: Final = frozenset(
 
 _MAPPED: Final = re.compile(r"/libnvidia-ml\.so\.([0-9]+(?:\.[0-9]+)+)$", re.MULTILINE)
 
+_VERSION_CHARS: Final = 40
 _READ_BYTES: Final = 1 << 20
 
 
@@ -110,7 +111,7 @@ def _module(root: Path) -> str | None:
     """The version of the kernel module that is loaded, perhaps empty; None: none is."""
     if not os.path.isdir(root / "sys/module/nvidia"):
         return None if not os.path.exists(root / "proc/driver/nvidia/version") else ""
-    return _read(root / "sys/module/nvidia/version").strip()
+    return _read(root / "sys/module/nvidia/version").strip()[:_VERSION_CHARS]
 
 
 def _no_driver(root: Path) -> str:

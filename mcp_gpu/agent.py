@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,16 @@ import anyio
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.kernel_log import opener
+from mcp_gpu.node.gpu_access import explain
+from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import ListenError
 from mcp_gpu.serving.server import Readiness, serve
-from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
 from mcp_gpu.tools import health, inventory, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
@@ -48,7 +51,7 @@ def run(settings: AgentSettings) -> int:
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
     collector = Collector(
-        Nvml(library_path=library),
+        _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,
@@ -129,11 +132,21 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     return Readiness(looked, detail)
 
 
+def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
+    if settings.simulate is not None:
+        # This machine's drivers and devices tell nothing of a simulated node's.
+        return Nvml(library_path=library)
+    look = partial(explain, access=settings.gpu_access, library=library)
+    return Nvml(library_path=library, explain=look)
+
+
 def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
     if settings.simulate is None:
         return XidWatch(
             opener(settings.kernel_log),
             place=str(settings.kernel_log),
+            # Whoever names another place means that one, not this machine's kernel.
+            call=syslog.kernel if settings.kernel_log == KERNEL_LOG else None,
             journal_paths=map(Path, settings.journal_paths),
             library_path=library,
         )

@@ -24,6 +24,7 @@ from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.sockets import default_socket_path
 
 __all__ = [
+    "KERNEL_LOG",
     "AgentSettings",
     "DemoSettings",
     "DoctorSettings",
@@ -42,6 +43,7 @@ __all__ = [
 
 PREFIX = "MCP_GPU_"
 DEFAULT_HTTP_PORT = 8080
+KERNEL_LOG = Path("/dev/kmsg")
 
 
 class SettingError(Exception):
@@ -191,8 +193,9 @@ class AgentSettings(ServeSettings):
     nvml_library: Path | None = None
     """libnvidia-ml.so.1 to load before looking in the usual places, such as the GPU operator's
     under /run/nvidia/driver."""
-    kernel_log: File = Path("/dev/kmsg")
-    """Where the kernel's messages are read, the driver's Xids among them. Needs CAP_SYSLOG where
+    kernel_log: File = KERNEL_LOG
+    """Where the kernel's messages are read, the driver's Xids among them. Where the default does
+    not open, as in containers, syslog(2) is asked instead. Either needs CAP_SYSLOG where
     kernel.dmesg_restrict is 1, as usual."""
     journal_paths: Names = (
         "/var/log/journal",

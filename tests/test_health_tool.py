@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -33,7 +32,6 @@ from mcp_gpu.gpu.simulator.faults import (
 )
 from mcp_gpu.gpu.vitals import VITALS_READINGS
 from mcp_gpu.gpu.xid.model import XidEvent
-from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.sight import Sense, Sight
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.tools.fleet_health import gateway_tool
@@ -42,7 +40,7 @@ from mcp_gpu.tools.health import text as one_text
 from mcp_gpu.tools.health_model import NodeHealth
 from support import served
 from support.fleet import Agent, Path, inventory
-from support.health import BLIND, HealthAgent, assessment, finding, fleet
+from support.health import BLIND, HealthAgent, assessment, blind, finding, fleet
 from support.results import data, text
 from transports.errors import Gone, Unreachable
 
@@ -53,11 +51,6 @@ FAULT: TypeAdapter[Fault] = TypeAdapter(Fault)
 NO_LOG = Sense(
     name="kernel_log", works=False, why="no permission to read /dev/kmsg", unlocks="Xids 79"
 )
-
-
-def blind() -> XidWatch:
-    """A watch that nothing has told of any Xid."""
-    return XidWatch(lambda: os.open(os.devnull, os.O_RDONLY), boot=Boot("0" * 32, 0.0))
 
 
 def agent(

@@ -19,7 +19,8 @@ import pytest
 
 from mcp_gpu.gpu.xid.model import XidEvent
 from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.kernel_log import KernelLog, opener
+from mcp_gpu.node.kernel_log import KernelLog
+from mcp_gpu.node.kmsg import opener
 
 LIMIT_SECONDS = 20
 STARTED = 1_790_000_000.0
@@ -309,20 +310,30 @@ async def test_a_reader_that_was_overtaken_goes_on(
         assert log.state.lost_records == 91
 
 
-def test_without_the_capability_the_capability_is_named() -> None:
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("None", "kernel.dmesg_restrict is 1: /dev/kmsg wants"),
+        ("kernel", "neither /dev/kmsg nor syslog(2) without"),
+    ],
+)
+def test_without_the_capability_its_rung_is_named(call: str, said: str) -> None:
     if os.getuid() or Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() != "1":
         pytest.skip("needs root and kernel.dmesg_restrict=1")
     script = (
         "import ctypes, anyio\n"
         "from pathlib import Path\n"
         "from mcp_gpu.node.boot import Boot\n"
-        "from mcp_gpu.node.kernel_log import KernelLog, opener\n"
+        "from mcp_gpu.node.kernel_log import KernelLog\n"
+        "from mcp_gpu.node.kmsg import opener\n"
+        "from mcp_gpu.node.syslog import kernel\n"
         # capset(2) without any capability, whatever the uid.
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "header = (ctypes.c_uint32 * 2)(0x20080522, 0)\n"
         "assert libc.capset(header, (ctypes.c_uint32 * 6)()) == 0\n"
         "async def main():\n"
-        "    log = KernelLog(opener(Path('/dev/kmsg')), boot=Boot('', 0), deliver=print)\n"
+        "    opened = opener(Path('/dev/kmsg'))\n"
+        f"    log = KernelLog(opened, boot=Boot('', 0), deliver=print, call={call})\n"
         "    async with anyio.create_task_group() as tasks:\n"
         "        tasks.start_soon(log.run)\n"
         "        await log.settled.wait()\n"
@@ -333,8 +344,10 @@ def test_without_the_capability_the_capability_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
     )
-    assert done.stdout.startswith("False kernel log not readable: 79, 119 and 120 may be absent")
-    assert "CAP_SYSLOG" in done.stdout
+    assert done.stdout == (
+        "False kernel log not readable: 79, 119 and 120 may be absent: "
+        f"{said} CAP_SYSLOG (chart: agent.privileges=kernelLog)\n"
+    )
 
 
 async def test_the_device_of_this_machine_is_read_to_its_end() -> None:

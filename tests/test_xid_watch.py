@@ -18,7 +18,7 @@ from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.simulator.faults import Fault, Hang, Xid
 from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.kernel_log import opener
+from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.tools.explain_xid import explain_tool

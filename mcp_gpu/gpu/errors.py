@@ -153,12 +153,13 @@ class NvmlUnavailable(NvmlError):
 
     Args:
         detail: what the system itself says, added to the advice.
+        explanation: what is known of this machine, instead of what the code means in general.
     """
 
-    def __init__(self, code: int, call: str, detail: str = "") -> None:
+    def __init__(self, code: int, call: str, detail: str = "", explanation: str = "") -> None:
         name = error_name(code)
-        advice = _ADVICE.get(code, f"{call} failed.")
-        message = f"{name}: {advice}" + (f" ({detail})" if detail else "")
+        advice = init_advice(code) or f"{call} failed."
+        message = f"{name}: " + (explanation or advice + (f" ({detail})" if detail else ""))
         super().__init__(code, call, message)
         self.failure = Failure(code=code, name=name, message=message)
         self.state: SnapshotState = "absent" if code in _ABSENT else "failing"
@@ -181,6 +182,11 @@ def error_name(code: int) -> str:
         return "".join(word.capitalize() for word in Code(code).name.split("_"))
     except ValueError:
         return f"Code{code}"
+
+
+def init_advice(code: int) -> str:
+    """What a return code of nvmlInit is known to mean, and what to do; empty: not known."""
+    return _ADVICE.get(code, "")
 
 
 def gpu_error(code: int) -> str:

@@ -96,11 +96,18 @@ class Nvml:
         library_path: an absolute path to load first. The binding asks for "libnvidia-ml.so.1"
             by name, and a library of that SONAME that is loaded already wins. The driver
             container of the GPU Operator puts it under /run/nvidia/driver/usr/lib/.
+        explain: from a return code of nvmlInit and what the loader of libraries said, what is the
+            matter with this machine; empty: it does not know.
     """
 
-    def __init__(self, *, library_path: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        library_path: str | None = None,
+        explain: Callable[[int, str], str] = lambda code, detail: "",
+    ) -> None:
         self.calling: Calling | None = None
-        self._library_path = library_path
+        self._library_path, self._explain = library_path, explain
         self._slowest_seconds = 0.0
         self._missing: set[str] = set()
         self._references_owed = 0
@@ -132,11 +139,14 @@ class Nvml:
             try:
                 ctypes.CDLL(self._library_path)
             except OSError as error:
-                raise NvmlUnavailable(Code.LIBRARY_NOT_FOUND, "dlopen", str(error)) from error
+                raise self._unavailable(Code.LIBRARY_NOT_FOUND, "dlopen", str(error)) from error
         try:
             self.call("nvmlInit", None)
         except NvmlError as error:
-            raise NvmlUnavailable(error.code, error.call, _init_detail(error.code)) from error
+            raise self._unavailable(error.code, error.call, _init_detail(error.code)) from error
+
+    def _unavailable(self, code: int, call: str, detail: str) -> NvmlUnavailable:
+        return NvmlUnavailable(code, call, detail, self._explain(code, detail))
 
     def close(self) -> None:
         """Shut NVML down. Every handle is void afterwards. Never raises."""

@@ -56,19 +56,25 @@ class Boot:
         """Unix seconds of a time stamp of the log."""
         return self._start(microseconds) + microseconds / 1e6
 
-    def heard(self, microseconds: int) -> None:
+    def heard(self, microseconds: int, *, late: float = 0.0) -> None:
         """Learn from a record that has just been written how far the log's clock has drifted.
 
         Only what comes after it is told differently: the time of an event never changes, or two
         sources that tell of it would be taken for two events. A record is never read before it is
         written, but may be long after, by a process that was held up: an earlier start counts at
         once, a later one when several reads in a row agree.
+
+        Args:
+            microseconds: the record's time stamp.
+            late: how many seconds ago it may have been written.
         """
         start = self._clock() - microseconds / 1e6
         drift = start - self.started_at
         if abs(drift) > _STEP_SECONDS + _DRIFT * microseconds / 1e6:
             return
-        wrong = start - self._start(microseconds)
+        known = self._start(microseconds)
+        start = max(start - late, min(start, known))
+        wrong = start - known
         if wrong > _STEP_SECONDS:
             self._later.append(start)
             if len(self._later) < _READS:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from mcp_gpu.gpu.privileges import JOURNAL, ROOT
 from mcp_gpu.gpu.xid.line import parse
 from mcp_gpu.gpu.xid.model import SourceState, XidEvent
 from mcp_gpu.node.boot import Boot
@@ -86,8 +87,8 @@ class Journal:
         paths: folders such as /var/log/journal; those that are not there are passed over.
         boot: the present one.
         deliver: takes each Xid, in the journal's thread.
-        kernel_log_read: whether /dev/kmsg is read as well. Then both must tell the same time of
-            an event of this boot, that of the log's own stamp; else journald's is the better.
+        kernel_log_read: whether the kernel log is read as well. Then both must tell the same time
+            of an event of this boot, that of the log's own stamp; else journald's is the better.
         clock: Unix time.
     """
 
@@ -295,8 +296,8 @@ class Journal:
         former = "former boots are not seen"
         if refused:
             return (
-                f"journal not readable: {former}: {refused[0]} for uid {os.getuid()}; run as root "
-                "or in the group systemd-journal"
+                f"journal not readable: {former}: {refused[0]} for uid {os.getuid()}; run as "
+                f"{ROOT} or in the group systemd-journal"
             )
         if self._damaged:
             path, damage = next(iter(self._damaged.items()))
@@ -304,7 +305,7 @@ class Journal:
         if not self._paths:
             return f"no journal to read: {former}"
         places = ", ".join(map(str, self._paths))
-        return f"no journal in {places}: {former}; mount the node's /var/log/journal read-only"
+        return f"no journal in {places}: {former}; mount {JOURNAL}"
 
 
 def _changed_at(entry: os.DirEntry[str]) -> float:

@@ -1,9 +1,7 @@
-"""The kernel log, /dev/kmsg: every Xid of this boot that the kernel's ring still holds, then live.
+"""The kernel log: every Xid of this boot that the kernel's ring still holds, then those that come.
 
-One record is `priority,sequence,microseconds,flags;message`, with further lines that begin with a
-blank (kernel documentation, ABI/testing/dev-kmsg). The device gives one per read, EAGAIN at the
-end and EPIPE where the ring has overtaken the reader. A FIFO, a pipe or a file of such records is
-read alike.
+Read from its device, which tells of each message at once and numbers them, or where that does not
+open by syslog(2): `Kmsg`, `Syslog`.
 """
 
 from __future__ import annotations
@@ -11,34 +9,20 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
+from mcp_gpu.gpu.privileges import KERNEL_LOG
 from mcp_gpu.gpu.xid.model import SourceState, XidEvent
 from mcp_gpu.node.boot import Boot
+from mcp_gpu.node.kmsg import Kmsg
 from mcp_gpu.node.lines import XidLines
+from mcp_gpu.node.syslog import Syslog
 
 log = logging.getLogger(__name__)
-
-SLICE_SECONDS: Final = 0.005
-"""Longest that records are read without letting the event loop go on: a full ring is 20,000."""
-
-_READ_BYTES: Final = 16_384
-"""The device refuses to give a record to a buffer that is too small; the longest are 8 KiB."""
-
-_LINE_BYTES: Final = 65_536
-"""What has no line end by then is no record."""
-
-_DIGITS: Final = 20
-"""Of a sequence number or a time stamp: those of 64 bits have no more."""
-
-_POLL_SECONDS: Final = 1.0
-"""How often a file, or a FIFO that nobody writes to, is looked at."""
 
 _RETRY_SECONDS: Final = 5.0
 _RETRY_MAX_SECONDS: Final = 300.0
@@ -48,14 +32,47 @@ _CAP_SYSLOG: Final = 34
 _MISSING: Final = "79, 119 and 120 may be absent"
 
 
+class Way(Protocol):
+    """One way to read it."""
+
+    @property
+    def place(self) -> str:
+        """What it is called."""
+
+    @property
+    def message(self) -> str:
+        """What is missing from it though it is read."""
+
+    @property
+    def lost(self) -> int:
+        """Messages that could not be read."""
+
+    @property
+    def covers_since(self) -> float | None:
+        """Unix seconds."""
+
+    def open(self) -> None:
+        """Raises: OSError"""
+
+    def close(self) -> None:
+        """Once for each `open`."""
+
+    async def follow(self, settled: anyio.Event) -> None:
+        """Read for ever; `settled` is set once all that was there has been read.
+
+        Raises: OSError: it cannot be read any more.
+        """
+
+
 class KernelLog:
     """Follows a kernel log for ever.
 
     Args:
-        opened: opens it, without blocking, and returns the file descriptor.
+        opened: opens the device, without blocking, and returns the file descriptor.
         boot: of the kernel that writes it.
         deliver: takes each Xid, in the event loop.
-        place: what it is called in messages.
+        place: what the device is called in messages.
+        call: asks the same kernel, where the device does not open.
     """
 
     def __init__(
@@ -65,161 +82,121 @@ class KernelLog:
         boot: Boot,
         deliver: Callable[[XidEvent], None],
         place: str = "/dev/kmsg",
+        call: Callable[[int], bytes] | None = None,
     ) -> None:
-        self._opened, self._boot, self._deliver, self._place = opened, boot, deliver, place
+        self._boot, self._deliver = boot, deliver
         self._lines = XidLines("kernel_log")
+        self._ways: list[Way] = [Kmsg(opened, boot=boot, take=self._take, place=place)]
+        if call is not None:
+            self._ways.append(Syslog(call, boot=boot, take=self._take))
+        self._way: Way | None = None
+        """The one that is read or was last."""
         self._live = False
         self._message = "kernel log not opened yet"
-        self._covers_since: float | None = None
-        self._lost = 0
-        self._failed = False
-        """Whether a defect of ours has been logged: a full ring has 20,000 records."""
-        self._tail = b""
-        self._next: int | None = None
-        """The sequence number after the last record's."""
-        self._seen = 0
-        """Records before this one were delivered before the log was opened again."""
-        self._just_written = False
-        """Whether the next record is what woke us."""
+        self._failed = 0
+        """Messages that a defect of ours has cost."""
         self.settled = anyio.Event()
         """Set once all that was there has been read, or nothing can be."""
 
     @property
     def state(self) -> SourceState:
         """What can be seen now."""
+        way = self._way
         return SourceState(
             source="kernel_log",
             live=self._live,
-            message=self._message,
-            covers_since=self._covers_since,
-            lost_records=self._lost,
+            place=way.place if way is not None and self._live else "",
+            message=way.message if way is not None and self._live else self._message,
+            covers_since=None if way is None else way.covers_since,
+            lost_records=self._failed + (0 if way is None else way.lost),
         )
 
     async def run(self) -> None:
         """Read until cancelled; open again what cannot be read."""
         pause = _RETRY_SECONDS
         while True:
-            try:
-                fd = self._opened()
+            way = self._open()
+            if way is not None:
+                pause = _RETRY_SECONDS
                 try:
-                    self._become(True, "")
-                    await self._follow(fd)
+                    await way.follow(self.settled)
+                except OSError as error:
+                    self._become(False, _unreadable(_why(error, way.place)))
                 finally:
-                    os.close(fd)
-            except OSError as error:
-                if self._live:
-                    pause = _RETRY_SECONDS
-                self._become(False, _why(error, self._place))
-                self.settled.set()
+                    way.close()
+            self.settled.set()
             await anyio.sleep(pause)
             pause = min(2 * pause, _RETRY_MAX_SECONDS)
 
-    def _become(self, live: bool, message: str) -> None:
-        if message != self._message:
-            log.info("%s", message or f"kernel log: reading {self._place}")
-        self._live, self._message = live, message
-
-    async def _follow(self, fd: int) -> None:
-        """Raises: OSError: it cannot be read any more."""
-        device = stat.S_ISCHR(os.fstat(fd).st_mode)
-        self._tail, self._seen, self._just_written = b"", self._next or 0, False
-        while True:
-            at_end = self._read(fd, time.monotonic() + SLICE_SECONDS)
-            if at_end is None:
-                await anyio.lowlevel.checkpoint()
-                continue
-            if self._covers_since is None:
-                self._covers_since = time.time()
-            self.settled.set()
-            if at_end:
-                await anyio.sleep(_POLL_SECONDS)
-            else:
-                await anyio.wait_readable(fd)
-                self._just_written = device
-
-    def _read(self, fd: int, until: float) -> bool | None:
-        """Read what there is. None: there is more; else whether it ended as a file does."""
-        while time.monotonic() < until:
+    def _open(self) -> Way | None:
+        """The first way that opens, and for good: another one would tell everything again."""
+        refused: list[OSError] = []
+        for way in self._ways:
             try:
-                data = os.read(fd, _READ_BYTES)
-            except BlockingIOError:
-                return False
-            except BrokenPipeError:
-                continue  # What was overwritten shows in the next record's number.
-            if not data:
-                return True
-            *lines, self._tail = (self._tail + data).split(b"\n")
-            for line in lines:
-                self._take(line)
-            if len(self._tail) > _LINE_BYTES:
-                self._tail = b""
+                way.open()
+            except OSError as error:
+                refused.append(error)
+                continue
+            self._way, self._ways = way, [way]
+            instead = f", as the device does not open ({refused[0].strerror})" if refused else ""
+            self._become(True, f"kernel log: reading {way.place}{instead}")
+            return way
+        device = self._ways[0].place
+        why = _why(refused[0], device) if len(refused) == 1 else _why_neither(refused[1], device)
+        self._become(False, _unreadable(why))
         return None
 
-    def _take(self, line: bytes) -> None:
+    def _become(self, live: bool, message: str) -> None:
+        if message != self._message:
+            log.info("%s", message)
+        self._live, self._message = live, message
+
+    def _take(self, text: str, at: float) -> None:
         try:
-            self._record(line)
+            if (event := self._lines.event(text, at, self._boot.boot_id)) is not None:
+                self._deliver(event)
         except Exception:
-            # Boundary: one record; a defect of ours must not end the agent.
-            self._lost += 1
-            if not self._failed:
+            # Boundary: one message; a defect of ours must not end the agent.
+            if not self._failed:  # once: a full ring has 20,000
                 log.exception("a record of the kernel log")
-            self._failed = True
-
-    def _record(self, line: bytes) -> None:
-        head, semicolon, message = line.partition(b";")
-        if not semicolon or line.startswith(b" "):
-            return
-        numbers = head.split(b",", 3)[1:3]
-        if any(len(number) > _DIGITS for number in numbers):
-            return
-        try:
-            sequence, microseconds = map(int, numbers)
-        except ValueError:
-            return
-        if sequence < self._seen:
-            return
-        self._seen = 0
-        if self._just_written:
-            self._boot.heard(microseconds)
-            self._just_written = False
-        at = self._boot.at(microseconds)
-        if self._next is not None:
-            self._lost += max(0, sequence - self._next)
-        else:
-            # A pipe may have had nothing yet when it was looked at first.
-            begin = self._boot.started_at if sequence == 0 else at
-            self._covers_since = min(begin, self._covers_since or begin)
-        self._next = sequence + 1
-        text = message.decode("utf-8", "replace")
-        if (event := self._lines.event(text, at, self._boot.boot_id)) is not None:
-            self._deliver(event)
+            self._failed += 1
 
 
-def opener(path: Path) -> Callable[[], int]:
-    """Opens this path for `KernelLog`."""
-    return lambda: os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _unreadable(why: str) -> str:
+    return f"kernel log not readable: {_MISSING}: {why}"
+
+
+def _why_neither(error: OSError, device: str) -> str:
+    """Why neither the device nor the call can be used, and what to grant for the call."""
+    what = f"neither {device} nor syslog(2)"
+    if error.errno != errno.EPERM:
+        return f"{what}: {os.strerror(error.errno or 0)}"
+    if not _may_read():
+        return f"{what} without {KERNEL_LOG}"
+    if not _initial_user_namespace():
+        return f"{what} with a capability of a user namespace; run without one (hostUsers: true)"
+    return f"{what}: the seccomp profile forbids the call; use RuntimeDefault"
 
 
 def _why(error: OSError, place: str) -> str:
     """Why it cannot be read, and what to grant."""
     if error.errno in {errno.ENOENT, errno.ENXIO, errno.ENODEV}:
-        what = f"there is no {place} here; mount it from the node and grant CAP_SYSLOG"
-    elif error.errno == errno.EACCES:
-        what = f"the mode of {place} excludes uid {os.getuid()}; run as root, with CAP_SYSLOG"
-    elif error.errno != errno.EPERM:
-        what = f"{place}: {os.strerror(error.errno or 0)}"
-    elif _restricted() and not _may_read():
-        what = f"kernel.dmesg_restrict is 1 and CAP_SYSLOG is missing; grant it to read {place}"
-    elif not _initial_user_namespace():
-        what = (
-            f"a capability of a user namespace does not open {place}; run without one (hostUsers)"
+        return f"there is no {place} here; mount it from the node and grant {KERNEL_LOG}"
+    if error.errno == errno.EACCES:
+        return f"the mode of {place} excludes uid {os.getuid()}; run as root, with {KERNEL_LOG}"
+    if error.errno != errno.EPERM:
+        return f"{place}: {os.strerror(error.errno or 0)}"
+    if _restricted() and not _may_read():
+        return f"kernel.dmesg_restrict is 1: {place} wants {KERNEL_LOG}"
+    if not _initial_user_namespace():
+        return (
+            f"a capability of a user namespace does not open {place}; run without one "
+            "(hostUsers: true)"
         )
-    else:
-        what = (
-            f"this container's device cgroup does not allow {place}; allow the character device "
-            "1:11, or run privileged"
-        )
-    return f"kernel log not readable: {_MISSING}: {what}"
+    return (
+        f"this container's device cgroup does not allow {place}; allow the character device 1:11, "
+        "or run privileged"
+    )
 
 
 def _restricted() -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 from pydantic import Field
 
 from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.privileges import ADMIN, JOURNAL, KERNEL_LOG, PROCESSES, ROOT
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Source, SourceState
 
@@ -62,11 +63,11 @@ _SOURCES: Final[dict[Source, tuple[str, str]]] = {
     ),
     "kernel_log": (
         "kernel_log",
-        "All Xids of this boot, 79, 119 and 120 among them; CAP_SYSLOG and the device /dev/kmsg.",
+        f"All Xids of this boot, 79, 119 and 120 among them; {KERNEL_LOG}.",
     ),
     "journal": (
         "journal",
-        "Xids of former boots; /var/log/journal mounted read-only and the group systemd-journal.",
+        f"Xids of former boots; mount {JOURNAL}.",
     ),
 }
 
@@ -96,18 +97,17 @@ def look(
         _sense(
             "host_processes",
             _host_processes(proc),
-            "Whose processes are on a GPU; hostPID: true.",
+            f"Whose processes are on a GPU; {PROCESSES}.",
         ),
         _sense(
             "pod_resources",
             _pod_resources(pod_resources),
-            f"Which pods hold a GPU; the folder {pod_resources.parent} mounted, and uid 0.",
+            f"Which pods hold a GPU; the folder {pod_resources.parent} mounted, and {ROOT}.",
         ),
         _sense(
             "mig_monitor",
             _mig_monitor(proc, dev),
-            "Totals of a GPU that is cut into MIG instances; NVIDIA_MIG_MONITOR_DEVICES=all and "
-            "CAP_SYS_ADMIN.",
+            f"Totals of a GPU that is cut into MIG instances; {ADMIN}.",
         ),
     ]
     return Sight(

@@ -27,6 +27,7 @@ class XidWatch:
     Args:
         kernel_log: opens the kernel log, without blocking, and returns the file descriptor.
         place: what that is called in messages.
+        call: asks the same kernel for its log, where the former does not open.
         journal_paths: folders of journald's files.
         boot: the kernel's; by default this machine's.
         library_path: as for `Nvml`.
@@ -37,6 +38,7 @@ class XidWatch:
         kernel_log: Callable[[], int],
         *,
         place: str = "/dev/kmsg",
+        call: Callable[[int], bytes] | None = None,
         journal_paths: Iterable[Path] = (),
         boot: Boot | None = None,
         library_path: str | None = None,
@@ -47,7 +49,7 @@ class XidWatch:
         add = self.log.add
         self.events = XidEvents(add, boot_id=boot.boot_id, library_path=library_path)
         """For the collector, which knows when NVML may be listened to."""
-        self._kernel_log = KernelLog(kernel_log, boot=boot, deliver=add, place=place)
+        self._kernel_log = KernelLog(kernel_log, boot=boot, deliver=add, place=place, call=call)
         self._journal = Journal(
             journal_paths,
             boot=boot,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from pydantic import BaseModel
 
 from mcp_gpu.gpu.health.model import Assessment, Evidence, Finding, GpuVerdict, Severity
 from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.sight import Sight
+from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools.health import AgentArguments
 from mcp_gpu.tools.health_model import NodeHealth, worst
@@ -19,6 +22,11 @@ VERDICT = {"critical": "failed", "warning": "degraded", "info": "healthy"}
 
 BLIND = Sight(uid=0, driver_version=None, senses=(), missing_symbols=())
 """An agent whose senses all work: there are none."""
+
+
+def blind() -> XidWatch:
+    """A watch that nothing has told of any Xid."""
+    return XidWatch(lambda: os.memfd_create("nothing"), boot=Boot("0" * 32, 0.0))
 
 
 def finding(

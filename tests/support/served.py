@@ -13,6 +13,7 @@ from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.simulator import Node, installed
 from mcp_gpu.registry import Registry, Tool
 from support.fleet import Agent, Path
@@ -34,11 +35,15 @@ def registry(tool: Tool[Any], node: str = "here") -> Registry:
 
 @asynccontextmanager
 async def agent(
-    node: Node, make: Callable[[Collector], Tool[Any]], *, looked: bool = True
+    node: Node,
+    make: Callable[[Collector], Tool[Any]],
+    *,
+    looked: bool = True,
+    nvml: Callable[[], Nvml] = Nvml,
 ) -> AsyncIterator[Client]:
     """A client of an agent on this machine, once the agent has looked at it, or at once."""
     with installed(node):
-        collector = Collector()
+        collector = Collector(nvml())
         collector.start()
         try:
             with anyio.fail_after(30):

@@ -84,10 +84,10 @@ def _failure(site: Site, failure: Failure) -> Finding:
         return _absent(site, failure, evidence)
     if failure.code == Nvml.LIB_RM_VERSION_MISMATCH:
         title = "The driver's library and its kernel module are of different versions."
-        return CODES["driver_mismatch"].finding(None, title, evidence)
+        return CODES["driver_mismatch"].finding(None, title, evidence, advice=failure.message)
     if failure.code == Nvml.NO_PERMISSION:
         title = "This agent may not open the NVIDIA driver."
-        return CODES["nvml_no_permission"].finding(None, title, evidence)
+        return CODES["nvml_no_permission"].finding(None, title, evidence, advice=failure.message)
     if failure.code in {Nvml.OPERATING_SYSTEM, Nvml.UNKNOWN}:
         return CODES["nvml_failing"].finding(
             None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from mcp_gpu.gpu.privileges import KERNEL_LOG
 from mcp_gpu.gpu.xid.model import Source, SourceState
 
 __all__ = ["missed"]
@@ -14,7 +15,7 @@ _SLACK_SECONDS: Final = 60.0
 
 _WITHOUT_LOG: Final = (
     "Without a log 79, 119 and 120 may be absent, and every Xid from before the agent started: "
-    "grant CAP_SYSLOG and mount /dev/kmsg."
+    f"grant {KERNEL_LOG}."
 )
 """The driver's events never bring those three, and none comes twice."""
 

@@ -10,8 +10,8 @@ from pydantic import Field
 from mcp_gpu.gpu.wire import Wire
 
 Source = Literal["nvml", "kernel_log", "journal"]
-"""nvml: the driver's event set, live only, and never 79, 119 or 120; kernel_log: /dev/kmsg, this
-boot as far as the ring goes back; journal: journald's files, former boots too."""
+"""nvml: the driver's event set, live only, and never 79, 119 or 120; kernel_log: the kernel's
+ring, this boot as far as it goes back; journal: journald's files, former boots too."""
 
 OFF_THE_BUS: Final = 79
 """The Xid of a GPU that does not answer on the PCIe bus any more."""
@@ -60,6 +60,11 @@ class SourceState(Wire):
 
     source: Source
     live: bool = Field(description="Whether it is being read.")
+    place: str = Field(
+        default="",
+        description="Of the kernel log how it is read: from /dev/kmsg, or by syslog(2), which is "
+        "asked every few seconds and cannot count what it lost.",
+    )
     message: str = Field(
         description="Why not, or what is missing from it, and what would mend it; else empty."
     )

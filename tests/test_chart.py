@@ -22,8 +22,8 @@ from mcp_gpu.settings import (
     AgentSettings,
     DoctorSettings,
     GatewaySettings,
-    unknown_variables,
 )
+from mcp_gpu.variables import unknown_variables
 from support import chart, podsecurity
 from support.chart import CHART, CI_VALUES, ROOT, Object, Rendered, render
 from support.cluster import END_SECONDS, PROGRAM, Running

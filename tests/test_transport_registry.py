@@ -83,6 +83,12 @@ def test_a_broken_plugin_is_named(plugins: list[EntryPoint], value: str, words: 
         ("http", {"connect_timeout_seconds": "soon"}, "option 'connect_timeout_seconds': "),
         ("http", {"scheme": "gopher"}, "option 'scheme': "),
         ("http", {"token": "a", "token_file": "b"}, "exclude each other"),
+        ("http", {"token": "s3cret"}, "token needs the scheme https"),
+        ("http", {"token_file": "b"}, "token_file needs the scheme https"),
+        ("portforward", {"token_file": "b"}, "token_file needs the scheme https"),
+        ("http", {"server_name": "a.svc"}, "server_name needs the scheme https"),
+        ("http", {"scheme": "https", "server_name": "a b"}, "server_name is not a DNS name"),
+        ("http", {"scheme": "https", "server_name": "10.0.0.1"}, "server_name is not a DNS name"),
         ("http", {"ca_file": "/ca.pem"}, "ca_file needs the scheme https"),
         ("http", {"path": "mcp"}, "path must start with a slash"),
         ("command", {"argv": "ssh {node}"}, "option 'argv': "),
@@ -100,6 +106,6 @@ def test_an_option_that_is_wrong_is_refused_by_name(
 def test_a_refused_token_is_not_shown() -> None:
     for token in ("s3 cret", ["s3", "cret"], "s3\ncret"):
         with pytest.raises(ValueError, match="token") as caught:
-            registry.load("http", {"token": token})
+            registry.load("http", {"scheme": "https", "token": token})
         assert "cret" not in str(caught.value)
         assert "cret" not in repr(caught.value.__cause__)

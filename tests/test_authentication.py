@@ -194,7 +194,7 @@ async def test_who_lets_everybody_in_on_purpose_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     token_file = tokens if guarded_by_token else None
-    access = AccessPolicy(token_file=token_file, anonymous=True)
+    access = AccessPolicy(token_file=token_file, anonymous=not guarded_by_token)
     with caplog.at_level(logging.WARNING):
         async with serving(registry(), http=HttpEndpoint(port=0, hosts=hosts, access=access)):
             pass

@@ -103,6 +103,7 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
                 http=settings.endpoint(),
                 socket_path=settings.socket_path,
                 stdio=settings.stdio,
+                delay_seconds=settings.shutdown_delay_seconds,
                 readiness=lambda: _readiness(collector, time.monotonic() - started),
             )
         except ListenError as error:

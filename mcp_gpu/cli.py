@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from mcp_gpu import __version__, logs, settings
+from mcp_gpu.variables import unknown_variables
 from mcp_gpu.sockets import UNIX
 from transports.errors import leaves
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _complain(str(error), command=name)
     logs.configure(chosen.log_level, chosen.log_format)
-    for variable in settings.unknown_variables():
+    for variable in unknown_variables():
         logger.warning("no setting is called %s; it has no effect", variable)
     module, _, function = command.run.partition(":")
     run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)

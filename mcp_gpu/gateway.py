@@ -163,7 +163,12 @@ async def _run(settings: GatewaySettings) -> None:
 
         claim()  # a kubeconfig may name a program for credentials, which must read no request
     async with open_fleet(settings) as fleet:
-        await serve_gateway(fleet, settings.endpoint(), stdio=settings.stdio)
+        await serve_gateway(
+            fleet,
+            settings.endpoint(),
+            stdio=settings.stdio,
+            delay_seconds=settings.shutdown_delay_seconds,
+        )
 
 
 async def serve_gateway(
@@ -171,12 +176,16 @@ async def serve_gateway(
     http: HttpEndpoint | None,
     *,
     stdio: bool = False,
+    delay_seconds: float = 0.0,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the gateway's tools.
 
+    Args:
+        delay_seconds: how long new calls are still taken after the request to stop.
+
     Raises:
-        SettingError: the port cannot be listened on.
+        SettingError: the port cannot be listened on, or not in this way.
     """
     started_at = time.time()
     instance = secrets.token_hex(8)
@@ -208,6 +217,7 @@ async def serve_gateway(
             registry,
             http=http,
             stdio=stdio,
+            delay_seconds=delay_seconds,
             readiness=lambda: _readiness(fleet.router.discovery),
             task_status=task_status,
         )
@@ -332,8 +342,12 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
         options["contexts"] = list(settings.context)
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
+        if settings.agent_token_file is not None and settings.agent_scheme != "https":
+            raise ValueError("--agent-token-file needs --agent-scheme https: a token goes over TLS")
         if settings.agent_token_file is not None:
             options["token_file"] = str(settings.agent_token_file)
         if settings.agent_ca_file is not None:
             options["ca_file"] = str(settings.agent_ca_file)
+        if settings.agent_server_name:
+            options["server_name"] = settings.agent_server_name
     return options | settings.transport_options.get(name, {})

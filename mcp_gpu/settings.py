@@ -10,9 +10,7 @@ No name may be one that Kubernetes puts into a pod's environment for a Service c
 from __future__ import annotations
 
 import os
-import re
 import socket
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens
-from mcp_gpu.serving.endpoint import HttpEndpoint
+from mcp_gpu.serving.endpoint import HttpEndpoint, TlsFiles
 from mcp_gpu.sockets import default_socket_path
 
 __all__ = [
@@ -37,7 +35,6 @@ __all__ = [
     "StatusSettings",
     "TerminalSettings",
     "XidSettings",
-    "unknown_variables",
 ]
 
 PREFIX = "MCP_GPU_"
@@ -143,7 +140,11 @@ class ServeSettings(LogSettings):
     it from /readyz."""
 
     def endpoint(self) -> HttpEndpoint | None:
-        """Where to listen for HTTP; None for nowhere."""
+        """Where to listen for HTTP; None for nowhere.
+
+        Raises:
+            SettingError: settings of it do not fit together.
+        """
         port = self._port()
         if port is None:
             return None
@@ -152,8 +153,16 @@ class ServeSettings(LogSettings):
             port=port,
             allowed_hosts=self.allowed_hosts,
             allowed_origins=self.allowed_origins,
-            access=AccessPolicy(token_file=self.token_file),
+            access=AccessPolicy(token_file=self.token_file, anonymous=self.allow_anonymous),
+            tls=self._tls(),
         )
+
+    def _tls(self) -> TlsFiles | None:
+        if self.tls_cert_file is None and self.tls_key_file is None:
+            return None
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            raise SettingError("--tls-cert-file and --tls-key-file need each other: give both")
+        return TlsFiles(cert_file=self.tls_cert_file, key_file=self.tls_key_file)
 
     def _port(self) -> int | None:
         if self.http_port is None and self.stdio:
@@ -250,7 +259,8 @@ class FleetSettings(LogSettings):
     agent_scheme: Literal["http", "https"] = "http"
     """How agents serve HTTP."""
     agent_token_file: File | None = None
-    """File with the bearer token to show to agents; read again when it changes."""
+    """File with the bearer token to show to agents; read again when it changes. Needs
+    --agent-scheme https."""
     agent_ca_file: File | None = None
     """PEM file of the authorities that agents' certificates are checked against; read again when
     it changes."""
@@ -305,7 +315,11 @@ class TerminalSettings(FleetSettings):
     """MCP endpoint of a gateway, such as http://127.0.0.1:8080/mcp. Without it, the agents are
     asked directly."""
     token_file: File | None = None
-    """File with the bearer token to show to the gateway at --url."""
+    """File with the bearer token to show to the gateway at --url, which has to be https or on this
+    machine, as kubectl port-forward makes it."""
+    ca_file: File | None = None
+    """PEM file of the authorities that the certificate at --url is checked against. Default: the
+    system's."""
     nodes: Names = ()
     """Only these nodes."""
     json_output: bool = False
@@ -378,28 +392,3 @@ class DemoSettings(LogSettings):
     """Print the fleet and exit."""
     http_port: Port = DEFAULT_HTTP_PORT
     """The gateway's port on 127.0.0.1. 0 takes any free port."""
-
-
-_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP)(_.+)?)?)$")
-"""Variables that Kubernetes derives from Services; not ours, whatever they begin with."""
-
-
-def unknown_variables(environment: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Names of `MCP_GPU_*` variables that no setting has: misspelt ones would do nothing."""
-    known = {"SOCKET"}
-    for settings in (
-        AgentSettings,
-        GatewaySettings,
-        StatusSettings,
-        HealthSettings,
-        XidSettings,
-        DoctorSettings,
-        RecordSettings,
-        DemoSettings,
-    ):
-        known |= {name.upper() for name in settings.model_fields}
-    for variable in os.environ if environment is None else environment:
-        if variable.startswith(PREFIX) and not _SERVICE_LINK.search(variable):
-            name = variable.removeprefix(PREFIX)
-            if name not in known:
-                yield variable

@@ -41,7 +41,8 @@ from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.ways import ways_line
 from transports.base import Target
 from transports.errors import TransportError, one_line
-from transports.http import HttpTransport
+from transports.http import HttpSettings, HttpTransport
+from transports.registry import read_options
 from transports.session import call_tool
 
 __all__ = [
@@ -251,13 +252,19 @@ def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
     try:
         url = urlsplit(settings.url)
         options = {"scheme": url.scheme, "path": url.path or "/mcp"}
-        if settings.token_file is not None:
-            options["token_file"] = str(settings.token_file)
+        token_file = "" if settings.token_file is None else str(settings.token_file)
+        if url.scheme == "https":
+            options["token_file"], token_file = token_file, ""
+        if settings.ca_file is not None:
+            options["ca_file"] = str(settings.ca_file)
         port = url.port or (443 if url.scheme == "https" else 80)
         if not url.hostname:
             raise ValueError("no host in it")
         target = Target(addresses=(url.hostname,), port=port)
-        return HttpTransport.from_options(options), target
+        transport = HttpTransport(
+            read_options(HttpSettings, options), loopback_token_file=token_file
+        )
+        return transport, target
     except ValueError as error:
         raise SettingError(
             f"--url {settings.url!r}: {error}; it looks like http://127.0.0.1:8080/mcp"

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LINES = 420
 """A longer module has outgrown its noun."""
 
-WIRE = {"transports.base", "transports.errors", "transports.framing"}
+WIRE = {"transports.base", "transports.errors", "transports.framing", "transports.hosts"}
 """What both ends of the wire must agree on; does no I/O, so everybody may use it."""
 
 # Who may import what inside the project, besides itself. Longest matching prefix counts.
@@ -34,6 +34,7 @@ MAY_IMPORT = {
         "mcp_gpu.serving.endpoint",
         "mcp_gpu.sockets",
     },
+    "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "health", "xid", "doctor"}
@@ -61,6 +62,7 @@ ONLY_IN = {
 
 READS_ENVIRONMENT = {
     "mcp_gpu.settings",
+    "mcp_gpu.variables",  # looks for misspelt settings
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
     "transports.program",  # hands its own on to programs that make credentials

@@ -15,6 +15,7 @@ from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, serve
 from support.cluster import PROGRAM, Cluster, cluster
 from support.demo_server import registry
+from support.kubeapi.credentials import Authority
 from support.wire import PATIENCE_SECONDS, call, serving
 
 FLEET = """
@@ -139,20 +140,40 @@ async def test_a_file_without_tokens_is_one_clear_error_at_the_start(
         (("0.0.0.0",), True, False),
     ],
 )
-async def test_who_lets_everybody_in_says_so(
+async def test_who_lets_everybody_in_on_purpose_says_so(
     hosts: tuple[str, ...],
     guarded_by_token: bool,
     warned: bool,
     tokens: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    endpoint = HttpEndpoint(
-        port=0, hosts=hosts, access=AccessPolicy(token_file=tokens if guarded_by_token else None)
-    )
+    token_file = tokens if guarded_by_token else None
+    access = AccessPolicy(token_file=token_file, anonymous=True)
     with caplog.at_level(logging.WARNING):
-        async with serving(registry(), http=endpoint):
+        async with serving(registry(), http=HttpEndpoint(port=0, hosts=hosts, access=access)):
             pass
-    assert ("no authentication" in caplog.text) is warned
+    assert ("NO AUTHENTICATION" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("hosts", [("0.0.0.0",), ("::",), ("127.0.0.1", "192.0.2.1"), ("",)])
+async def test_nobody_listens_beyond_loopback_without_a_token_by_accident(
+    hosts: tuple[str, ...],
+) -> None:
+    with pytest.raises(ListenError) as caught:
+        await serve(registry(), http=HttpEndpoint(port=0, hosts=hosts), signals=False)
+    for way_out in ("--token-file", "--kubernetes-tokens", "--allow-anonymous"):
+        assert way_out in str(caught.value)
+
+
+@pytest.mark.parametrize("role", [["agent", "--simulate", "demo"], ["gateway", "--agents", "a"]])
+async def test_either_role_refuses_in_one_line(role: list[str]) -> None:
+    with anyio.fail_after(60):
+        refused = await anyio.run_process(
+            [*PROGRAM, *role, "--http-host", "0.0.0.0", "--http-port", "0"], check=False
+        )
+    assert refused.returncode == 2
+    (line,) = refused.stderr.decode().splitlines()
+    assert "--allow-anonymous" in line
 
 
 @asynccontextmanager
@@ -162,7 +183,10 @@ async def fleet(folder: Path, agent_token: str) -> AsyncIterator[Cluster]:
         (folder / name).write_text(token)
     flags = ["--token-file", str(folder / "client"), "--agent-token-file", str(folder / "shown")]
     agent_flags = ["--token-file", str(folder / "agent")]
-    async with cluster(folder, FLEET, *flags, agent_flags=agent_flags) as running:
+    authority = Authority(folder)
+    async with cluster(
+        folder, FLEET, *flags, agent_flags=agent_flags, authority=authority
+    ) as running:
         yield running
 
 

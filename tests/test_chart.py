@@ -21,8 +21,8 @@ from mcp_gpu.settings import (
     PREFIX,
     AgentSettings,
     GatewaySettings,
-    unknown_variables,
 )
+from mcp_gpu.variables import unknown_variables
 from support import chart
 from support.chart import CHART, CI_VALUES, ROOT, render
 from support.cluster import END_SECONDS, PROGRAM, Running

@@ -313,6 +313,10 @@ NAMED = [
     ("no-relay", "high", CALICO.but(exec=all_of(["n0", *REMOTE], "no_command"))),
     ("token-rejected", "high", CALICO.but(http={"n3": "unauthorized"})),
     ("token-rejected", "medium", CALICO.but(http={"n3": "forbidden"})),
+    ("certificate-untrusted", "high", CALICO.but(http={"n3": "tls_untrusted"})),
+    ("certificate-name", "high", CALICO.but(http=all_of(["n0", *REMOTE], "tls_name"))),
+    ("certificate-expired", "high", CALICO.but(http=all_of(["n0", *REMOTE], "tls_expired"))),
+    ("tls-scheme", "high", CALICO.but(http=all_of(["n0", *REMOTE], "tls_scheme"))),
     ("tls", "high", CALICO.but(http=all_of(["n0", *REMOTE], "tls"))),
     (
         "kernel-regression",

@@ -181,11 +181,28 @@ def test_a_token_that_a_laptop_has_not_got() -> None:
     cause = named(laptop, "token-rejected")
     assert (cause.confidence, cause.title) == ("medium", "agents want a token, and exec needs none")
     assert cause.fix == (
-        "# --agent-token-file FILE, or exec first: --transports http,exec,portforward",
+        "# exec first: --transports http,exec,portforward; or --agent-token-file FILE with"
+        " --agent-scheme https",
     )
     inside = named(CALICO.but(http={"n3": "unauthorized"}), "token-rejected")
     assert inside.confidence == "high"
     assert not any("restart" in line for line in inside.fix)
+    assert "MCP_GPU_TOKEN_AUDIENCES" in inside.fix[0]
+
+
+def test_a_certificate_that_fails_through_the_api_server_stops_streams_alone() -> None:
+    everybody = all_of(["n0", *REMOTE], "tls_name")
+    laptop = CALICO.but(place=Place(), http=all_of(["n0", *REMOTE]), portforward=everybody)
+    cause = named(laptop, "certificate-name")
+    assert "MCP_GPU_AGENT_SERVER_NAME" in cause.fix[0]
+    assert cause.fix[1].startswith("openssl s_client -connect ")
+
+
+def test_a_stranger_with_another_certificate_is_told_from_a_fleet_that_is_not_trusted() -> None:
+    one = named(CALICO.but(http={"n3": "tls_untrusted"}), "certificate-untrusted")
+    assert any("others answer" in line for line in one.evidence)
+    everybody = CALICO.but(http=all_of(["n0", *REMOTE], "tls_untrusted"))
+    assert not any("others" in line for line in named(everybody, "certificate-untrusted").evidence)
 
 
 ROUTING: dict[str, tuple[Fleet, str]] = {

@@ -15,6 +15,7 @@ from mcp_gpu.registry import Arguments
 from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids, health, inventory, xids
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
+from mcp_gpu.variables import unknown_variables
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -94,8 +95,8 @@ def test_no_setting_takes_a_name_that_kubernetes_uses() -> None:
         for name in command.settings.model_fields
     }
     assert known & links.keys() == set()
-    assert list(settings.unknown_variables(links)) == []
-    assert list(settings.unknown_variables({"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
+    assert list(unknown_variables(links)) == []
+    assert list(unknown_variables({"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
 
 
 def test_the_readme_names_only_commands_and_files_that_exist() -> None:

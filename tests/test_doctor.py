@@ -56,8 +56,11 @@ async def test_a_gateway_without_the_token_says_so(tmp_path: Path) -> None:
     tokens.write_text("s3cret\n")
     wrong = tmp_path / "wrong"
     wrong.write_text("gu3ss\n")
-    async with cluster(tmp_path, FLEET, agent_flags=["--token-file", str(tokens)]) as here:
-        found = await doctor(*ways(here)[1], "--agent-token-file", str(wrong), "--json")
+    authority = Authority(tmp_path)
+    agent_flags = ["--token-file", str(tokens)]
+    async with cluster(tmp_path, FLEET, agent_flags=agent_flags, authority=authority) as here:
+        shown = [*trusting(authority), "--agent-token-file", str(wrong)]
+        found = await doctor(*ways(here)[1], *shown, "--json")
     assert found.status == 1
     for row in found.answer["nodes"]:
         http, command = row["paths"]

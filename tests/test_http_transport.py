@@ -3,7 +3,6 @@
 import json
 import logging
 import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from support.kubeapi.credentials import Authority
 from support.peer import Peer, listen, serve_http, speaking, swallowing, until
 from transports import (
     BadPeer,
@@ -53,7 +53,7 @@ WAYS = pytest.mark.parametrize("ask", [echo, probe])
 
 
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[Target]:
+async def answering(answer: Answer, **config: Any) -> AsyncIterator[Target]:
     """A server that answers everything alike."""
 
     async def endpoint(request: Request) -> Response:
@@ -61,7 +61,7 @@ async def answering(answer: Answer) -> AsyncIterator[Target]:
         return found if isinstance(found, Response) else await found
 
     app = Starlette(routes=[Route("/{path:path}", endpoint, methods=["GET", "POST"])])
-    async with serve_http(app) as port:
+    async with serve_http(app, **config) as port:
         yield at(port)
 
 
@@ -428,9 +428,12 @@ async def test_the_token_goes_with_calls_and_never_with_probes_or_into_words(
 
     file = tmp_path / "token"
     file.write_text("s3cret-1\n")
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("agent", "127.0.0.1")
+    trust: dict[str, Any] = {"scheme": "https", "ca_file": str(authority.certificate)}
     async with (
-        answering(answer) as target,
-        HttpTransport(HttpSettings(token_file=str(file))) as transport,
+        answering(answer, ssl_certfile=certificate, ssl_keyfile=key) as target,
+        HttpTransport(HttpSettings(token_file=str(file), **trust)) as transport,
     ):
         with pytest.raises(Denied):
             await probe(transport, target)
@@ -447,7 +450,7 @@ async def test_the_token_goes_with_calls_and_never_with_probes_or_into_words(
         ("/mcp", "Bearer s3cret-1"),
         ("/mcp", "Bearer s3cret-two"),
     ]
-    given = HttpSettings(token="s3cret-1")
+    given = HttpSettings(token="s3cret-1", **trust)
     words = [repr(caught.value), repr(transport), repr(given), repr(HttpTransport(given))]
     assert "s3cret" not in " ".join(words) + caplog.text
 
@@ -512,38 +515,20 @@ async def test_plain_http_reads_no_certificates(monkeypatch: pytest.MonkeyPatch)
         await probe(transport, at(port))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 that signs itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    files = str(folder / "cert.pem"), str(folder / "key.pem")
-    subject = ["-subj", "/CN=agent", "-addext", "subjectAltName=IP:127.0.0.1"]
-    output = ["-out", files[0], "-keyout", files[1]]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *output],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return files
-
-
-async def test_https_trusts_the_given_authority_and_no_other(certificate: tuple[str, str]) -> None:
-    cert, key = certificate
-    async with serve_http(Peer().app(), ssl_certfile=cert, ssl_keyfile=key) as port:
-        async with HttpTransport(HttpSettings(scheme="https", ca_file=cert)) as trusting:
-            for number in range(2):
-                target = Target(node=f"n{number}", addresses=("127.0.0.1",), port=port)
-                await probe(trusting, target)
-                await echo(trusting, target)
-            pools = [agent.pool._pool._ssl_context for agent in trusting._agents.values()]
-            assert pools[0] is pools[1]
-        async with HttpTransport(HttpSettings(scheme="https")) as strict:
-            with pytest.raises(BadPeer, match="TLS: self"):
-                await probe(strict, at(port))
-        async with HttpTransport() as plain:
-            with pytest.raises((BadPeer, Broken)):
-                await probe(plain, at(port))
+async def test_agents_share_one_tls_context(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("agent", "127.0.0.1")
+    settings = HttpSettings(scheme="https", ca_file=str(authority.certificate))
+    async with (
+        serve_http(Peer().app(), ssl_certfile=certificate, ssl_keyfile=key) as port,
+        HttpTransport(settings) as trusting,
+    ):
+        for number in range(2):
+            target = Target(node=f"n{number}", addresses=("127.0.0.1",), port=port)
+            await probe(trusting, target)
+            await echo(trusting, target)
+        pools = [agent.pool._pool._ssl_context for agent in trusting._agents.values()]
+        assert pools[0] is pools[1]
 
 
 async def test_a_missing_authority_is_told_on_entering() -> None:

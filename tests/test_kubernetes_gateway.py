@@ -148,6 +148,7 @@ async def test_agents_that_http_does_not_reach_are_reached_through_the_api_serve
     fleet_file.write_text(FLEET)
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
+    authority = Authority(tmp_path)
     *ports, dead, gateway_port = free_ports(len(NODES) + 2)
     # The port that is named is dead on the pod network and for b on its loopback as well.
     pods = {
@@ -164,13 +165,16 @@ async def test_agents_that_http_does_not_reach_are_reached_through_the_api_serve
             arguments += ["--pod-name", f"agent-{name}", "--pod-uid", f"uid-{name}"]
             arguments += ["--socket", str(tmp_path / name / "agent.sock")]
             arguments += ["--http-port", str(port), "--token-file", str(token_file)]
-            started.append(Running(arguments, port, tmp_path / f"{name}.log"))
+            arguments += served_with(authority)
+            log = tmp_path / f"{name}.log"
+            started.append(Running(arguments, port, log, authority=authority))
             here = endpoint("127.0.0.1", name)
             await api.apply(endpoint_slice(f"slice-{name}", [here], port=dead))
             await api.apply(pod(name, state=running(), ready=True))
             await api.apply(node(name))
         arguments = ["gateway", "--kubeconfig", str(api.kubeconfig)]
         arguments += ["--http-port", str(gateway_port), "--agent-token-file", str(token_file)]
+        arguments += trusting(authority)
         gateway = Running(arguments, gateway_port, tmp_path / "gateway.log")
         await start_all(stack, [*started, gateway])
         there = Fleet(api, {}, gateway)
@@ -390,15 +394,17 @@ def test_by_default_http_comes_first_then_the_api_server_then_commands() -> None
 
 def test_each_path_is_told_what_it_needs_of_the_settings(tmp_path: Path) -> None:
     files = {"agent_token_file": tmp_path / "token", "agent_ca_file": tmp_path / "ca.pem"}
-    chosen = GatewaySettings(
-        agents="a", agent_scheme="https", kubeconfig="~/other", context="prod", **files
-    )
+    named = {"agent_scheme": "https", "agent_server_name": "agents.gpu.svc"}
+    chosen = GatewaySettings(agents="a", kubeconfig="~/other", context="prod", **named, **files)
     http, forward, exec_, _ = (getattr(t, "settings", None) for t in make_transports(chosen))
     for by_port in (http, forward):
-        assert (by_port.scheme, by_port.token_file, by_port.ca_file) == (
+        assert (by_port.scheme, by_port.token_file, by_port.ca_file, by_port.server_name) == (
             "https",
             str(tmp_path / "token"),
             str(tmp_path / "ca.pem"),
+            "agents.gpu.svc",
         )
+    with pytest.raises(SettingError, match="--agent-token-file needs --agent-scheme https"):
+        make_transports(GatewaySettings(agents="a", agent_token_file=tmp_path / "token"))
     for through_api in (forward, exec_):
         assert (through_api.kubeconfig, through_api.contexts) == ("~/other", ("prod",))

@@ -13,6 +13,7 @@ import pytest
 from anyio.abc import ByteStream
 
 from mcp_gpu.serving.access.model import AccessPolicy
+from mcp_gpu.serving.endpoint import TlsFiles
 from mcp_gpu.serving.server import HttpEndpoint
 from support.demo_server import registry
 from support.forwardcases import CASES, ForwardSite
@@ -32,7 +33,13 @@ async def site(tmp_path: Path) -> AsyncIterator[ForwardSite]:
     """A pod with a real server on a port, and nobody on the others."""
     token_file = tmp_path / "token"
     token_file.write_text("s3cret")
-    endpoint = HttpEndpoint(port=0, access=AccessPolicy(token_file=token_file))
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("agent", "agent.gpu.svc")
+    endpoint = HttpEndpoint(
+        port=0,
+        access=AccessPolicy(token_file=token_file),
+        tls=TlsFiles(cert_file=certificate, key_file=key),
+    )
     async with serving(registry(), http=endpoint) as listening:
         pods = {("gpu", "agent-1"): Pod(ports={8080: listening.http[0][1]})}
         async with StreamsServer(pods) as server, StreamsServer(pods) as strict:
@@ -42,6 +49,7 @@ async def site(tmp_path: Path) -> AsyncIterator[ForwardSite]:
                 stranger=str(strict.kubeconfig(tmp_path / "stranger")),
                 token_file=str(token_file),
                 target=AGENT,
+                trust={"ca_file": str(authority.certificate), "server_name": "agent.gpu.svc"},
                 tool="echo",
                 arguments={"text": "x"},
             )
@@ -308,7 +316,11 @@ async def test_openings_that_are_cancelled_leave_nothing_behind(reached: Reached
         ("10.0.0.7", ("10.0.0.7", "fd00::7"), ""),
         ("agent.example.org", ("agent.example.org",), ""),
         ("localhost", (), ""),
-        ("10.0.0.8", ("10.0.0.7",), "TLS: "),
+        (
+            "10.0.0.8",
+            ("10.0.0.7",),
+            "10.0.0.7:8080: TLS: the certificate is not for 10.0.0.7",
+        ),
     ],
 )
 async def test_certificates_name_what_agents_are_called_by(
@@ -324,7 +336,7 @@ async def test_certificates_name_what_agents_are_called_by(
         if words:
             with pytest.raises(BadPeer, match=words) as caught:
                 await transport.probe(target)
-            assert caught.value.symptom == "tls"
+            assert caught.value.symptom == "tls_name"
         else:
             for _ in range(2):
                 await transport.probe(target)

@@ -18,6 +18,7 @@ from mcp_types import ListToolsResult, PaginatedRequestParams
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import mcp_gpu.serving.http
+from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.endpoint import bind
 from mcp_gpu.serving.pages import Readiness
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
@@ -302,7 +303,11 @@ async def test_a_taken_port_is_one_clear_error() -> None:
 
 async def test_an_address_of_another_machine_is_one_clear_error() -> None:
     with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1"):
-        await serve(registry(), http=HttpEndpoint(hosts=("192.0.2.1",), port=0), signals=False)
+        await serve(
+            registry(),
+            http=HttpEndpoint(hosts=("192.0.2.1",), port=0, access=AccessPolicy(anonymous=True)),
+            signals=False,
+        )
 
 
 @pytest.mark.parametrize("accept", ["application/json", EVENTS])

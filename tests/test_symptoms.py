@@ -63,6 +63,8 @@ def http_answer(status: str, body: str = "no", kind: str = "text/plain") -> byte
         (http_answer("503 Service Unavailable"), "http_error"),
         (http_answer("429 Too Many Requests"), "http_error"),
         (http_answer("404 Not Found"), "foreign"),
+        (http_answer("400 Bad Request", "This port speaks HTTPS."), "tls_scheme"),
+        (http_answer("400 Bad Request", "no"), "foreign"),
         (http_answer("302 Found"), "foreign"),
         (http_answer("200 OK", "<html>", "text/html"), "foreign"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "foreign"),
@@ -95,7 +97,7 @@ async def test_a_name_that_nobody_knows() -> None:
 async def test_tls_where_none_is_spoken() -> None:
     async with serve_http(Peer().app()) as port:
         target = Target(addresses=("127.0.0.1",), port=port)
-        assert await symptom(HttpTransport(HttpSettings(scheme="https")), target) == "tls"
+        assert await symptom(HttpTransport(HttpSettings(scheme="https")), target) == "tls_scheme"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,9 @@ def test_of_several_addresses_the_telling_one_counts() -> None:
 
 
 async def test_a_token_that_cannot_be_read(tmp_path: Path) -> None:
-    async with HttpTransport(HttpSettings(token_file=str(tmp_path / "none"))) as transport:
+    async with HttpTransport(
+        HttpSettings(scheme="https", token_file=str(tmp_path / "none"))
+    ) as transport:
         with pytest.raises(Denied) as caught:
             await call_tool(transport, Target(addresses=("::1",)), "x", {}, timeout_seconds=20)
     assert caught.value.symptom == "credentials"

@@ -40,6 +40,7 @@ from transports.errors import (
     one_line,
 )
 from transports.framing import MAX_FRAME_BYTES
+from transports.tls import explain
 
 __all__ = [
     "Exchange",
@@ -209,6 +210,8 @@ def refusal(response: httpx2.Response, body: bytes) -> Refused:
             return Refused(Unreachable, text, "http_error")
         case _ if status >= 500:
             return Refused(Broken, text, "http_error")
+        case 400 if "HTTPS" in text:  # as most servers say it, ours among them
+            return Refused(BadPeer, text, "tls_scheme")
         case _ if 300 <= status < 400:
             return Refused(BadPeer, f"{text}: a redirect, which is not followed")
         case 200:
@@ -240,8 +243,17 @@ def none_worked(failures: Sequence[Failure]) -> Refused:
     return Refused(telling.kind, words, telling.symptom)
 
 
-def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float) -> NotConnected:
-    """Why no connection came about."""
+def unreachable(
+    error: httpx2.TransportError, where: str, timeout_seconds: float, *, securing: str = ""
+) -> NotConnected:
+    """Why no connection came about.
+
+    Args:
+        securing: the server's name, where the connection was there and TLS had begun.
+    """
+    if isinstance(error, httpx2.ConnectTimeout) and securing:
+        words = f"{where}: no answer in the TLS handshake within {timeout_seconds:g} s"
+        return NotConnected(Unreachable, words, "silent")
     if isinstance(error, httpx2.ConnectTimeout):
         words = f"{where}: connect timed out after {timeout_seconds:g} s"
         return NotConnected(Unreachable, words, "connect_timeout")
@@ -250,8 +262,8 @@ def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float
             case TransportError():
                 return NotConnected(type(cause), cause.message, cause.symptom)
             case ssl.SSLError():
-                reason = getattr(cause, "verify_message", "") or cause.reason or "failed"
-                return NotConnected(BadPeer, f"{where}: TLS: {reason}", "tls")
+                words, told = explain(cause, securing)
+                return NotConnected(BadPeer, f"{where}: TLS: {words}", told)
             case gaierror():
                 return NotConnected(Unreachable, f"{where}: name not found", "dns")
             case OSError(strerror=str(text)) if text:
@@ -259,6 +271,8 @@ def unreachable(error: httpx2.TransportError, where: str, timeout_seconds: float
                 # The event loop's own text says only that it failed.
                 words = text if symptom is None else os.strerror(cause.errno or 0)
                 return NotConnected(Unreachable, f"{where}: {words.lower()}", symptom)
+    if securing:
+        return NotConnected(BadPeer, f"{where}: TLS: closed in the handshake", "tls")
     return NotConnected(Unreachable, f"{where}: no connection")
 
 

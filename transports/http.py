@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -17,6 +16,7 @@ import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
 from transports.base import PAD_CHARS, Identity, Target, TransportStreams
+from transports.bearer import BearerToken
 from transports.errors import BadPeer, Denied, Failure, Unreachable
 from transports.exchange import (
     Exchange,
@@ -30,8 +30,10 @@ from transports.exchange import (
     unreachable,
 )
 from transports.framing import MAX_FRAME_BYTES
+from transports.hosts import is_address, is_loopback, is_name
 from transports.registry import read_options
 from transports.tasks import OwnsTasks
+from transports.tls import Trust
 
 __all__ = ["HttpSettings", "HttpTransport"]
 
@@ -52,6 +54,9 @@ recommends for choosing between IPv6 and IPv4."""
 CLOSE_SECONDS = 2.0
 """How long closing an agent's connections may take; TLS says goodbye."""
 
+CA_SECONDS = 5.0
+"""How often the file of authorities is looked at."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
@@ -65,7 +70,11 @@ class HttpSettings:
     token_file: str = ""
     """A file that holds it instead, read again when it changes, as projected tokens do hourly."""
     ca_file: str = ""
-    """PEM file of the authorities to trust over https, instead of the system's."""
+    """PEM file of the authorities to trust over https, instead of the system's. Read again when it
+    changes."""
+    server_name: str = ""
+    """What the certificate of a server has to be for that is called by its IP address. Empty: for
+    the address. One that is called by a name has to have that name."""
     connect_timeout_seconds: float = 1.5
     """For each address. A pod network answers within milliseconds or not at all; TCP asks again
     after a second. Less than the 2 s that a gateway gives a probe, which can then say why."""
@@ -77,8 +86,11 @@ class HttpSettings:
     def __post_init__(self) -> None:
         if self.token and self.token_file:
             raise ValueError("token and token_file exclude each other")
-        if self.ca_file and self.scheme != "https":
-            raise ValueError("ca_file needs the scheme https")
+        for option in ("ca_file", "server_name", "token", "token_file"):
+            if getattr(self, option) and self.scheme != "https":
+                raise ValueError(f"{option} needs the scheme https")
+        if self.server_name and not is_name(self.server_name):
+            raise ValueError("server_name is not a DNS name")
         if not self.path.startswith("/"):
             raise ValueError("path must start with a slash")
 
@@ -112,6 +124,7 @@ class _Agent:
     """
 
     pool: _Pool
+    tls: ssl.SSLContext
     address: str = ""
     """The one that worked last, which calls go to and probes ask first."""
     users: int = 0
@@ -121,6 +134,9 @@ class _Agent:
 class HttpTransport(OwnsTasks):
     """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
 
+    A token goes over https alone, to a server that has proven its name. A person's own tunnel, such
+    as `kubectl port-forward`, ends on this machine, hence `loopback_token_file`: the token in it is
+    shown over plain http to loopback addresses. It is no option, so that no setting opens it.
     Of several addresses a probe finds the first that works, within moments. Calls go there; where
     it no longer connects, they try the others in order.
     Proxy variables of the environment are not read: pod addresses are never behind a proxy.
@@ -128,10 +144,17 @@ class HttpTransport(OwnsTasks):
 
     name = "http"
 
-    def __init__(self, settings: HttpSettings | None = None) -> None:
+    def __init__(
+        self, settings: HttpSettings | None = None, *, loopback_token_file: str = ""
+    ) -> None:
         self.settings = settings or HttpSettings()
         self._agents: dict[str, _Agent] = {}
-        self._token = _Token(self.settings.token, self.settings.token_file)
+        self._outdated: list[_Agent] = []
+        """Replaced while they were in use: closed when they no longer are."""
+        self._trust = Trust(self.settings.ca_file)
+        self._on_loopback_alone = bool(loopback_token_file)
+        file = self.settings.token_file or loopback_token_file
+        self._token = BearerToken(self.settings.token, file)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -218,6 +241,10 @@ class HttpTransport(OwnsTasks):
         """The hosts to call, best first: each a URL's, whose certificate has to name it."""
         return target.addresses
 
+    def _server_name(self, host: str) -> str:
+        """What a host's certificate has to be for."""
+        return (self.settings.server_name if is_address(host) else "") or host
+
     def _network(self, target: Target) -> httpcore2.AsyncNetworkBackend | None:
         """What opens connections to the agent; None for TCP.
 
@@ -255,10 +282,22 @@ class HttpTransport(OwnsTasks):
         self, agent: _Agent, address: str, port: int, request: httpx2.Request
     ) -> httpx2.Response:
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        name = self._server_name(address)
+        securing = ""
+
+        async def note(event: str, info: object) -> None:
+            nonlocal securing
+            if event == "connection.start_tls.started":
+                securing = name
+
+        extensions: dict[str, Any] = {}
+        if self.settings.scheme == "https":
+            extensions = {"sni_hostname": name, "trace": note}
         try:
-            return await agent.pool.handle_async_request(_to(request, address, port))
+            return await agent.pool.handle_async_request(_to(request, address, port, extensions))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise unreachable(error, where, self.settings.connect_timeout_seconds) from error
+            seconds = self.settings.connect_timeout_seconds
+            raise unreachable(error, where, seconds, securing=securing) from error
         except httpx2.TransportError as error:
             raise died(error) from error
         except (httpx2.InvalidURL, ValueError) as error:
@@ -269,6 +308,9 @@ class HttpTransport(OwnsTasks):
         return httpx2.Timeout(None, connect=self.settings.connect_timeout_seconds)
 
     async def _read_token(self, target: Target) -> str:
+        if self._on_loopback_alone and not all(map(is_loopback, target.addresses)):
+            message = "a token goes over https, or to this machine: not over http to another"
+            raise Denied(message, target=target, transport=self.name, symptom="credentials")
         try:
             return await self._token.read()
         except (OSError, ValueError) as error:
@@ -282,10 +324,12 @@ class HttpTransport(OwnsTasks):
         """The agent's pool, which is not closed for idling meanwhile."""
         _ = self._tasks  # raises outside of the block, where nobody would close the pool
         agent = self._agents.get(target.key)
-        if agent is None:
-            network = self._network(target)
-            pool = _Pool(self._tls, self.settings.max_connections, network)
-            agent = self._agents[target.key] = _Agent(pool)
+        if agent is None or agent.tls is not self._trust.context:
+            if agent is not None:
+                self._outdated.append(agent)
+            tls, address = self._trust.context, agent.address if agent else ""
+            pool = _Pool(tls, self.settings.max_connections, self._network(target))
+            agent = self._agents[target.key] = _Agent(pool, tls, address)
         agent.users += 1
         try:
             yield agent
@@ -295,11 +339,15 @@ class HttpTransport(OwnsTasks):
 
     async def _entered(self) -> None:
         if self.settings.scheme == "https":
-            self._tls = await anyio.to_thread.run_sync(_tls, self.settings.ca_file)
-        else:
-            # Never used, and a real one costs 20 ms: an empty one, which trusts nobody.
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            await self._trust.read()
+            self._tasks.start_soon(self._renew_trust)
         self._tasks.start_soon(self._close_idle)
+
+    async def _renew_trust(self) -> None:
+        while True:
+            await anyio.sleep(CA_SECONDS)
+            await self._trust.renew()
+            await self._close(-math.inf)
 
     async def _close_idle(self) -> None:
         try:
@@ -310,10 +358,18 @@ class HttpTransport(OwnsTasks):
             await self._close(math.inf)
 
     async def _close(self, unused_since: float) -> None:
+        """Close what nobody has used since then, and what trusts whom is trusted no more; with
+        infinity everything, used or not."""
+        at_all = math.isinf(unused_since) and unused_since > 0
         async with anyio.create_task_group() as tasks:
             for key, agent in tuple(self._agents.items()):
-                if math.isinf(unused_since) or (not agent.users and agent.used_at <= unused_since):
+                unused = agent.used_at <= unused_since or agent.tls is not self._trust.context
+                if at_all or (unused and not agent.users):
                     del self._agents[key]
+                    tasks.start_soon(_close_pool, agent.pool)
+            for agent in tuple(self._outdated):
+                if at_all or not agent.users:
+                    self._outdated.remove(agent)
                     tasks.start_soon(_close_pool, agent.pool)
 
 
@@ -322,53 +378,20 @@ async def _close_pool(pool: _Pool) -> None:
         await pool.aclose()
 
 
-class _Token:
-    """A bearer token, given or in a file."""
-
-    def __init__(self, token: str, file: str) -> None:
-        self._file = anyio.Path(file) if file else None
-        self._read_at: tuple[int, int, int] | None = None
-        self._token = _header_value(token)
-
-    async def read(self) -> str:
-        """The token, empty if there is none.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: what it holds is not a token. The message does not show it.
-        """
-        if self._file is not None:
-            # Projected volumes replace the file by renaming: a new inode at the least.
-            stat = await self._file.stat()
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if version != self._read_at:
-                self._token = _header_value(await self._file.read_text(encoding="utf-8"))
-                self._read_at = version
-        return self._token
-
-
-def _header_value(token: str) -> str:
-    value = token.strip()
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("the token holds characters that no token has")
-    return value
-
-
-def _tls(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise ValueError(f"ca_file {os.fspath(ca_file)!r}: {error}") from error
-
-
-def _to(request: httpx2.Request, address: str, port: int) -> httpx2.Request:
+def _to(
+    request: httpx2.Request, address: str, port: int, extensions: Mapping[str, Any]
+) -> httpx2.Request:
     if not 0 < port < 65536:
         raise ValueError("no such port")
     url = request.url.copy_with(host=address, port=port)
     headers = request.headers.copy()
     headers["host"] = url.netloc.decode("ascii")
     return httpx2.Request(
-        request.method, url, headers=headers, stream=request.stream, extensions=request.extensions
+        request.method,
+        url,
+        headers=headers,
+        stream=request.stream,
+        extensions={**request.extensions, **extensions},
     )
 
 

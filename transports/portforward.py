@@ -103,8 +103,11 @@ class PortForwardTransport(HttpTransport):
 
     def _hosts(self, target: Target) -> Sequence[str]:
         # Every agent serves the Host localhost. A certificate names what others call it by.
-        encrypted = self.settings.scheme == "https"
-        return target.addresses[:1] if encrypted and target.addresses else ("localhost",)
+        named = self.settings.scheme == "https" and not self.settings.server_name
+        return target.addresses[:1] if named and target.addresses else ("localhost",)
+
+    def _server_name(self, host: str) -> str:
+        return self.settings.server_name or host
 
     def _network(self, target: Target) -> httpcore2.AsyncNetworkBackend:
         return _Network(self, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcp_gpu.serving.access.model import AccessPolicy
+from transports.hosts import is_loopback
 
 __all__ = ["HttpEndpoint", "ListenError", "TlsFiles", "bind"]
 
@@ -63,7 +63,7 @@ class HttpEndpoint:
     @property
     def open_to_all(self) -> bool:
         """Whether other machines may call and need no token."""
-        return not self.access.wants_token and not all(map(_is_loopback, self.hosts))
+        return not self.access.wants_token and not all(map(is_loopback, self.hosts))
 
 
 def bind(endpoint: HttpEndpoint) -> list[socket.socket]:
@@ -96,13 +96,6 @@ def bind(endpoint: HttpEndpoint) -> list[socket.socket]:
             )
         stack.pop_all()
         return bound
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _addresses(hosts: Sequence[str], port: int) -> list[tuple[socket.AddressFamily, str]]:

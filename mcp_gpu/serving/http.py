@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
@@ -24,10 +25,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.serving.pages import Page, Pages
 from mcp_gpu.serving.security import RebindingGuard, TokenGuard, refusal
 from mcp_gpu.serving.stream import Stop, fault
+from mcp_gpu.serving.tls import Handshakes, TlsConnection
 from transports.framing import decode, encode
 
 __all__ = ["serve_http"]
@@ -53,20 +56,23 @@ async def serve_http(
     endpoint: HttpEndpoint,
     sockets: list[socket.socket],
     *,
+    certificate: Certificate | None,
     pages: Pages,
     drain_seconds: int,
 ) -> None:
     """Serve until the stop is requested and what is in flight has been answered.
 
     Args:
+        certificate: serves HTTPS; None for plain HTTP.
         pages: what is answered beside `/mcp`; holds the stop too.
         drain_seconds: how long calls in flight may still take.
     """
     async with _session_managers(server, endpoint.body_bytes) as (events, plain):
         app = _App(endpoint, pages.paths, events, plain)
+        handshakes = Handshakes()
         config = uvicorn.Config(
             app,
-            http=_BoundedProtocol,
+            http=_BoundedProtocol if certificate is None else _over_tls(certificate, handshakes),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -77,7 +83,7 @@ async def serve_http(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=drain_seconds,
         )
-        http = _HttpServer(config, pages.stop)
+        http = _HttpServer(config, pages.stop, handshakes)
         async with anyio.create_task_group() as tasks:
 
             async def end() -> None:
@@ -85,6 +91,8 @@ async def serve_http(
                 http.should_exit = True
 
             tasks.start_soon(end)
+            if certificate is not None:
+                tasks.start_soon(certificate.watch)
             await http.serve(sockets)
             tasks.cancel_scope.cancel()
 
@@ -104,9 +112,10 @@ async def _session_managers(
 class _HttpServer(uvicorn.Server):
     """uvicorn that leaves signals to the process and ends subscriptions before it waits."""
 
-    def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
+    def __init__(self, config: uvicorn.Config, stop: Stop, handshakes: Handshakes) -> None:
         super().__init__(config)
         self._stop = stop
+        self._handshakes = handshakes
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -116,7 +125,18 @@ class _HttpServer(uvicorn.Server):
         # No await between this and uvicorn's marking of every connection as its last request:
         # no client can open another subscription in between.
         self._stop.end_subscriptions()
+        self._handshakes.end_all()
         await super().shutdown(sockets)
+
+
+def _over_tls(certificate: Certificate, handshakes: Handshakes) -> Any:
+    """What makes uvicorn a protocol for each TCP connection."""
+
+    def make(**arguments: Any) -> TlsConnection:
+        above = partial(_BoundedProtocol, **arguments)
+        return TlsConnection(above, certificate.context, handshakes)
+
+    return make
 
 
 class _BoundedProtocol(H11Protocol):

@@ -59,7 +59,7 @@ class Pages:
 
     def _readyz(self, scope: Scope) -> Response:
         readiness = self.readiness()
-        stopping = self.stop.requested.is_set()
+        stopping = self.stop.announced.is_set()
         ready = readiness.ready and not stopping
         status = "stopping" if stopping else "ready" if ready else "not_ready"
         return JSONResponse(

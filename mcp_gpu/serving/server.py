@@ -40,6 +40,11 @@ DRAIN_MARGIN_SECONDS = 0.5
 LAST_RESORT_SECONDS = 1.5
 """How long after that a process whose event loop or exit hangs is ended the hard way."""
 
+OPEN_DOOR = (
+    "HTTP beyond loopback, and callers need show no token: give --token-file or "
+    "--kubernetes-tokens, or say --allow-anonymous if whoever reaches the port may read every GPU"
+)
+
 FORCED = 1
 """Exit status of a process that was ended the hard way."""
 
@@ -66,12 +71,16 @@ class Listening:
 
     http: tuple[tuple[str, int], ...] = ()
     """Address and port of each HTTP listener."""
+    tls: bool = False
+    """Whether it is HTTPS."""
     socket_path: Path | None = None
     stdio: bool = False
 
     def __str__(self) -> str:
+        scheme = "https" if self.tls else "http"
         places = [
-            f"http://{f'[{host}]' if ':' in host else host}:{port}/mcp" for host, port in self.http
+            f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/mcp"
+            for host, port in self.http
         ]
         if self.socket_path:
             places.append(str(self.socket_path))
@@ -93,6 +102,7 @@ async def serve(
     readiness: Callable[[], Readiness] = lambda: Readiness(True),
     stop: anyio.Event | None = None,
     signals: bool = True,
+    delay_seconds: float = 0.0,
     drain_seconds: int = DRAIN_SECONDS,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -102,13 +112,15 @@ async def serve(
         readiness: asked at every `/readyz`; must not block.
         signals: whether this call owns the process's signals (main thread only). A second one
             ends the process at once.
-        drain_seconds: how long calls in flight may still take after the request to stop.
+        delay_seconds: how long new calls are still taken after the request to stop, on every
+            listener alike. The end of stdin, whose client has gone, is not waited for.
+        drain_seconds: how long calls in flight may take after that.
         task_status: told where the server listens once it does (`await tasks.start(...)`).
 
     Raises:
         ListenError: a listener could not be opened; nothing was served.
     """
-    stopping = Stop(_end_subscriptions(served.server), stop or anyio.Event())
+    stopping = Stop(_end_subscriptions(served.server), announced=stop or anyio.Event())
     pages = Pages(identity=served.identity, calls=served.calls, readiness=readiness, stop=stopping)
     with ExitStack() as opened:
         listeners: list[Listener] = []
@@ -120,9 +132,11 @@ async def serve(
             listeners.append(_listen_unix(opened, served.server, socket_path, stopping))
         if stdio:
             listeners.append(_listen_stdio(served.server, stopping))
-        listening = Listening(http=addresses, socket_path=socket_path, stdio=stdio)
+        tls = http is not None and http.tls is not None
+        listening = Listening(http=addresses, tls=tls, socket_path=socket_path, stdio=stdio)
         if signals:
-            opened.enter_context(_obeying_signals(stopping, drain_seconds))
+            last_seconds = delay_seconds + drain_seconds + LAST_RESORT_SECONDS
+            opened.enter_context(_obeying_signals(stopping, last_seconds))
         async with served.server.lifespan(served.server) as state:
             with anyio.CancelScope() as bound:
                 async with anyio.create_task_group() as tasks:
@@ -130,10 +144,25 @@ async def serve(
                         tasks.start_soon(listener, state)
                     logger.info("listening: %s", listening)
                     task_status.started(listening)
-                    await stopping.requested.wait()
+                    await _until_requested(stopping, delay_seconds)
                     bound.deadline = anyio.current_time() + drain_seconds + DRAIN_MARGIN_SECONDS
             if bound.cancelled_caught:
                 logger.warning("gave up on calls that took longer than %d s", drain_seconds)
+
+
+async def _until_requested(stop: Stop, delay_seconds: float) -> None:
+    """Wait for the stop, which follows its announcement after the delay."""
+
+    async def follow() -> None:
+        await stop.announced.wait()
+        await anyio.sleep(delay_seconds)
+        stop.requested.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        await stop.requested.wait()
+        stop.announced.set()
+        tasks.cancel_scope.cancel()
 
 
 # Each listener is imported when it is asked for: uvicorn costs a stdio server 20 ms and 1 MiB that
@@ -143,6 +172,7 @@ async def serve(
 def _listen_http(
     opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
 ) -> tuple[Listener, tuple[tuple[str, int], ...]]:
+    from mcp_gpu.serving.certificate import Certificate
     from mcp_gpu.serving.http import serve_http
     from mcp_gpu.serving.security import read_tokens
 
@@ -151,18 +181,30 @@ def _listen_http(
             read_tokens(endpoint.access.token_file)
         except (OSError, ValueError) as error:
             raise ListenError(f"--token-file: {error}") from error
+    if endpoint.open_to_all and not endpoint.access.anonymous:
+        raise ListenError(OPEN_DOOR)
+    certificate = None if endpoint.tls is None else Certificate(endpoint.tls)
     sockets = bind(endpoint)
     if endpoint.open_to_all:
         logger.warning(
-            "no authentication: whoever reaches port %d may ask; set --token-file",
+            "NO AUTHENTICATION: whoever reaches port %d of %s reads every GPU; this is what "
+            "--allow-anonymous asks for",
             sockets[0].getsockname()[1],
+            ", ".join(endpoint.hosts),
         )
     for bound in sockets:
         opened.callback(bound.close)
     addresses = tuple(bound.getsockname()[:2] for bound in sockets)
 
     async def listener(state: Any) -> None:
-        await serve_http(server, endpoint, sockets, pages=pages, drain_seconds=drain_seconds)
+        await serve_http(
+            server,
+            endpoint,
+            sockets,
+            certificate=certificate,
+            pages=pages,
+            drain_seconds=drain_seconds,
+        )
 
     return listener, addresses
 
@@ -195,18 +237,17 @@ def _end_subscriptions(server: Server[Any]) -> Callable[[], None]:
 
 
 @contextmanager
-def _obeying_signals(stop: Stop, drain_seconds: int) -> Iterator[None]:
-    """SIGTERM and SIGINT request the stop; a second one ends the process at once.
+def _obeying_signals(stop: Stop, last_seconds: float) -> Iterator[None]:
+    """SIGTERM and SIGINT announce the stop; a second one ends the process at once.
 
     Handled here and not by the event loop, whose handlers wait for a loop that may be blocked.
     """
     loop = asyncio.get_running_loop()
-    last_seconds = drain_seconds + LAST_RESORT_SECONDS
     received: list[int] = []
 
     def begin_to_stop(number: int) -> None:
         logger.info("%s: stopping", signal.Signals(number).name)
-        stop.requested.set()
+        stop.announced.set()
 
     def obey(number: int, frame: FrameType | None) -> None:
         received.append(number)

@@ -71,6 +71,9 @@ class Stop:
     end_subscriptions: Callable[[], None] = lambda: None
     """Ends open `subscriptions/listen` streams, which would never end themselves. Called by
     each listener once it reads no more, so that none is opened behind it."""
+    announced: anyio.Event = field(default_factory=anyio.Event)
+    """Set as soon as the end is certain. Until it is `requested` too, everything is served as ever,
+    but that `/readyz` tells load balancers to go elsewhere."""
     requested: anyio.Event = field(default_factory=anyio.Event)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -18,9 +19,13 @@ import httpx2
 from anyio.abc import Process
 
 from mcp_gpu.gpu.simulator import load_fleet
+from support.kubeapi.credentials import Authority
 from support.ports import free_ports
 
 PROGRAM = [sys.executable, "-m", "mcp_gpu"]
+
+SERVER_NAME = "agents.gpu.svc"
+"""What the certificates of agents are for."""
 
 START_SECONDS = 60
 """Bound for a process to come up on a busy machine."""
@@ -38,10 +43,19 @@ class Running:
     log: Path
     process: Process | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    authority: Authority | None = None
+    """Whose certificate it serves HTTPS with; without one it serves HTTP."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.authority is None else 'https'}://127.0.0.1:{self.port}"
+
+    @property
+    def trust(self) -> ssl.SSLContext | bool:
+        """What a client checks its certificate by."""
+        if self.authority is None:
+            return True
+        return ssl.create_default_context(cafile=self.authority.certificate)
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -58,7 +72,7 @@ class Running:
             await self._ready()
 
     async def _ready(self) -> None:
-        async with httpx2.AsyncClient(trust_env=False, timeout=5) as client:
+        async with httpx2.AsyncClient(verify=self.trust, trust_env=False, timeout=5) as client:
             while True:
                 assert self.process is not None
                 assert self.process.returncode is None, self.log.read_text()
@@ -119,9 +133,17 @@ async def ask(url: str, **arguments: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, fleet: str, *flags: str, agent_flags: Sequence[str] = ()
+    folder: Path,
+    fleet: str,
+    *flags: str,
+    agent_flags: Sequence[str] = (),
+    authority: Authority | None = None,
 ) -> AsyncIterator[Cluster]:
-    """A cluster of the fleet file's nodes. Each can be reached over HTTP and over a command."""
+    """A cluster of the fleet file's nodes. Each can be reached over HTTP and over a command.
+
+    Args:
+        authority: has agents serve HTTPS with a certificate of its.
+    """
     fleet_file = folder / "fleet.toml"
     fleet_file.write_text(fleet)
     nodes = list(load_fleet(fleet_file).nodes)
@@ -132,7 +154,8 @@ async def cluster(
         socket_path = folder / node / "agent.sock"
         arguments = ["agent", "--node-name", node, "--simulate", str(fleet_file)]
         arguments += ["--http-port", str(port), "--socket", str(socket_path), *agent_flags]
-        agents[node] = Running(arguments, port, folder / f"{node}.log")
+        arguments += served_with(authority)
+        agents[node] = Running(arguments, port, folder / f"{node}.log", authority=authority)
         attach = [*PROGRAM, "attach", "--socket", str(socket_path), "--relay-only"]
         entries.append(
             f'[[agents]]\nnode = "{node}"\naddress = "127.0.0.1:{port}"\n'
@@ -141,10 +164,28 @@ async def cluster(
     agents_file = folder / "agents.toml"
     agents_file.write_text("\n".join(entries))
     arguments = ["gateway", "--agents-file", str(agents_file), "--http-port", str(gateway_port)]
-    gateway = Running([*arguments, *flags], gateway_port, folder / "gateway.log")
+    arguments += [*trusting(authority), *flags]
+    gateway = Running(arguments, gateway_port, folder / "gateway.log")
     async with AsyncExitStack() as stack:
         await start_all(stack, [*agents.values(), gateway])
         yield Cluster(agents, gateway, fleet_file)
+
+
+def served_with(authority: Authority | None) -> list[str]:
+    """Flags of an agent whose certificate is the authority's: for a name, and for 127.0.0.1, which
+    tests call it by."""
+    if authority is None:
+        return []
+    certificate, key = authority.issue("agent", SERVER_NAME, "127.0.0.1")
+    return ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+
+
+def trusting(authority: Authority | None) -> list[str]:
+    """Flags of a gateway over such agents."""
+    if authority is None:
+        return []
+    flags = ["--agent-scheme", "https", "--agent-ca-file", str(authority.certificate)]
+    return [*flags, "--agent-server-name", SERVER_NAME]
 
 
 async def clean_up(running: Running) -> None:

@@ -31,12 +31,15 @@ class ForwardSite:
     token_file: str
     """What the agent asks callers for."""
     target: Target
+    trust: Mapping[str, str]
+    """How its certificate is checked: the options `ca_file` and `server_name`."""
     tool: str = "get_gpu_inventory"
     """One that the agent answers at once."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def transport(self, **settings: Any) -> PortForwardTransport:
         defaults = {"kubeconfig": self.kubeconfig, "token_file": self.token_file}
+        defaults |= {"scheme": "https", **self.trust}
         return PortForwardTransport(PortForwardSettings(**{**defaults, **settings}))
 
     async def call(self, transport: PortForwardTransport, target: Target | None = None) -> None:

@@ -15,7 +15,7 @@ from mcp_gpu.fleet.diagnosis.nodes import NodeFacts
 from mcp_gpu.fleet.diagnosis.pods import PodFacts
 from mcp_gpu.fleet.diagnosis.policies import Decision, Party, decide
 
-__all__ = ["DROPPED", "HTTP", "PORT_FORWARD", "Agent", "Case", "Relation", "Split", "names"]
+__all__ = ["DROPPED", "HTTP", "PORT_FORWARD", "TLS", "Agent", "Case", "Relation", "Split", "names"]
 
 Relation = Literal["same node", "same subnet", "other subnets", "elsewhere"]
 """Where an agent is, seen from the gateway. `elsewhere`: not known, or the gateway is outside."""
@@ -23,9 +23,20 @@ Relation = Literal["same node", "same subnet", "other subnets", "elsewhere"]
 DROPPED: frozenset[Outcome] = frozenset({"connect_timeout", "no_route", "silent"})
 """Nothing comes back."""
 
-PASSED: frozenset[Outcome] = frozenset(
-    {"ok", "large_lost", "refused", "reset", "tls", "unauthorized", "forbidden", "http_error"}
+TLS: frozenset[Outcome] = frozenset(
+    {"tls", "tls_untrusted", "tls_name", "tls_expired", "tls_scheme"}
 )
+"""A handshake that does not come to its end, though something answers."""
+
+PASSED: frozenset[Outcome] = TLS | {
+    "ok",
+    "large_lost",
+    "refused",
+    "reset",
+    "unauthorized",
+    "forbidden",
+    "http_error",
+}
 """Something came back: packets get there and back."""
 
 REACHED: frozenset[Outcome] = frozenset(

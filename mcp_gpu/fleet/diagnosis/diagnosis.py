@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from mcp_gpu.fleet.connectivity.model import Survey
 from mcp_gpu.fleet.diagnosis.case import HTTP, Agent, Case, names
-from mcp_gpu.fleet.diagnosis.causes import access, agents, aws, mesh, overlay, packets, rules
+from mcp_gpu.fleet.diagnosis.causes import access, agents, aws, mesh, overlay, packets, rules, tls
 from mcp_gpu.fleet.diagnosis.evidence import Evidence
 from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, RuledOut, few
 from mcp_gpu.fleet.diagnosis.model import Diagnosis, Verdict
@@ -34,7 +34,11 @@ CAUSES: tuple[Callable[[Case], Judgement], ...] = (
     agents.name_resolution,
     access.token_rejected,
     access.host_not_allowed,
-    access.tls,
+    tls.untrusted,
+    tls.wrong_name,
+    tls.expired,
+    tls.scheme,
+    tls.failed,
     access.kubelet_unreachable,
     access.api_unreachable,
     access.credentials,

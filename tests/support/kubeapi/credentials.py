@@ -26,15 +26,19 @@ class Authority:
         self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
         # Without the key identifiers that RFC 5280 asks for, as many a cluster's own.
-        self._certificate = self._sign(name, self._key, x509.BasicConstraints(True, None))
+        self._certificate = self._sign(name, self._key, x509.BasicConstraints(True, None), 1.0)
         self.certificate = folder / f"{name}.crt"
         self.certificate.write_bytes(_pem(self._certificate))
 
-    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """Certificate and key files for a user, or a server of these names and addresses."""
+    def issue(self, name: str, *hosts: str, days: float = 1.0) -> tuple[Path, Path]:
+        """Certificate and key files for a user, or a server of these names and addresses.
+
+        Args:
+            days: until it ends; less than 0 for one that has ended.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([_host(host) for host in hosts]) if hosts else None
-        signed = self._sign(name, key, names)
+        signed = self._sign(name, key, names, days)
         certificate, private = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         certificate.write_bytes(_pem(signed))
         private.write_bytes(
@@ -55,7 +59,11 @@ class Authority:
         return context
 
     def _sign(
-        self, name: str, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType | None
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType | None,
+        days: float,
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         builder = (
@@ -64,8 +72,8 @@ class Authority:
             .issuer_name(_name(self._name))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - DAY)
-            .not_valid_after(now + DAY)
+            .not_valid_before(now + min(days, 0) * DAY - DAY)
+            .not_valid_after(now + days * DAY)
         )
         if extension is not None:
             critical = isinstance(extension, x509.BasicConstraints)

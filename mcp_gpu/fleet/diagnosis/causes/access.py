@@ -17,7 +17,6 @@ __all__ = [
     "kubelet_unreachable",
     "no_relay",
     "rbac",
-    "tls",
     "token_rejected",
 ]
 
@@ -150,18 +149,25 @@ def token_rejected(case: Case) -> Judgement:
     answered = [agent for agent in case.agents if agent.http == "ok"]
     evidence = [f"{found[0].name}: {found[0].message('unauthorized', 'forbidden')}"]
     if answered:
-        evidence.append(f"{len(answered)} others take the same token: these hold an older one")
+        evidence.append(f"{len(answered)} others take the same token: these are set otherwise")
+    fix: tuple[str, ...]
     if case.outside:
         title, fix = (
             "agents want a token, and exec needs none",
-            ("# --agent-token-file FILE, or exec first: --transports http,exec,portforward",),
+            (
+                "# exec first: --transports http,exec,portforward; or --agent-token-file FILE with"
+                " --agent-scheme https",
+            ),
         )
     else:
         title, fix = (
             "agents do not accept the gateway's token",
             (
-                "# MCP_GPU_AGENT_TOKEN_FILE at the gateway and MCP_GPU_TOKEN_FILE at agents have to"
-                " agree; both are read again: after a change of the Secret a minute or two pass",
+                "# what MCP_GPU_AGENT_TOKEN_FILE holds, as a rule the projected token of the"
+                " gateway's account, needs an audience of the agents' MCP_GPU_TOKEN_AUDIENCES and a"
+                " subject of their MCP_GPU_TOKEN_SUBJECTS",
+                "# agents believe such tokens with MCP_GPU_KUBERNETES_TOKENS=jwks or review; with"
+                " MCP_GPU_TOKEN_FILE both files have to hold the same. All are read again",
             ),
         )
     plain = all(agent.had("unauthorized") for agent in found) and not case.outside
@@ -187,27 +193,6 @@ def host_not_allowed(case: Case) -> Judgement:
         names(found),
         (f"{found[0].name}: {found[0].message('forbidden')}",),
         ("# name it in the agents' MCP_GPU_ALLOWED_HOSTS, or reach them by address",),
-    )
-
-
-def tls(case: Case) -> Judgement:
-    """Certificates or protocols do not fit."""
-    found = [agent for agent in case.agents if agent.http == "tls"]
-    if not found:
-        return None
-    where = found[0]
-    address = where.addresses[0] if where.addresses else "ADDRESS"
-    address = f"[{address}]" if ":" in address else address
-    return Finding(
-        "tls",
-        "TLS with agents fails: their certificate is not trusted, or they do not speak it",
-        "high",
-        names(found),
-        (f"{where.name}: {where.message('tls')}",),
-        (
-            f"openssl s_client -connect {address}:{where.survey.target.port} </dev/null",
-            "# the http transport's options scheme and ca_file have to fit the agents",
-        ),
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mcp_gpu.fleet.connectivity.model import Outcome
-from mcp_gpu.fleet.diagnosis.case import Agent, Case, names
+from mcp_gpu.fleet.diagnosis.case import TLS, Agent, Case, names
 from mcp_gpu.fleet.diagnosis.finding import Finding, Judgement, RuledOut
 from mcp_gpu.fleet.diagnosis.mesh import excluded, strict
 from mcp_gpu.fleet.diagnosis.pods import EXCLUDED_PORTS, REDIRECTION, PodFacts
 
 __all__ = ["mesh_mtls"]
 
-TURNED_AWAY: frozenset[Outcome] = frozenset({"reset", "http_error", "tls", "forbidden"})
+TURNED_AWAY: frozenset[Outcome] = TLS | {"reset", "http_error", "forbidden"}
 """What a proxy does to a connection that it does not take."""
 
 
@@ -50,7 +50,13 @@ def mesh_mtls(case: Case) -> Judgement:
         names(unequal),
         tuple(evidence),
         tuple(fix),
-        excludes=("tls", "token-rejected"),
+        excludes=(
+            "tls",
+            "tls-scheme",
+            "certificate-untrusted",
+            "certificate-name",
+            "token-rejected",
+        ),
     )
 
 

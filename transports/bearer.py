@@ -1,0 +1,43 @@
+"""A bearer token, given or in a file that is rotated."""
+
+from __future__ import annotations
+
+import anyio
+
+__all__ = ["BearerToken"]
+
+
+class BearerToken:
+    """A token for the Authorization header.
+
+    Raises:
+        ValueError: the given one is none. The message does not show it.
+    """
+
+    def __init__(self, token: str, file: str) -> None:
+        self._file = anyio.Path(file) if file else None
+        self._read_at: tuple[int, int, int] | None = None
+        self._token = _header_value(token)
+
+    async def read(self) -> str:
+        """The token, empty if there is none.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: what it holds is not a token. The message does not show it.
+        """
+        if self._file is not None:
+            # Projected volumes replace the file by renaming: a new inode at the least.
+            stat = await self._file.stat()
+            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if version != self._read_at:
+                self._token = _header_value(await self._file.read_text(encoding="utf-8"))
+                self._read_at = version
+        return self._token
+
+
+def _header_value(token: str) -> str:
+    value = token.strip()
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("the token holds characters that no token has")
+    return value

@@ -305,7 +305,7 @@ def test_the_helm_test_calls_the_service_as_it_wants_to_be_called(path: Path) ->
         assert calls == []
         return
     (call,) = calls
-    flags = dict(flag.split("=") for flag in call["spec"]["containers"][0]["args"][1:])
+    flags = dict(flag.partition("=")[::2] for flag in call["spec"]["containers"][0]["args"][1:])
     url = urlsplit(flags["--url"])
     service = rendered.one("Service", "gateway")
     assert url.hostname == f"{service['metadata']['name']}.gpu-diagnostics.svc"
@@ -313,6 +313,7 @@ def test_the_helm_test_calls_the_service_as_it_wants_to_be_called(path: Path) ->
     assert url.port == service["spec"]["ports"][0]["port"]
     assert (url.scheme == "https") == ("MCP_GPU_TLS_CERT_FILE" in gateway) == ("--ca-file" in flags)
     assert ("--token-file" in flags) == ("MCP_GPU_ALLOW_ANONYMOUS" not in gateway)
+    assert ("--plain-token" in flags) == ("--token-file" in flags and url.scheme == "http")
     # It has none of the labels by which the Service finds its pods, and comes after the pre-flight.
     selector = service["spec"]["selector"]
     assert not selector.items() <= call["metadata"]["labels"].items()

@@ -31,7 +31,9 @@ class BearerToken:
             stat = await self._file.stat()
             version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if version != self._read_at:
-                self._token = _header_value(await self._file.read_text(encoding="utf-8"))
+                text = await self._file.read_text(encoding="utf-8")
+                # While tokens are exchanged a file of those that are taken holds the new one first.
+                self._token = _header_value(text.strip().partition("\n")[0])
                 self._read_at = version
         return self._token
 

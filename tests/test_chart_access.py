@@ -176,7 +176,7 @@ def test_where_nothing_may_exec_there_is_nothing_to_pin(gateway: dict[str, Any])
 def test_exec_is_pinned_wherever_the_cluster_can(
     version: str, enabled: bool | str, pinned: bool, tmp_path: Path
 ) -> None:
-    # Only linting takes a version of Kubernetes, and all it tells of objects is a name that is none.
+    # Only linting takes a version of Kubernetes, and of objects it tells only bad names.
     copied = Path(shutil.copytree(CHART, tmp_path / "mcp-gpu"))
     tells = """apiVersion: v1
 kind: ConfigMap

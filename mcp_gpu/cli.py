@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from mcp_gpu import __version__, logs, settings
-from mcp_gpu.variables import unknown_variables
 from mcp_gpu.sockets import UNIX
+from mcp_gpu.variables import unknown_variables
 from transports.errors import leaves
 
 __all__ = ["main"]

@@ -165,7 +165,10 @@ async def test_nobody_listens_beyond_loopback_without_a_token_by_accident(
         assert way_out in str(caught.value)
 
 
-@pytest.mark.parametrize("role", [["agent", "--simulate", "demo"], ["gateway", "--agents", "a"]])
+@pytest.mark.parametrize(
+    "role",
+    [["agent", "--simulate", "demo", "--node-name", "t4-a"], ["gateway", "--agents", "a"]],
+)
 async def test_either_role_refuses_in_one_line(role: list[str]) -> None:
     with anyio.fail_after(60):
         refused = await anyio.run_process(

@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from mcp_gpu.cli import main
-from support.cluster import Running, cluster, start_all
+from support.cluster import Running, cluster, start_all, trusting
+from support.kubeapi.credentials import Authority
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting
 from support.kubeapi.pods import Pod
 from support.kubeapi.server import FakeApiServer

@@ -20,8 +20,8 @@ from mcp_gpu.cli import main
 from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.gateway import make_discovery, make_transports
 from mcp_gpu.settings import GatewaySettings, SettingError
-from support.cluster import PROGRAM, Running, cluster, start_all
-from support.kubeapi.credentials import write_kubeconfig
+from support.cluster import PROGRAM, Running, cluster, served_with, start_all, trusting
+from support.kubeapi.credentials import Authority, write_kubeconfig
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting
 from support.kubeapi.pods import Pod
 from support.kubeapi.server import TOKEN, FakeApiServer

@@ -22,7 +22,7 @@ LISTEN = request("subscriptions/listen", "listen", notifications={"toolsListChan
 @asynccontextmanager
 async def everything_open(
     socket_path: Path, *arguments: str, begin: dict[str, object]
-) -> AsyncIterator[tuple[Process, Lines, Lines]]:
+) -> AsyncIterator[tuple[Process, Lines, Lines, int]]:
     """A server with a subscription on each listener and one call begun over stdin."""
     async with child(
         "--http", "0", "--socket", str(socket_path), "--stdio", *arguments, stdin=subprocess.PIPE
@@ -43,7 +43,7 @@ async def everything_open(
             assert "acknowledged" in (await stdio.receive())["method"]
             await stdio.send(begin)
             assert await errors.receive() == {"slept": "begun"}
-            yield process, stdio, unix
+            yield process, stdio, unix, where["http"][0][1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -52,7 +52,7 @@ async def test_a_signal_ends_everything_and_calls_in_flight_are_answered(
 ) -> None:
     path = tmp_path / "own" / "agent.sock"
     begin = call("sleep", "call", seconds=1.0)
-    async with everything_open(path, begin=begin) as (process, stdio, unix):
+    async with everything_open(path, begin=begin) as (process, stdio, unix, _):
         process.send_signal(number)
         with anyio.fail_after(END_SECONDS):
             answers = {message["id"]: message["result"] for message in await stdio.rest()}
@@ -66,7 +66,7 @@ async def test_a_signal_ends_everything_and_calls_in_flight_are_answered(
 async def test_a_call_without_end_and_a_hung_thread_do_not_keep_the_process(tmp_path: Path) -> None:
     path = tmp_path / "own" / "agent.sock"
     begin = call("sleep", "call", seconds=600)
-    async with everything_open(path, "--hung-thread", begin=begin) as (process, _, _):
+    async with everything_open(path, "--hung-thread", begin=begin) as (process, _, _, _):
         process.terminate()
         with anyio.fail_after(END_SECONDS):
             assert await process.wait() == 0
@@ -75,7 +75,7 @@ async def test_a_call_without_end_and_a_hung_thread_do_not_keep_the_process(tmp_
 async def test_a_blocked_event_loop_does_not_keep_the_process(tmp_path: Path) -> None:
     path = tmp_path / "own" / "agent.sock"
     begin = call("block", "call", seconds=600)
-    async with everything_open(path, begin=begin) as (process, _, _):
+    async with everything_open(path, begin=begin) as (process, _, _, _):
         process.terminate()
         with anyio.fail_after(END_SECONDS):
             assert await process.wait() == 1
@@ -84,12 +84,79 @@ async def test_a_blocked_event_loop_does_not_keep_the_process(tmp_path: Path) ->
 async def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     path = tmp_path / "own" / "agent.sock"
     begin = call("sleep", "call", seconds=600)
-    async with everything_open(path, begin=begin) as (process, _, unix):
+    async with everything_open(path, begin=begin) as (process, _, unix, _):
         process.terminate()
         # Its subscriptions end when the first signal has been taken.
         assert (await unix.until("listen"))["result"]["resultType"] == "complete"
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_while_load_balancers_learn_of_the_stop_every_listener_serves_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    path = tmp_path / "own" / "agent.sock"
+    begin = call("sleep", "first", seconds=0.1)
+    async with everything_open(path, "--delay", "2", begin=begin) as (process, stdio, unix, port):
+        process.send_signal(number)
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            url = f"http://127.0.0.1:{port}"
+            while (ready := await client.get(f"{url}/readyz")).status_code == 200:
+                await anyio.sleep(0.01)
+            assert (ready.status_code, ready.json()["status"]) == (503, "stopping")
+            assert (await client.get(f"{url}/healthz")).status_code == 200
+            message = call("echo", text="late")
+            answer = await client.post(f"{url}/mcp", json=message)
+            assert answer.json()["result"]["content"][0]["text"] == "late"
+            await stdio.send(call("echo", "over stdio", text="late"))
+            await unix.send(call("echo", "over unix", text="late"))
+            for lines, name in ((stdio, "over stdio"), (unix, "over unix")):
+                found = (await lines.until(name))["result"]["content"][0]["text"]
+                assert found == "late"
+            async with unix_lines(path) as another:
+                await another.send(call("echo", "new", text="late"))
+                assert (await another.until("new"))["result"]["content"][0]["text"] == "late"
+            # All this within the delay, or the last answer would not have come.
+            assert (await client.get(f"{url}/readyz")).json()["status"] == "stopping"
+        with anyio.fail_after(2 + END_SECONDS):
+            assert await process.wait() == 0
+        assert [message["id"] for message in await unix.rest()] == ["listen"]
+        assert not path.exists()
+
+
+async def test_a_second_signal_cuts_the_delay_short(tmp_path: Path) -> None:
+    path = tmp_path / "own" / "agent.sock"
+    begin = call("sleep", "call", seconds=0.0)
+    async with everything_open(path, "--delay", "600", begin=begin) as (process, _, _, port):
+        process.terminate()
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            while (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
+                await anyio.sleep(0.01)
+        process.terminate()
+        with anyio.fail_after(END_SECONDS):
+            assert await process.wait() == 1
+
+
+async def test_a_client_at_stdin_that_goes_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "own" / "agent.sock"
+    begin = call("sleep", "call", seconds=0.0)
+    async with everything_open(path, "--delay", "600", begin=begin) as (process, _, _, _):
+        assert process.stdin is not None
+        await process.stdin.aclose()
+        with anyio.fail_after(END_SECONDS):
+            assert await process.wait() == 0
+
+
+async def test_a_blocked_event_loop_does_not_keep_the_process_past_the_delay(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "own" / "agent.sock"
+    begin = call("block", "call", seconds=600)
+    async with everything_open(path, "--delay", "1", begin=begin) as (process, _, _, _):
+        process.terminate()
+        with anyio.fail_after(1 + END_SECONDS):
+            assert await process.wait() == 1
 
 
 async def test_a_taken_port_is_told_without_a_traceback() -> None:

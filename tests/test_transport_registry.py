@@ -106,6 +106,6 @@ def test_an_option_that_is_wrong_is_refused_by_name(
 def test_a_refused_token_is_not_shown() -> None:
     for token in ("s3 cret", ["s3", "cret"], "s3\ncret"):
         with pytest.raises(ValueError, match="token") as caught:
-            registry.load("http", {"token": token})
+            registry.load("http", {"scheme": "https", "token": token})
         assert "cret" not in str(caught.value)
         assert "cret" not in repr(caught.value.__cause__)

@@ -40,7 +40,7 @@ from transports.errors import (
     one_line,
 )
 from transports.framing import MAX_FRAME_BYTES
-from transports.tls import explain
+from transports.tls import CUT, explain
 
 __all__ = [
     "Exchange",
@@ -272,7 +272,7 @@ def unreachable(
                 words = text if symptom is None else os.strerror(cause.errno or 0)
                 return NotConnected(Unreachable, f"{where}: {words.lower()}", symptom)
     if securing:
-        return NotConnected(BadPeer, f"{where}: TLS: closed in the handshake", "tls")
+        return NotConnected(BadPeer, f"{where}: TLS: {CUT}", "tls")
     return NotConnected(Unreachable, f"{where}: no connection")
 
 

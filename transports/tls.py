@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from transports.errors import Symptom
 
-__all__ = ["Trust", "explain"]
+__all__ = ["CUT", "Trust", "explain"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,9 @@ or address; signed by itself, or by nobody known."""
 
 _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
 """What OpenSSL makes of bytes that are no TLS, by their first five."""
+
+
+CUT = "closed in the handshake"
 
 
 class Trust:
@@ -90,6 +93,8 @@ def explain(error: ssl.SSLError, name: str) -> tuple[str, Symptom]:
         if error.verify_code in _UNTRUSTED:
             return f"the certificate is not trusted: {error.verify_message}", "tls_untrusted"
         return error.verify_message, "tls"
+    if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
+        return CUT, "tls"
     if error.reason in _NO_TLS:
         return "what answers speaks no TLS", "tls_scheme"
     return (error.reason or "failed").lower().replace("_", " "), "tls"

@@ -138,11 +138,13 @@ async def cluster(
     *flags: str,
     agent_flags: Sequence[str] = (),
     authority: Authority | None = None,
+    gateway_authority: Authority | None = None,
 ) -> AsyncIterator[Cluster]:
     """A cluster of the fleet file's nodes. Each can be reached over HTTP and over a command.
 
     Args:
         authority: has agents serve HTTPS with a certificate of its.
+        gateway_authority: has signed the certificate that `flags` name, if they do.
     """
     fleet_file = folder / "fleet.toml"
     fleet_file.write_text(fleet)
@@ -165,7 +167,8 @@ async def cluster(
     agents_file.write_text("\n".join(entries))
     arguments = ["gateway", "--agents-file", str(agents_file), "--http-port", str(gateway_port)]
     arguments += [*trusting(authority), *flags]
-    gateway = Running(arguments, gateway_port, folder / "gateway.log")
+    log = folder / "gateway.log"
+    gateway = Running(arguments, gateway_port, log, authority=gateway_authority)
     async with AsyncExitStack() as stack:
         await start_all(stack, [*agents.values(), gateway])
         yield Cluster(agents, gateway, fleet_file)

@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--socket", type=Path)
     parser.add_argument("--stdio", action="store_true")
     parser.add_argument("--hung-thread", action="store_true")
+    parser.add_argument("--delay", type=float, default=0.0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     if options.hung_thread:
@@ -164,6 +165,7 @@ def main() -> None:
                 http=http,
                 socket_path=options.socket,
                 stdio=options.stdio,
+                delay_seconds=options.delay,
                 task_status=start,
             )
             tasks.cancel_scope.cancel()

@@ -50,6 +50,16 @@ class Authority:
         )
         return certificate, private
 
+    def alone(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """A certificate that signs itself, in our name."""
+        certificate, key = self.issue(name, *hosts)
+        private = serialization.load_pem_private_key(key.read_bytes(), None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        self._key = private
+        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
+        certificate.write_bytes(_pem(self._sign(name, private, names, 1.0)))
+        return certificate, key
+
     def server(self, *hosts: str) -> ssl.SSLContext:
         """The TLS side of a server that answers to these names, and asks for our users."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

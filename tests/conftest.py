@@ -41,6 +41,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
     def compare(name: str, shown: Any) -> None:
         path = GOLDEN / name
         if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(shown, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         assert shown == json.loads(path.read_text(encoding="utf-8"))
 

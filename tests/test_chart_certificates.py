@@ -11,11 +11,10 @@ from typing import Any
 import helm_python
 import pytest
 
-from support.chart import Object, Rendered, render
+from support.chart import ISSUED, Object, Rendered, render
 from support.helmapi import api_server
 from support.manifests import container, environment, every_pod, files
 
-ISSUED = "mcp-gpu/issued-at"
 DAY = 86_400
 
 BOTH = {"gateway": {"tls": {"source": "generated"}, "allowedHosts": ["gpu.example.org", "*"]}}

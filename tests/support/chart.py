@@ -6,8 +6,9 @@ the API does not know is an error, which a real API server would only drop.
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,11 @@ KUBERNETES = ("1.25", "1.37")
 """Versions whose schemas every object has to fit: the oldest that Chart.yaml admits, and the
 newest there is."""
 
-SINCE = dict.fromkeys(("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"), "1.30")
+SINCE = {
+    "ValidatingAdmissionPolicy": "1.30",
+    "ValidatingAdmissionPolicyBinding": "1.30",
+    "ResourceClaimTemplate": "1.34",
+}
 """Kinds that came later, which the chart makes there only where it is told to."""
 
 FOREIGN = ("cert-manager.io", "gateway.networking.k8s.io")
@@ -36,6 +41,9 @@ PREDECESSOR = (
     "transport.mode=http,gateway.routingMode=http",
 )
 """What k8s-gpu-mcp-server was installed with, as `helm --set` takes it."""
+
+ISSUED = "mcp-gpu/issued-at"
+"""Annotation of a generated certificate: when it was made, in seconds since 1970."""
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C takes a twentieth of the time, and is missing from some builds."""
@@ -106,7 +114,7 @@ def faults_of(rendered: Rendered) -> list[str]:
     for entry in rendered.objects:
         if entry["apiVersion"].partition("/")[0] in FOREIGN:
             continue
-        for version in (SINCE.get(entry["kind"], KUBERNETES[0]), *KUBERNETES[1:]):
+        for version in (_since(entry), *KUBERNETES[1:]):
             try:
                 kubernetes_validate.validate(entry, version, strict=True)
             except kubernetes_validate.ValidationError as error:
@@ -114,6 +122,61 @@ def faults_of(rendered: Rendered) -> list[str]:
                 name = f"{entry['kind']} {entry['metadata']['name']}"
                 faults.append(f"{name}: {place}: {error.message} (Kubernetes {version})")
     return faults
+
+
+def _since(entry: Object) -> str:
+    """The oldest version whose schemas an object has to fit."""
+    claims = entry["kind"] == "DaemonSet" and "resourceClaims" in entry["spec"]["template"]["spec"]
+    return SINCE.get("ResourceClaimTemplate" if claims else entry["kind"], KUBERNETES[0])
+
+
+def settled(rendered: Rendered) -> dict[str, Object]:
+    """Every object by its kind and name, without what is made anew each time."""
+    objects = copy.deepcopy(rendered.objects)
+    for entry in objects:
+        if entry["kind"] == "Secret":
+            entry["data"] = dict.fromkeys(entry["data"], "generated")
+            if ISSUED in entry["metadata"]["annotations"]:
+                entry["metadata"]["annotations"][ISSUED] = "now"
+    return {f"{entry['kind']} {entry['metadata']['name']}": entry for entry in objects}
+
+
+def changes(before: Mapping[str, Object], after: Mapping[str, Object]) -> dict[str, Any]:
+    """What differs between two renderings: objects that came or went, and for the others each
+    field with its value before and after, null where it is not set."""
+    fields = {}
+    for name in before.keys() & after.keys():
+        old, new = dict(_fields(before[name])), dict(_fields(after[name]))
+        found = {
+            place: [old.get(place), new.get(place)]
+            for place in old.keys() | new.keys()
+            if old.get(place) != new.get(place)
+        }
+        if found:
+            fields[name] = found
+    return {
+        "added": {name: after[name] for name in after.keys() - before.keys()},
+        "removed": sorted(before.keys() - after.keys()),
+        "changed": fields,
+    }
+
+
+def _fields(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf with its place; what has a name in a list is found by it, wherever it stands."""
+    entries: Iterable[tuple[str, Any]]
+    if isinstance(value, dict) and value:
+        entries = ((f"{place}.{key}".lstrip("."), inner) for key, inner in value.items())
+    elif isinstance(value, list) and value:
+        named = all(isinstance(inner, dict) and "name" in inner for inner in value)
+        entries = (
+            (f"{place}[{inner['name'] if named else index}]", inner)
+            for index, inner in enumerate(value)
+        )
+    else:
+        yield place, value
+        return
+    for where, inner in entries:
+        yield from _fields(inner, where)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""As much of an API server as Helm asks while it renders: its kinds, and objects to look up."""
+"""As much of an API server as Helm asks while it renders: what it serves, and what it holds."""
 
 from __future__ import annotations
 

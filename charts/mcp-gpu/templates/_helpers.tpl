@@ -82,9 +82,13 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- define "mcp-gpu.containerDefaults" -}}
+{{- define "mcp-gpu.containerImage" -}}
 image: {{ include "mcp-gpu.image" . }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end }}
+
+{{- define "mcp-gpu.containerDefaults" -}}
+{{ include "mcp-gpu.containerImage" . }}
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

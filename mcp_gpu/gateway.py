@@ -342,12 +342,13 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
         options["contexts"] = list(settings.context)
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
-        if settings.agent_token_file is not None and settings.agent_scheme != "https":
-            raise ValueError("--agent-token-file needs --agent-scheme https: a token goes over TLS")
         if settings.agent_token_file is not None:
             options["token_file"] = str(settings.agent_token_file)
         if settings.agent_ca_file is not None:
             options["ca_file"] = str(settings.agent_ca_file)
         if settings.agent_server_name:
             options["server_name"] = settings.agent_server_name
-    return options | settings.transport_options.get(name, {})
+    options |= settings.transport_options.get(name, {})
+    if options.get("token_file") and options.get("scheme") == "http":
+        raise ValueError("--agent-token-file needs --agent-scheme https: a token goes over TLS")
+    return options

@@ -23,7 +23,7 @@ from mcp_gpu.serving.endpoint import bind
 from mcp_gpu.serving.pages import Readiness
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
 from support.demo_server import Gate, registry
-from support.wire import ERAS, PATIENCE_SECONDS, call, headers, request, serving
+from support.wire import ERAS, PATIENCE_SECONDS, call, end_of, headers, request, serving
 from transports import Denied, Target
 from transports.http import HttpTransport
 from transports.session import call_tool
@@ -428,16 +428,6 @@ async def raw_connection(**options: Any) -> AsyncIterator[anyio.abc.SocketStream
         await anyio.connect_tcp(*listening.http[0]) as stream,
     ):
         yield stream
-
-
-async def end_of(stream: anyio.abc.ByteStream) -> bytes:
-    """All that comes before the other side closes."""
-    found = b""
-    try:
-        while True:
-            found += await stream.receive()
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
-        return found
 
 
 @pytest.mark.parametrize(

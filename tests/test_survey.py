@@ -149,7 +149,7 @@ async def test_a_connection_that_is_kept_hides_nothing() -> None:
 async def test_tls_asked_of_a_server_without() -> None:
     async with agent() as target:
         found = await survey([HttpTransport(HttpSettings(scheme="https"))], target)
-    assert outcomes(found.nodes[0]) == {"http": "tls"}
+    assert outcomes(found.nodes[0]) == {"http": "tls_scheme"}
 
 
 async def test_small_answers_that_arrive_where_large_ones_do_not() -> None:

@@ -12,7 +12,6 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -26,7 +25,7 @@ from mcp_gpu.serving.server import Listening, serve
 from mcp_gpu.settings import AgentSettings, SettingError
 from support.demo_server import Gate, registry
 from support.kubeapi.credentials import Authority
-from support.wire import PATIENCE_SECONDS, call, headers, request, serving
+from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving
 
 EVENTS = "application/json, text/event-stream"
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -98,15 +97,6 @@ async def serial_now(listening: Listening, context: ssl.SSLContext) -> int:
 
 def serial_in(file: Path) -> int:
     return x509.load_pem_x509_certificate(file.read_bytes()).serial_number
-
-
-async def end_of(stream: ByteStream) -> bytes:
-    found = b""
-    try:
-        while True:
-            found += await stream.receive()
-    except (anyio.EndOfStream, anyio.BrokenResourceError):
-        return found
 
 
 async def test_the_pages_and_mcp_are_served_and_the_scheme_is_told(

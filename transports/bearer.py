@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import anyio
 
+from transports.files import Version, version
+
 __all__ = ["BearerToken"]
 
 
@@ -16,7 +18,7 @@ class BearerToken:
 
     def __init__(self, token: str, file: str) -> None:
         self._file = anyio.Path(file) if file else None
-        self._read_at: tuple[int, int, int] | None = None
+        self._read_at: Version | None = None
         self._token = _header_value(token)
 
     async def read(self) -> str:
@@ -27,14 +29,12 @@ class BearerToken:
             ValueError: what it holds is not a token. The message does not show it.
         """
         if self._file is not None:
-            # Projected volumes replace the file by renaming: a new inode at the least.
-            stat = await self._file.stat()
-            version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if version != self._read_at:
+            now = version(await self._file.stat())
+            if now != self._read_at:
                 text = await self._file.read_text(encoding="utf-8")
                 # While tokens are exchanged a file of those that are taken holds the new one first.
                 self._token = _header_value(text.strip().partition("\n")[0])
-                self._read_at = version
+                self._read_at = now
         return self._token
 
 

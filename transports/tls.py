@@ -9,6 +9,7 @@ import ssl
 import anyio.to_thread
 
 from transports.errors import Symptom
+from transports.files import Version, version
 
 __all__ = ["CUT", "Trust", "explain"]
 
@@ -35,7 +36,7 @@ class Trust:
 
     def __init__(self, ca_file: str) -> None:
         self._file = ca_file
-        self._read_at: tuple[int, int, int] | None = None
+        self._read_at: Version | None = None
         self._told = ""
         # For plain HTTP, which never uses it: an empty one, which trusts nobody.
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -57,7 +58,7 @@ class Trust:
 
     def _renew(self) -> bool:
         try:
-            if self._version() == self._read_at:
+            if version(os.stat(self._file)) == self._read_at:
                 self._told = ""
                 return False
             self._read()
@@ -72,15 +73,11 @@ class Trust:
 
     def _read(self) -> None:
         try:
-            version = self._version() if self._file else None
+            before = version(os.stat(self._file)) if self._file else None
             context = ssl.create_default_context(cafile=self._file or None)
         except OSError as error:  # and what OpenSSL says of a file that it cannot use
             raise ValueError(f"ca_file {self._file!r}: {error}") from error
-        self.context, self._read_at = context, version
-
-    def _version(self) -> tuple[int, int, int]:
-        stat = os.stat(self._file)
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size
+        self.context, self._read_at = context, before
 
 
 def explain(error: ssl.SSLError, name: str) -> tuple[str, Symptom]:

@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 
 from mcp_gpu.serving.endpoint import ListenError, TlsFiles
+from transports.files import Version, version
 
 __all__ = ["Certificate"]
 
@@ -68,7 +69,7 @@ class Certificate:
     def check(self) -> None:
         """Take what the files hold by now, if it fits together; what is in use stays otherwise."""
         try:
-            if self._version() != self._read_at:
+            if self._versions() != self._read_at:
                 self._read()
                 self._quiet_until = 0.0
                 logger.info("serving the new certificate of %s, valid until %s", *self._told())
@@ -81,7 +82,7 @@ class Certificate:
 
     def _read(self) -> None:
         """Raises ValueError, whose text says which file is wrong and shows nothing of the key."""
-        version = self._version()
+        versions = self._versions()
         try:
             ends_at = _ends_at(self._cert.read_text("ascii", errors="replace"))
         except OSError as error:
@@ -100,20 +101,18 @@ class Certificate:
         except (OSError, ValueError) as error:
             words = getattr(error, "strerror", None) or str(error)
             raise ValueError(f"--tls-key-file: {self._key}: {words}") from error
-        if self._version() != version:
+        if self._versions() != versions:
             raise ValueError(f"{self._cert} and {self._key} changed while they were read")
-        self._context, self._ends_at, self._read_at = context, ends_at, version
+        self._context, self._ends_at, self._read_at = context, ends_at, versions
 
-    def _version(self) -> tuple[tuple[int, int, int], ...]:
-        # A volume's files are links that all lead elsewhere at once: other inodes at the least.
+    def _versions(self) -> list[Version]:
         found = []
         for flag, path in (("--tls-cert-file", self._cert), ("--tls-key-file", self._key)):
             try:
-                status = path.stat()
+                found.append(version(path.stat()))
             except OSError as error:
                 raise ValueError(f"{flag}: {path}: {error.strerror}") from error
-            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return tuple(found)
+        return found
 
     def _tell_of_the_end(self) -> None:
         now = self._clock()

@@ -96,6 +96,16 @@ class Lines:
             return found
 
 
+async def end_of(stream: ByteStream) -> bytes:
+    """All that comes before the other side closes."""
+    found = b""
+    try:
+        while True:
+            found += await stream.receive()
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        return found
+
+
 @asynccontextmanager
 async def unix_lines(path: Path) -> AsyncIterator[Lines]:
     async with await anyio.connect_unix(path) as stream:

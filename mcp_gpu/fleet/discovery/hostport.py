@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from mcp_gpu.fleet.discovery.table import DiscoveryError
+from transports.hosts import is_address
 
 __all__ = ["DEFAULT_PORT", "split_host_port"]
 
@@ -23,21 +24,13 @@ def split_host_port(text: str, place: str) -> tuple[str, int | None]:
     bare = text.removeprefix("http://").removesuffix("/").removesuffix("/mcp")
     if "/" in bare or not bare:
         raise DiscoveryError(f"{place}: {text!r} is not host[:port]")
-    if _is_ip(bare.strip("[]")):
+    if is_address(bare.strip("[]")):
         return str(ipaddress.ip_address(bare.strip("[]"))), None
     host, separator, port = bare.rpartition(":")
     if not separator:
         return bare, None
     if not port.isdecimal() or not 0 < int(port) < 65536 or not host:
         raise DiscoveryError(f"{place}: {port!r} is not a port number")
-    if ":" in host and not _is_ip(host.strip("[]")):
+    if ":" in host and not is_address(host.strip("[]")):
         raise DiscoveryError(f"{place}: {host!r} is neither a name nor an address")
     return host.strip("[]"), int(port)
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -373,6 +373,7 @@ def test_a_gateway_that_would_believe_no_token_is_refused_with_the_way_out() -> 
     variables = environment(render({"auth": {**nothing, "oauth": oauth}}), "gateway")
     assert variables["MCP_GPU_OAUTH_ISSUER"] == oauth["issuer"]
     assert variables["MCP_GPU_OAUTH_RESOURCE"] == oauth["resource"]
+    assert "gpu.example.org" in variables["MCP_GPU_ALLOWED_HOSTS"].split(",")
     with pytest.raises(helm_python.HelmError, match=r"auth\.oauth\.resource has to be"):
         render({"auth": {"oauth": {"issuer": "https://login.example.org"}}})
 

@@ -7,13 +7,14 @@ gateway is, so that it meets what the gateway meets. */}}
 {{- if and (include "mcp-gpu.agentTokens" .) (or (has "http" $paths) (has "portforward" $paths)) -}}true{{- end -}}
 {{- end }}
 
-{{/* Names by which clients may call: of the Service, and those of the values. */}}
+{{/* Names by which clients may call: of the Service, and those that values name. */}}
 {{- define "mcp-gpu.gatewayHosts" -}}
 {{- $gateway := .Values.gateway -}}
 {{- $given := $gateway.allowedHosts -}}
 {{- if $gateway.ingress.enabled }}{{ $given = concat $given $gateway.ingress.hosts }}{{ end -}}
 {{- if $gateway.httpRoute.enabled }}{{ $given = concat $given $gateway.httpRoute.hostnames }}{{ end -}}
-{{- prepend (uniq $given) (include "mcp-gpu.hosts" (list . (printf "%s-gateway" (include "mcp-gpu.fullname" .)))) | join "," -}}
+{{- if include "mcp-gpu.oauth" . }}{{ $given = append $given (urlParse .Values.auth.oauth.resource).hostname }}{{ end -}}
+{{- prepend (uniq (compact $given)) (include "mcp-gpu.hosts" (list . (printf "%s-gateway" (include "mcp-gpu.fullname" .)))) | join "," -}}
 {{- end }}
 
 {{/* How agents are found and reached. */}}

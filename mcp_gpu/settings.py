@@ -332,7 +332,10 @@ class TerminalSettings(FleetSettings):
     asked directly."""
     token_file: File | None = None
     """File with the bearer token to show to the gateway at --url, which has to be https or on this
-    machine, as kubectl port-forward makes it."""
+    machine, as kubectl port-forward makes it. Of several lines the first counts."""
+    plain_token: bool = False
+    """Show the token over plain HTTP to another machine, too, such as a gateway's Service within a
+    cluster: whoever is on the way can read it and call with it."""
     ca_file: File | None = None
     """PEM file of the authorities that the certificate at --url is checked against. Default: the
     system's."""

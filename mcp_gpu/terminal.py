@@ -262,7 +262,9 @@ def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
             raise ValueError("no host in it")
         target = Target(addresses=(url.hostname,), port=port)
         transport = HttpTransport(
-            read_options(HttpSettings, options), loopback_token_file=token_file
+            read_options(HttpSettings, options),
+            plain_token_file=token_file,
+            beyond_loopback=settings.plain_token,
         )
         return transport, target
     except ValueError as error:

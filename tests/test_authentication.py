@@ -251,7 +251,16 @@ async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
         shown = await status("--url", url, "--json", "--token-file", str(tmp_path / "client"))
         assert shown.returncode == 0, shown.stderr
         assert b'"via": "http"' in shown.stdout
+        # No loopback address, and yet this machine.
+        elsewhere = url.replace("127.0.0.1", "0.0.0.0")
+        (tmp_path / "several").write_text("for-clients\nfor-nobody\n")
+        in_clear = ["--url", elsewhere, "--json", "--token-file", str(tmp_path / "several")]
+        kept = await status(*in_clear)
+        told = await status(*in_clear, "--plain-token")
         refused = await status("--url", url, "--token-file", str(tmp_path / "agent"))
+    assert kept.returncode == 2
+    assert b"a token goes over https, or to this machine" in kept.stderr
+    assert told.returncode == 0, told.stderr
     assert refused.returncode == 2
     assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr
     for log in (running.gateway.log, running.agents["a"].log):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterator
@@ -20,43 +19,18 @@ from mcp_gpu.gpu import simulator
 from mcp_gpu.settings import (
     PREFIX,
     AgentSettings,
-    DoctorSettings,
     GatewaySettings,
 )
 from mcp_gpu.variables import unknown_variables
 from support import chart, podsecurity
-from support.chart import CHART, CI_VALUES, ROOT, Object, Rendered, render
+from support.chart import CHART, CI_VALUES, ROOT, render
 from support.cluster import END_SECONDS, PROGRAM, Running
-from support.helmapi import api_server
+from support.manifests import container, environment, every_pod, files, rules
 from support.ports import free_ports
-from transports.exec import ExecSettings, ExecTransport
-from transports.portforward import PortForwardTransport
 
 DEFAULTS: dict[str, Any] = chart.values_of(CHART / "values.yaml")
 
 every_ci_file = pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path.name)
-
-
-def container(rendered: Rendered, component: str) -> Object:
-    (only,) = rendered.pods()[component]["spec"]["containers"]
-    found: Object = only
-    return found
-
-
-def environment(rendered: Rendered, component: str) -> dict[str, str]:
-    """A container's variables; what the downward API fills in reads as its field."""
-    return {
-        entry["name"]: entry.get("value") or entry["valueFrom"]["fieldRef"]["fieldPath"]
-        for entry in container(rendered, component)["env"]
-    }
-
-
-def rules(rendered: Rendered, kind: str) -> list[tuple[str, str, str]]:
-    return [
-        (",".join(rule["apiGroups"]), ",".join(rule["resources"]), ",".join(rule["verbs"]))
-        for entry in rendered.all(kind)
-        for rule in entry["rules"]
-    ]
 
 
 # --- the chart as such -------------------------------------------------------------------------
@@ -84,11 +58,15 @@ def leaves(values: dict[str, Any], place: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 FREE = {
-    (role, key)
+    (role, *place)
     for role in ("agent", "gateway")
-    for key in ("resources", "nodeSelector", "affinity", "podLabels", "podAnnotations")
-} | {("agent", "updateStrategy")}
-"""Values that Kubernetes defines, not the chart."""
+    for place in (
+        ("resources",), ("nodeSelector",), ("affinity",), ("podLabels",), ("podAnnotations",),
+        ("updateStrategy",), ("tls", "issuerRef"), ("service", "annotations"),
+        ("ingress", "annotations"), ("httpRoute", "annotations"), ("httpRoute", "timeouts"),
+    )
+}  # fmt: skip
+"""Values that Kubernetes or another project defines, not the chart."""
 
 
 def test_every_value_is_set_by_some_file_under_ci() -> None:
@@ -117,7 +95,7 @@ def test_one_version_everywhere() -> None:
 def test_long_release_names_still_make_legal_names() -> None:
     name = "r" * 53
     for entry in render(name=name).objects:
-        if "ClusterRole" not in entry["kind"]:
+        if entry["kind"] in {"Service", "Pod", "DaemonSet", "Deployment"}:
             assert len(entry["metadata"]["name"]) <= 63, entry["metadata"]["name"]
     assert chart.faults_of(render(name=name)) == []
 
@@ -193,7 +171,9 @@ def test_the_paths_follow_from_transport_and_routing(
     assert variables["MCP_GPU_TRANSPORTS"] == transports
     # What is of no use on these paths is not handed out.
     paths = set(transports.split(","))
-    assert ("MCP_GPU_AGENT_TOKEN_FILE" in variables) == bool(paths & {"http", "portforward"})
+    for name in ("TOKEN_FILE", "CA_FILE", "SERVER_NAME", "SCHEME"):
+        asks = f"MCP_GPU_AGENT_{name}" in variables
+        assert asks == bool(paths & {"http", "portforward"})
     for path in ("portforward", "exec"):
         granted = ("", f"pods/{path}", "get,create") in rules(rendered, "Role")
         assert granted == (path in paths)
@@ -216,9 +196,14 @@ def test_agents_in_stdio_mode_open_no_port_and_are_probed_through_their_socket()
         assert agent[probe]["exec"]["command"] == ["mcp-gpu", "attach", "--check"]
     variables = environment(rendered, "agent")
     assert variables["MCP_GPU_HTTP"] == "false"
-    assert {"MCP_GPU_HTTP_HOST", "MCP_GPU_TOKEN_FILE"} & variables.keys() == set()
-    volumes = rendered.pods()["agent"]["spec"]["volumes"]
-    assert [volume["name"] for volume in volumes] == ["socket"]
+    asked = [name for name in variables if re.search("HTTP_|TOKEN|TLS|ANONYMOUS", name)]
+    assert asked == []
+    pod = rendered.pods()["agent"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["socket"]
+    assert pod["automountServiceAccountToken"] is False
+    # Nor does the gateway hold what it would show at a port.
+    assert [v["name"] for v in rendered.pods()["gateway"]["spec"]["volumes"]] == ["auth"]
+    assert [e["metadata"]["name"] for e in rendered.all("Secret")] == ["gpu-mcp-mcp-gpu-auth"]
     assert rendered.one("Service", "agent")["spec"]["ports"][0]["port"] == 8080
 
 
@@ -333,168 +318,7 @@ async def test_an_agent_started_as_the_chart_does_answers_by_its_names_and_on_it
         await agent.end()
 
 
-# --- who may do what ---------------------------------------------------------------------------
-
-READ = "list,watch"
-
-
-def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() -> None:
-    rendered = render()
-    assert rules(rendered, "Role") == [
-        ("discovery.k8s.io", "endpointslices", READ),
-        ("", "pods", READ),
-        ("networking.k8s.io,crd.projectcalico.org", "networkpolicies", "list"),
-        ("cilium.io", "ciliumnetworkpolicies", "list"),
-        ("", "pods/portforward", "get,create"),
-        ("", "pods/exec", "get,create"),
-    ]
-    assert rules(rendered, "ClusterRole") == [
-        ("", "nodes", READ),
-        ("apps", "daemonsets", "list"),
-        (
-            "crd.projectcalico.org",
-            "ippools,felixconfigurations,globalnetworkpolicies",
-            "list",
-        ),
-        ("cilium.io", "ciliumclusterwidenetworkpolicies", "list"),
-        ("security.istio.io", "peerauthentications", "list"),
-        ("", "namespaces", "list"),
-    ]
-    account = rendered.pods()["gateway"]["spec"]["serviceAccountName"]
-    for kind in ("RoleBinding", "ClusterRoleBinding"):
-        (binding,) = rendered.all(kind)
-        assert [s["name"] for s in binding["subjects"]] == [account]
-        assert [s["namespace"] for s in binding["subjects"]] == ["gpu-diagnostics"]
-        (role,) = rendered.all(binding["roleRef"]["kind"])
-        assert role["metadata"]["name"] == binding["roleRef"]["name"]
-
-
-def test_the_rights_are_those_that_the_paths_name() -> None:
-    granted = rules(render(), "Role")
-    for grant in (PortForwardTransport.grant, ExecTransport.grant):
-        assert ("", f"pods/{grant.subresource}", ",".join(grant.verbs)) in granted
-
-
-def test_a_gateway_whose_exec_is_pinned_may_start_what_it_does_start() -> None:
-    rendered = render({"admissionPolicy": {"enabled": True}})
-    (policy,), (binding,) = (
-        rendered.all(kind)
-        for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    )
-    assert binding["spec"] == {
-        "policyName": policy["metadata"]["name"],
-        "validationActions": ["Deny"],
-    }
-    account = rendered.pods()["gateway"]["spec"]["serviceAccountName"]
-    (condition,) = policy["spec"]["matchConditions"]
-    assert condition["expression"].endswith(f"'system:serviceaccount:gpu-diagnostics:{account}'")
-    (validation,) = policy["spec"]["validations"]
-    terms = validation["expression"].split(" && ")
-    agents = rendered.one("DaemonSet", "agent")["metadata"]["name"]
-    argv = ExecSettings().argv
-    assert terms == [
-        "request.namespace == 'gpu-diagnostics'",
-        f"request.name.startsWith('{agents}')",
-        "has(object.container)",
-        f"object.container == '{container(rendered, 'agent')['name']}'",
-        "has(object.command)",
-        f"object.command == {list(argv)}",
-        "!(has(object.tty)",
-        "object.tty)",
-    ]
-    assert f"may start {' '.join(argv)} in the container agent of {agents}" in validation["message"]
-    other = render({"admissionPolicy": {"enabled": True}}, namespace="other")
-    assert (
-        other.all("ValidatingAdmissionPolicy")[0]["metadata"]["name"] != binding["metadata"]["name"]
-    )
-
-
-def test_without_a_gateway_there_is_nothing_to_pin() -> None:
-    values = {"admissionPolicy": {"enabled": True}, "gateway": {"enabled": False}}
-    assert render(values).all("ValidatingAdmissionPolicy") == []
-
-
-def test_a_gateway_that_opens_no_streams_may_not_exec() -> None:
-    rendered = render({"gateway": {"routingMode": "http"}, "rbac": {"diagnosis": False}})
-    assert [resource for _, resource, _ in rules(rendered, "Role")] == ["endpointslices", "pods"]
-
-
-def test_nothing_is_granted_in_the_whole_cluster_when_nothing_there_is_to_be_read() -> None:
-    rendered = render({"rbac": {"nodes": False, "diagnosis": False}})
-    assert [e for e in rendered.objects if e["kind"].startswith("Cluster")] == []
-    assert len(rendered.all("Role")) == 1
-
-
-def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
-    alone = rules(render({"rbac": {"nodes": False}}), "ClusterRole")
-    assert "nodes" not in [resource for _, resource, _ in alone]
-    assert rules(render({"rbac": {"diagnosis": False}}), "ClusterRole") == [("", "nodes", READ)]
-
-
-# --- the pre-flight ----------------------------------------------------------------------------
-
-
-def test_the_pre_flight_stands_where_the_gateway_stands() -> None:
-    place = {
-        "nodeSelector": {"zone": "a"},
-        "tolerations": [{"operator": "Exists"}],
-        "podLabels": {"team": "gpu"},
-        "podAnnotations": {"mesh/inject": "false"},
-    }
-    rendered = render({"gateway": place})
-    (test,) = rendered.all("Pod")
-    gateway = rendered.pods()["gateway"]
-    assert gateway["metadata"]["labels"].items() <= test["metadata"]["labels"].items()
-    assert test["metadata"]["annotations"]["mesh/inject"] == "false"
-    for field in ("serviceAccountName", "securityContext", "nodeSelector", "tolerations"):
-        assert test["spec"][field] == gateway["spec"][field]
-    (doctor,) = test["spec"]["containers"]
-    serving = container(rendered, "gateway")
-    assert [each for each in serving["env"] if each in doctor["env"]] == doctor["env"]
-    assert doctor["securityContext"] == serving["securityContext"]
-    # Else it would be behind the gateway's Service, whose labels it has.
-    assert test["spec"]["readinessGates"]
-    (volume,) = test["spec"]["volumes"]
-    assert [item["key"] for item in volume["secret"]["items"]] == ["agent-token"]
-
-
-def test_a_pre_flight_that_shows_no_token_has_none() -> None:
-    for values in ({"auth": {"mode": "none"}}, {"gateway": {"routingMode": "exec"}}):
-        (test,) = render(values).all("Pod")
-        assert "volumes" not in test["spec"]
-        assert "volumeMounts" not in test["spec"]["containers"][0]
-
-
-def test_a_helm_test_fails_where_a_node_is_out_of_reach_and_an_install_only_if_told_to() -> None:
-    def pre_flights(**values: Any) -> dict[str, list[str]]:
-        found = render({"preflight": values}).all("Pod")
-        return {
-            pod["metadata"]["annotations"]["helm.sh/hook"]: pod["spec"]["containers"][0]["args"]
-            for pod in found
-        }
-
-    usual = ["doctor", "--in-cluster", "--wait-seconds=60"]
-    hook = "post-install,post-upgrade"
-    assert pre_flights() == {"test": [*usual, "--strict"]}
-    assert pre_flights(onInstall=True) == {"test": [*usual, "--strict"], hook: usual}
-    strict = pre_flights(onInstall=True, strict=True, waitSeconds=5)
-    assert strict[hook] == ["doctor", "--in-cluster", "--wait-seconds=5", "--strict"]
-
-
-@every_ci_file
-def test_every_variable_of_the_pre_flight_is_a_setting_of_the_doctor(path: Path) -> None:
-    for pod in render(chart.values_of(path)).all("Pod"):
-        names = {entry["name"] for entry in pod["spec"]["containers"][0]["env"]}
-        assert not list(unknown_variables(dict.fromkeys(names, "")))
-        fields = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
-        assert fields <= set(DoctorSettings.model_fields)
-
-
-def test_without_a_gateway_nobody_is_granted_anything() -> None:
-    rendered = render({"gateway": {"enabled": False}})
-    assert {entry["kind"] for entry in rendered.objects} == {
-        "DaemonSet", "Service", "ServiceAccount", "Secret",
-    }  # fmt: skip
+# --- the pods -------------------------------------------------------------------------------
 
 
 @every_ci_file
@@ -510,87 +334,20 @@ def test_the_gateway_runs_with_no_privilege(path: Path) -> None:
         assert pod["spec"]["enableServiceLinks"] is False
 
 
-# --- tokens ------------------------------------------------------------------------------------
-
-
-def tokens(rendered: Rendered) -> dict[str, str]:
-    (secret,) = rendered.all("Secret")
-    return {key: base64.b64decode(text).decode() for key, text in secret["data"].items()}
-
-
 @every_ci_file
-def test_tokens_are_in_the_secret_and_nowhere_else(path: Path) -> None:
-    rendered = render(chart.values_of(path))
-    if not rendered.all("Secret"):
-        return
-    made = tokens(rendered)
-    rest = json.dumps([entry for entry in rendered.objects if entry["kind"] != "Secret"])
-    for token in made.values():
-        assert re.fullmatch(r"[A-Za-z0-9]{48}", token)
-        for written in (token, base64.b64encode(token.encode()).decode()):
-            assert written not in rest
-            assert written not in rendered.notes
-    assert len(set(made.values())) == len(made) == 2
-
-
-def test_agents_hold_their_own_token_only() -> None:
-    rendered = render()
-    keys = {
-        component: [
-            item["key"]
-            for volume in pod["spec"]["volumes"]
-            for item in volume.get("secret", {}).get("items", [])
-        ]
-        for component, pod in rendered.pods().items()
-    }
-    assert keys == {"agent": ["agent-token"], "gateway": ["client-token", "agent-token"]}
-    assert environment(rendered, "agent")["MCP_GPU_TOKEN_FILE"].endswith("/agent-token")
-    assert environment(rendered, "gateway")["MCP_GPU_TOKEN_FILE"].endswith("/client-token")
-    assert environment(rendered, "gateway")["MCP_GPU_AGENT_TOKEN_FILE"].endswith("/agent-token")
-
-
-def test_a_secret_of_ones_own_is_mounted_and_none_is_made() -> None:
-    rendered = render({"auth": {"existingSecret": "gpu-tokens"}})
-    assert rendered.all("Secret") == []
-    for pod in rendered.pods().values():
-        (auth,) = [v["secret"] for v in pod["spec"]["volumes"] if v["name"] == "auth"]
-        assert auth["secretName"] == "gpu-tokens"
-    assert "get secret gpu-tokens" in rendered.notes
-
-
-def test_without_authentication_there_is_no_token_and_the_notes_warn() -> None:
-    rendered = render({"auth": {"mode": "none"}})
-    assert rendered.all("Secret") == []
-    for component in ("agent", "gateway"):
-        assert [name for name in environment(rendered, component) if "TOKEN" in name] == []
-    assert "WARNING: auth.mode is none" in rendered.notes
-    assert "WARNING" not in render().notes
-
-
-def test_where_nothing_listens_there_is_nothing_to_guard() -> None:
-    alone = {"gateway": {"enabled": False}, "transport": {"mode": "stdio"}}
-    assert render(alone).all("Secret") == []
-    assert "WARNING" not in render({**alone, "auth": {"mode": "none"}}).notes
-
-
-def test_a_generated_secret_is_kept_over_upgrades() -> None:
-    first = render()
-    (secret,) = first.all("Secret")
-    assert secret["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    with api_server([secret]) as config:
-        assert tokens(render(config=config)) == tokens(first)
-    with api_server() as config:
-        assert tokens(render(config=config)) != tokens(first)
-
-
-def test_a_kept_secret_gets_the_token_it_lacks_and_keeps_what_was_put_into_it() -> None:
-    (secret,) = render().all("Secret")
-    two = base64.b64encode(b"old\nnew\n").decode()
-    secret["data"] = {"client-token": two}
-    with api_server([secret]) as config:
-        kept = tokens(render(config=config))
-    assert kept["client-token"] == "old\nnew\n"
-    assert len(kept["agent-token"]) == 48
+def test_a_pod_has_what_it_mounts_and_mounts_what_it_has_and_reads_nothing_else(path: Path) -> None:
+    for spec in every_pod(render(chart.values_of(path))).values():
+        (only,) = spec["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in only.get("volumeMounts", [])}
+        assert mounts.keys() == {volume["name"] for volume in spec.get("volumes", [])}
+        held = {
+            f"{mounts[volume['name']]}/{file}"
+            for volume in spec.get("volumes", [])
+            for file in files(volume)
+        }
+        told = [*only["args"], *(entry.get("value", "") for entry in only["env"])]
+        read = {found for text in told for found in re.findall(r"/etc/mcp-gpu/\S+", text)}
+        assert read == held
 
 
 # --- what a person reads -----------------------------------------------------------------------
@@ -608,8 +365,12 @@ def test_the_notes_name_what_exists_and_their_client_configuration_parses(path: 
         for server in json.loads(configuration)["mcpServers"].values():
             if "--stdio" in server.get("args", []):
                 assert ("deployment", server["args"][4].removeprefix("deploy/")) in names
-    for key in re.findall(r"jsonpath='\{\.data\.([a-z-]+)\}'", rendered.notes):
-        assert key in {"client-token", "agent-token"}
+    made = {e["metadata"]["name"]: e["data"] for e in rendered.all("Secret")}
+    read = re.findall(r"get secret (\S+) -o jsonpath='\{\.data\.(\S+)\}'", rendered.notes)
+    for secret, key in read:
+        assert key.replace("\\.", ".") in made.get(secret, {"client-token": "", "ca.crt": ""})
+    accounts = {e["metadata"]["name"] for e in rendered.all("ServiceAccount")}
+    assert set(re.findall(r"create token (\S+)", rendered.notes)) <= accounts
     # Nothing that only a template's author would understand, and no holes in the text.
     assert "\n\n\n" not in rendered.notes
     assert "{{" not in rendered.notes

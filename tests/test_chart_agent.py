@@ -353,10 +353,11 @@ def test_what_is_mounted_of_the_node_cannot_be_written_to(level: str) -> None:
 
 
 @every_ci_file
-def test_agents_have_no_token_of_the_api_and_write_nowhere(path: Path) -> None:
+def test_agents_have_a_token_of_the_api_to_check_others_by_and_write_nowhere(path: Path) -> None:
     rendered = render(chart.values_of(path))
     spec = rendered.pods()["agent"]["spec"]
-    assert spec["automountServiceAccountToken"] is False
+    checks = "MCP_GPU_KUBERNETES_TOKENS" in variables(rendered.pods()["agent"])
+    assert spec["automountServiceAccountToken"] == checks
     assert rendered.one("ServiceAccount", "agent")["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}

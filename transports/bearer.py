@@ -31,7 +31,9 @@ class BearerToken:
         if self._file is not None:
             now = version(await self._file.stat())
             if now != self._read_at:
-                self._token = _header_value(await self._file.read_text(encoding="utf-8"))
+                text = await self._file.read_text(encoding="utf-8")
+                # While tokens are exchanged a file of those that are taken holds the new one first.
+                self._token = _header_value(text.strip().partition("\n")[0])
                 self._read_at = now
         return self._token
 

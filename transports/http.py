@@ -135,8 +135,9 @@ class HttpTransport(OwnsTasks):
     """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
 
     A token goes over https alone, to a server that has proven its name. A person's own tunnel, such
-    as `kubectl port-forward`, ends on this machine, hence `loopback_token_file`: the token in it is
-    shown over plain http to loopback addresses. It is no option, so that no setting opens it.
+    as `kubectl port-forward`, ends on this machine, hence `plain_token_file`: the token in it is
+    shown over plain http to loopback addresses, and to others `beyond_loopback`. Neither is an
+    option, so that no setting of a gateway opens it.
     Of several addresses a probe finds the first that works, within moments. Calls go there; where
     it no longer connects, they try the others in order.
     Proxy variables of the environment are not read: pod addresses are never behind a proxy.
@@ -145,15 +146,19 @@ class HttpTransport(OwnsTasks):
     name = "http"
 
     def __init__(
-        self, settings: HttpSettings | None = None, *, loopback_token_file: str = ""
+        self,
+        settings: HttpSettings | None = None,
+        *,
+        plain_token_file: str = "",
+        beyond_loopback: bool = False,
     ) -> None:
         self.settings = settings or HttpSettings()
         self._agents: dict[str, _Agent] = {}
         self._outdated: list[_Agent] = []
         """Replaced while they were in use: closed when they no longer are."""
         self._trust = Trust(self.settings.ca_file)
-        self._on_loopback_alone = bool(loopback_token_file)
-        file = self.settings.token_file or loopback_token_file
+        self._on_loopback_alone = bool(plain_token_file) and not beyond_loopback
+        file = self.settings.token_file or plain_token_file
         self._token = BearerToken(self.settings.token, file)
 
     @classmethod

@@ -4,7 +4,17 @@ gateway is, so that it meets what the gateway meets. */}}
 {{/* Non-empty where agents are asked at their port, and take a token there. */}}
 {{- define "mcp-gpu.showsToken" -}}
 {{- $paths := splitList "," (include "mcp-gpu.transports" .) -}}
-{{- if and (eq .Values.auth.mode "token") (or (has "http" $paths) (has "portforward" $paths)) -}}true{{- end -}}
+{{- if and (include "mcp-gpu.agentTokens" .) (or (has "http" $paths) (has "portforward" $paths)) -}}true{{- end -}}
+{{- end }}
+
+{{/* Names by which clients may call: of the Service, and those that values name. */}}
+{{- define "mcp-gpu.gatewayHosts" -}}
+{{- $gateway := .Values.gateway -}}
+{{- $given := $gateway.allowedHosts -}}
+{{- if $gateway.ingress.enabled }}{{ $given = concat $given $gateway.ingress.hosts }}{{ end -}}
+{{- if $gateway.httpRoute.enabled }}{{ $given = concat $given $gateway.httpRoute.hostnames }}{{ end -}}
+{{- if include "mcp-gpu.oauth" . }}{{ $given = append $given (urlParse .Values.auth.oauth.resource).hostname }}{{ end -}}
+{{- prepend (uniq (compact $given)) (include "mcp-gpu.hosts" (list . (printf "%s-gateway" (include "mcp-gpu.fullname" .)))) | join "," -}}
 {{- end }}
 
 {{/* How agents are found and reached. */}}
@@ -29,8 +39,14 @@ gateway is, so that it meets what the gateway meets. */}}
   value: {{ .Values.clusterDomain }}
 {{- end }}
 {{- if include "mcp-gpu.showsToken" . }}
+- name: MCP_GPU_AGENT_SCHEME
+  value: https
+- name: MCP_GPU_AGENT_CA_FILE
+  value: /etc/mcp-gpu/agents/ca.crt
+- name: MCP_GPU_AGENT_SERVER_NAME
+  value: {{ include "mcp-gpu.agentServerName" . | quote }}
 - name: MCP_GPU_AGENT_TOKEN_FILE
-  value: /etc/mcp-gpu/auth/agent-token
+  value: /etc/mcp-gpu/agents/token
 {{- end }}
 {{ include "mcp-gpu.logEnv" . }}
 {{- with .Values.gateway.extraEnv }}
@@ -38,25 +54,30 @@ gateway is, so that it meets what the gateway meets. */}}
 {{- end }}
 {{- end }}
 
-{{- define "mcp-gpu.authMount" -}}
-volumeMounts:
-  - name: auth
-    mountPath: /etc/mcp-gpu/auth
-    readOnly: true
+{{- define "mcp-gpu.reachMounts" -}}
+{{- if include "mcp-gpu.showsToken" . -}}
+- name: agents
+  mountPath: /etc/mcp-gpu/agents
+  readOnly: true
+{{- end -}}
 {{- end }}
 
-{{/* The tokens, each in a file of its key's name. Takes (list . KEYS). */}}
-{{- define "mcp-gpu.authVolume" -}}
-volumes:
-  - name: auth
-    secret:
-      secretName: {{ include "mcp-gpu.secretName" (index . 0) }}
-      defaultMode: 0440
-      items:
-        {{- range index . 1 }}
-        - key: {{ . }}
-          path: {{ . }}
-        {{- end }}
+{{/* What is shown to agents, and what theirs is checked by. The kubelet renews the token. */}}
+{{- define "mcp-gpu.reachVolumes" -}}
+{{- if include "mcp-gpu.showsToken" . -}}
+- name: agents
+  projected:
+    defaultMode: 0440
+    sources:
+      - serviceAccountToken:
+          audience: {{ include "mcp-gpu.agentAudience" . | quote }}
+          expirationSeconds: 3600
+          path: token
+      - secret:
+          name: {{ include "mcp-gpu.tlsSecret" (list . "agent") }}
+          items:
+            - {key: ca.crt, path: ca.crt}
+{{- end -}}
 {{- end }}
 
 {{- define "mcp-gpu.gatewayPlacement" -}}

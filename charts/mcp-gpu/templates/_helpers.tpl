@@ -43,15 +43,6 @@ app.kubernetes.io/name={{ .Chart.Name }},app.kubernetes.io/component=agent,app.k
 {{- end -}}
 {{- end }}
 
-{{/* Non-empty where a port is open, to which callers need a token. */}}
-{{- define "mcp-gpu.listens" -}}
-{{- if or .Values.gateway.enabled (eq .Values.transport.mode "http") -}}true{{- end -}}
-{{- end }}
-
-{{- define "mcp-gpu.secretName" -}}
-{{- .Values.auth.existingSecret | default (printf "%s-auth" (include "mcp-gpu.fullname" .)) -}}
-{{- end }}
-
 {{/* The paths a gateway may take, as MCP_GPU_TRANSPORTS has them. */}}
 {{- define "mcp-gpu.transports" -}}
 {{- $routing := .Values.gateway.routingMode -}}
@@ -112,17 +103,20 @@ securityContext:
   value: {{ .Values.log.format }}
 {{- end }}
 
+{{/* Probes of the port. Takes SCHEME. */}}
 {{- define "mcp-gpu.httpProbes" -}}
 readinessProbe:
   httpGet:
     path: /readyz
     port: mcp
+    scheme: {{ . }}
   periodSeconds: 5
   timeoutSeconds: 3
 livenessProbe:
   httpGet:
     path: /healthz
     port: mcp
+    scheme: {{ . }}
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 6

@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from transports.text import is_name, visible
+
 __all__ = ["configure"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -18,9 +20,11 @@ class _Text(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        head, *trace = super().format(record).split("\n")
+        """One line, and a trace in lines that are set in: none feigns another record."""
+        record.message, record.asctime = record.getMessage(), self.formatTime(record)
         facts = "".join(f" {key}={_value(value)}" for key, value in _extra(record).items())
-        return "\n".join([head + facts, *trace])
+        trace = self.formatException(record.exc_info).splitlines() if record.exc_info else ()
+        return "\n  ".join(map(visible, (self.formatMessage(record) + facts, *trace)))
 
 
 class _Json(logging.Formatter):
@@ -51,5 +55,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _value(value: object) -> str:
-    text = json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
-    return json.dumps(text) if " " in text and not isinstance(value, dict | list) else text
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str)
+    text = str(value)
+    return text if is_name(text) and '"' not in text else json.dumps(text)

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import CallToolResult, TextContent
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -40,10 +40,11 @@ from mcp_gpu.tools.fleet_arguments import FleetArguments
 from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.ways import ways_line
 from transports.base import Target
-from transports.errors import TransportError, one_line
+from transports.errors import TransportError
 from transports.http import HttpSettings, HttpTransport
 from transports.registry import read_options
 from transports.session import call_tool
+from transports.text import one_line
 
 __all__ = [
     "LIMIT",
@@ -110,10 +111,10 @@ def standard_output() -> Iterator[Console]:
     """Where a command prints: as wide as the terminal is. Into a pipe or a file every line goes
     whole and without blanks at its end, for grep and diff."""
     if sys.stdout.isatty():
-        yield Console(highlight=False)
+        yield Console(highlight=False, emoji=False)
         return
     text = StringIO()
-    yield Console(file=text, width=WHOLE, highlight=False)
+    yield Console(file=text, width=WHOLE, highlight=False, emoji=False)
     sys.stdout.write("\n".join(line.rstrip() for line in text.getvalue().split("\n")))
 
 
@@ -279,5 +280,5 @@ def _read(url: str, outcome: CallToolResult, result: type[R]) -> R:
         raise SettingError(f"{url}: {one_line(' '.join(texts), ERROR_CHARS)}")
     try:
         return result.model_validate(plain(outcome.structured_content))
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's too
         raise SettingError(f"{url} is no gateway of this version") from error

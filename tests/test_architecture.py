@@ -15,21 +15,24 @@ ROOT = Path(__file__).parent.parent
 LINES = 420
 """A longer module has outgrown its noun."""
 
+TEXT = "transports.text"
+"""What makes strangers' words harmless, wherever they come in."""
+
 WIRE = {"transports.base", "transports.errors", "transports.framing"}
-WIRE |= {"transports.hosts", "transports.files"}
+WIRE |= {"transports.hosts", "transports.files", TEXT}
 """What both ends of the wire must agree on; does no I/O, so everybody may use it."""
 
 # Who may import what inside the project, besides itself. Longest matching prefix counts.
 MAY_IMPORT = {
     "transports": set[str](),
-    "mcp_gpu.gpu": set[str](),
-    "mcp_gpu.node": {"mcp_gpu.gpu"},
+    "mcp_gpu.gpu": {TEXT},
+    "mcp_gpu.node": {"mcp_gpu.gpu", TEXT},
     "mcp_gpu.fleet": {"transports"},
     "mcp_gpu.sockets": set[str](),
-    "mcp_gpu.logs": set[str](),
+    "mcp_gpu.logs": {TEXT},
     "mcp_gpu.registry": WIRE,
     "mcp_gpu.serving": WIRE,
-    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet"},
+    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet", TEXT},
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
         "mcp_gpu.serving.endpoint",

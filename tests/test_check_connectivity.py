@@ -274,7 +274,7 @@ async def test_single_nodes_may_be_asked_for_and_unknown_ones_are_refused() -> N
         assert found["absent"] == [{"node": "z", "why": "no agent"}]
         refused = await ask(client, nodes=["y"])
     assert refused.is_error
-    assert text(refused) == "Unknown nodes: y. Known: n0000, n0001, n0002, z."
+    assert text(refused) == 'Unknown nodes: "y". Known: n0000, n0001, n0002, z.'
 
 
 async def test_nobody_known_is_an_error_that_says_why() -> None:

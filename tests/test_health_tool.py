@@ -498,7 +498,7 @@ async def test_a_thousand_nodes_fit_a_context_whatever_their_state(state: str) -
         ({"severity": "error"}, '"severity"'),
         ({"limit": 0}, '"limit"'),
         ({"cursor": "node-0001"}, '"cursor" of get_gpu_health must be the next_cursor'),
-        ({"nodes": ["nowhere"]}, "Unknown nodes: nowhere. Known: node-0000, node-0001"),
+        ({"nodes": ["nowhere"]}, 'Unknown nodes: "nowhere". Known: node-0000, node-0001'),
     ],
 )
 async def test_bad_arguments_get_one_clear_error(arguments: dict[str, Any], complaint: str) -> None:

@@ -354,7 +354,7 @@ async def test_an_identity_that_cannot_be_printed_is_a_bad_peer(node: str) -> No
         answering(lambda request: Response(body, media_type="application/json")) as target,
         HttpTransport() as transport,
     ):
-        with pytest.raises(BadPeer, match="'node' holds what cannot be printed"):
+        with pytest.raises(BadPeer, match="'node' is not one word that can be shown"):
             await probe(transport, target)
 
 

@@ -131,7 +131,7 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         assert found["failures_by_reason"] == {"not_running": 2}
         assert set(failures(await here.inventory(nodes=["a", "d"]))) == {"d"}
         refused = await here.ask(nodes=["z"])
-        assert "Unknown nodes: z. Known: a, b, c, d." in refused["content"][0]["text"]
+        assert 'Unknown nodes: "z". Known: a, b, c, d.' in refused["content"][0]["text"]
 
         code, shown, said = await status(here.api)
         assert (code, said) == (1, "")

@@ -7,6 +7,7 @@ the SDK's own `ClientSession` works over all of them alike. It knows nothing of 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from mcp.client import Transport as McpTransport
 
 # The SDK has no public name for the pair its transports yield.
 from mcp.client._transport import TransportStreams
+
+from transports.text import is_name
 
 __all__ = ["Identity", "McpTransport", "Target", "Transport", "TransportStreams"]
 
@@ -115,10 +118,12 @@ class Identity:
             value = data.get(key, kind())
             if not isinstance(value, kind) and not (kind is float and isinstance(value, int)):
                 raise ValueError(f"identity field {key!r} is not a {kind.__name__}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"identity field {key!r} is no number")
             if len(str(value)) > TEXT_CHARS:
                 raise ValueError(f"identity field {key!r} is longer than {TEXT_CHARS} characters")
-            if not str(value).isprintable():  # names are shown, in terminals too
-                raise ValueError(f"identity field {key!r} holds what cannot be printed")
+            if value != "" and not is_name(str(value)):  # they are shown, in terminals too
+                raise ValueError(f"identity field {key!r} is not one word that can be shown")
             fields[key] = value
         if not fields["name"] or not fields["node"]:
             raise ValueError("the identity names no server or no node")

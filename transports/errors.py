@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from transports.base import Target
+from transports.text import one_line
 
 Reason = Literal["unreachable", "denied", "not_running", "broken", "timeout", "bad_response"]
 """The closed list of reasons a path can fail for."""
@@ -147,11 +148,6 @@ class Failure:
     def error(self, target: Target, transport: str) -> TransportError:
         """The failure as the exception to raise to one caller."""
         return self.kind(self.message, target=target, transport=transport, symptom=self.symptom)
-
-
-def one_line(text: str, max_chars: int) -> str:
-    """Text of a stranger's as one line that is safe to show in a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:max_chars]
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -37,9 +37,9 @@ from transports.errors import (
     TransportError,
     Unreachable,
     leaves,
-    one_line,
 )
 from transports.framing import MAX_FRAME_BYTES
+from transports.text import one_line
 from transports.tls import CUT, explain
 
 __all__ = [

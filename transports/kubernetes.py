@@ -28,8 +28,9 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from transports.credentials import Credentials, CredentialsError, in_cluster, load
-from transports.errors import MESSAGE_CHARS, one_line
+from transports.errors import MESSAGE_CHARS
 from transports.framing import FrameTooLong, LineSplitter
+from transports.text import one_line
 
 if TYPE_CHECKING:
     # 0.25 s and 45 MiB, which only those pay who talk to a cluster.

@@ -31,12 +31,12 @@ from transports.errors import (
     TransportError,
     Unreachable,
     leaves,
-    one_line,
 )
 from transports.framing import MAX_FRAME_BYTES, FrameTooLong, LineSplitter, decode, encode
 from transports.multiplex import Channel, Multiplexer
 from transports.session import discover, request_identity
 from transports.tasks import OwnsTasks
+from transports.text import one_line
 from transports.turns import Turns
 
 __all__ = ["Pipe", "StreamSettings", "StreamTransport"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from mcp_gpu import __version__
 from mcp_gpu.fleet.model import PassedOver
 from transports.base import Identity, Target, Transport
-from transports.errors import BadPeer, one_line
+from transports.errors import BadPeer
+from transports.text import one_line, visible
 
 __all__ = ["NodeAnswer", "Question", "plain", "read", "too_old", "words"]
 
@@ -69,10 +71,14 @@ def plain(data: Any, most: int | None = None) -> Any:
 
     Args:
         most: characters of one text; the rest is cut.
+
+    Raises:
+        ValueError: a number in it is none that JSON has, though parsers take it.
     """
     if isinstance(data, str):
-        text = data if most is None or len(data) <= most else data[: most - 1] + "\u2026"
-        return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+        return visible(data if most is None or len(data) <= most else data[: most - 1] + "\u2026")
+    if isinstance(data, float) and not math.isfinite(data):
+        raise ValueError(f"{data} is no number of JSON's")
     if isinstance(data, dict):
         return {plain(name, most): plain(value, most) for name, value in data.items()}
     if isinstance(data, list):
@@ -87,7 +93,13 @@ def read(outcome: CallToolResult, result: type[M], target: Target, transport: Tr
         BadPeer: it is not what was asked for, or far too long.
     """
     try:
-        data = result.model_validate(plain(outcome.structured_content, TEXT_CHARS))
+        said = plain(outcome.structured_content, TEXT_CHARS)
+    except ValueError as error:
+        raise BadPeer(
+            f"the agent's answer: {error}", target=target, transport=transport.name
+        ) from error
+    try:
+        data = result.model_validate(said)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])[:PLACE_CHARS]

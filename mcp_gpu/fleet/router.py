@@ -46,6 +46,9 @@ _TELLING: tuple[FailureReason, ...] = (
 )
 """Most telling first: of several failed paths the one that got furthest names the failure."""
 
+DISPUTANTS = 3
+"""Agents named that speak for one node."""
+
 _SPOKEN: tuple[FailureReason, ...] = ("agent_too_old", "tool_error")
 """The agent itself has said why: nobody else needs to explain it."""
 
@@ -150,10 +153,13 @@ class Router:
         self, table: Table, errands: Sequence[Errand[M]], wanted: frozenset[str] | None
     ) -> FanOut[M]:
         answers: dict[str, NodeAnswer[M]] = {}
+        claims: dict[str, list[Target]] = {}
         for errand in errands:
             answer = errand.answer
             if answer is None:
                 continue
+            if answer.ready:
+                claims.setdefault(answer.node, []).append(errand.target)
             rival = answers.get(answer.node)
             if rival is None or _rank(answer) > _rank(rival):
                 answers[answer.node] = answer
@@ -183,7 +189,7 @@ class Router:
             nodes_answered=len(answers),
             discovery=table.source,
             discovery_age_seconds=round(max(time.time() - table.as_of, 0.0), 1),
-            discovery_problem=table.problem,
+            discovery_problem="; ".join(filter(None, (table.problem, _disputed(claims)))) or None,
         )
         return FanOut(
             answers=tuple(answers[node] for node in sorted(answers)),
@@ -210,6 +216,32 @@ class Router:
         else:
             message = f"{message}; {explanation.text}"
         return NodeFailure(node=node, reason=reason, message=message, attempts=attempts)
+
+
+def _disputed(claims: Mapping[str, Sequence[Target]]) -> str:
+    """That several agents speak for one node, where nobody but themselves says that they may: a
+    stranger's could take the place of the true one. An update's two are of one namespace, and
+    Kubernetes says where they run."""
+    disputed = [
+        node
+        for node, targets in sorted(claims.items())
+        if len(targets) > 1
+        and (len({each.namespace for each in targets}) > 1 or not all(t.node for t in targets))
+    ]
+    if not disputed:
+        return ""
+    others = f" and {len(disputed) - 1} more nodes" if len(disputed) > 1 else ""
+    who = " and ".join(map(_whereabouts, claims[disputed[0]][:DISPUTANTS]))
+    return (
+        f"several agents speak for node {disputed[0]}{others}: {who}; the newest is believed. Name "
+        "those to ask by --namespace, or each with its node by --agents NODE=ADDRESS"
+    )
+
+
+def _whereabouts(target: Target) -> str:
+    if target.pod:
+        return f"pod {target.namespace}/{target.pod}"
+    return next(iter(target.addresses), str(target))
 
 
 def _rank(answer: NodeAnswer[Any]) -> tuple[bool, float]:

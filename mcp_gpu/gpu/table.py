@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED, Code
+from transports.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def raw_bytes(struct: Structure, name: str) -> bytes:
 
 def text(value: bytes) -> str | Missing:
     """A C string. Boards without the datum answer an empty one or "N/A"."""
-    decoded = value.split(b"\0", 1)[0].decode(errors="replace").strip()
+    decoded = visible(value.split(b"\0", 1)[0].decode(errors="replace").strip())
     return Missing(NOT_SUPPORTED) if decoded in {"", "N/A"} else decoded
 
 

@@ -17,6 +17,7 @@ from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.privileges import ADMIN, JOURNAL, KERNEL_LOG, PROCESSES, ROOT
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Source, SourceState
+from transports.text import visible
 
 POD_RESOURCES: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
 
@@ -148,7 +149,7 @@ class Lookout:
 
 def _sense(name: str, why: str, unlocks: str) -> Sense:
     # Every client of the agent is told of it: short, and so that it can be printed.
-    why = "".join(c if c.isprintable() else "?" for c in why[:WHY_CHARS])
+    why = visible(why[:WHY_CHARS])
     return Sense(name=name, works=not why, why=why, unlocks=unlocks)
 
 

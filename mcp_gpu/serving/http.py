@@ -11,7 +11,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -46,6 +46,16 @@ HEADER_SECONDS = 10.0
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a request's body."""
+
+OPEN_PAGE = "/healthz"
+"""Answered whatever the Host: load balancers ask by names of their own, and it tells nothing."""
+
+LARGE_BODY_BYTES = 1 << 16
+"""Longer than any honest request, but for some that paste a log."""
+
+LARGE_BODIES = 32
+"""Longer bodies that may be on their way at once: clients that never finish theirs would otherwise
+hold `body_bytes` each, a GiB together. Others are served meanwhile."""
 
 KEEP_ALIVE_SECONDS = 75
 """Idle connections are kept longer than common clients and proxies keep theirs (30 to 60 s), so
@@ -151,7 +161,7 @@ class _BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > CONNECTIONS and not self._make_room():
             self._tell_of_refusal()
             transport.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
             transport.close()
@@ -172,6 +182,20 @@ class _BoundedProtocol(H11Protocol):
         self._forget_head()
         # uvicorn forgets to after a reset, and keeps the connection's memory for the whole time.
         self._unset_keepalive_if_required()
+
+    def _make_room(self) -> bool:
+        """Close the connection whose client has been waited for longest, of those that never sent
+        a whole request if there are any: who only holds on must not keep others out."""
+        waiting = []
+        for each in self.connections:
+            if not isinstance(each, _BoundedProtocol) or each.transport.is_closing():
+                continue
+            clock = each._head_deadline or each.timeout_keep_alive_task
+            if clock is not None:  # nor is it this one's, which runs only from now on
+                waiting.append((each._head_deadline is None, clock.when(), id(each), each))
+        if waiting:
+            min(waiting)[-1].transport.abort()
+        return bool(waiting)
 
     def _expect_head(self) -> None:
         """Run the clock while part of a head is here, or nothing ever was."""
@@ -208,21 +232,28 @@ class _App:
     ) -> None:
         self._body_bytes = endpoint.body_bytes
         self._gate = gate
+        self._large_bodies = anyio.Semaphore(LARGE_BODIES)
         self._pages = pages
         self._events = events
         self._plain = plain
-        self._guarded_mcp = RebindingGuard(
-            self._mcp,
+        guard = partial(
+            RebindingGuard,
             allowed_hosts=endpoint.allowed_hosts,
             allowed_origins=endpoint.allowed_origins,
         )
+        self._guarded_mcp, self._guarded_page = guard(self._mcp), guard(self._page)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path == "/mcp":
             await self._guarded_mcp(scope, receive, send)
-            return
-        page = self._pages.get(path)
+        elif path == OPEN_PAGE:
+            await self._page(scope, receive, send)
+        else:
+            await self._guarded_page(scope, receive, send)
+
+    async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = self._pages.get(scope["path"])
         if page is None:
             answer: Response = JSONResponse(
                 {"error": "not found", "paths": ["/mcp", *self._pages]}, status_code=404
@@ -267,7 +298,8 @@ class _App:
         if declared.isdecimal() and int(declared) > limit:
             return refusal(413, too_long)
         body = bytearray()
-        with anyio.move_on_after(BODY_SECONDS):
+        with ExitStack() as held, anyio.move_on_after(BODY_SECONDS):
+            large = False
             while True:
                 message = await receive()
                 body += message.get("body", b"")
@@ -275,6 +307,13 @@ class _App:
                     return refusal(413, too_long)
                 if not message.get("more_body", False):
                     return bytes(body)
+                if not large and len(body) > LARGE_BODY_BYTES:
+                    try:
+                        self._large_bodies.acquire_nowait()
+                    except anyio.WouldBlock:
+                        return refusal(503, "Too many long requests at once.", {"Retry-After": "1"})
+                    large = True
+                    held.callback(self._large_bodies.release)
         return refusal(408, f"The body took longer than {BODY_SECONDS:g} s.")
 
     async def _answer_plainly(

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 TOLD_CHARS = 100
 """How much of a refused header is repeated."""
+
+_HOST = re.compile(
+    r"(?:\[([0-9a-f:.]+(?:%[a-z0-9._~%-]+)?)\]|([a-z0-9_.-]+))(?::[0-9]{0,5})?", re.ASCII
+)
+"""An address in brackets, or a name or an IPv4 address; then a port."""
 
 
 class RebindingGuard:
@@ -38,7 +43,8 @@ class RebindingGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        host, origin = headers.get("host", ""), headers.get("origin")
+        # Of several origins no one can be believed. Several hosts come no further than the parser.
+        host, origin = headers.get("host", ""), ",".join(headers.getlist("origin"))
         if not self._knows(host):
             logger.info("refused Host %.100r", host)
             answer = refusal(
@@ -46,7 +52,7 @@ class RebindingGuard:
                 f"Host {host[:TOLD_CHARS]!r} is not served here. Call by IP address, or add the "
                 "name to --allowed-hosts (MCP_GPU_ALLOWED_HOSTS).",
             )
-        elif origin is not None and not self._admits(origin):
+        elif "origin" in headers and not self._admits(origin):
             logger.info("refused Origin %.100r", origin)
             answer = refusal(
                 403,
@@ -70,11 +76,11 @@ class RebindingGuard:
         origin = header.lower()
         if origin in self._origins or "*" in self._origins:
             return True
-        try:
-            host = urlsplit(origin).hostname or ""
-            return host == "localhost" or ipaddress.ip_address(host).is_loopback
-        except ValueError:
+        scheme, _, rest = origin.partition("://")
+        if scheme not in ("http", "https"):
             return False
+        host = _hostname(rest)
+        return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -87,11 +93,18 @@ def refusal(status: int, message: str, headers: dict[str, str] | None = None) ->
 
 
 def _hostname(header: str) -> str:
-    """The Host header without its port, brackets and final dot; empty if it is malformed."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
-    except ValueError:
+    """The Host header without its port, brackets and final dot; empty if it is malformed.
+
+    Read strictly, not as the authority of a URL: a parser that sees a user's name before the host,
+    or a path behind it, would take `evil.example@localhost` for localhost.
+    """
+    found = _HOST.fullmatch(header.lower())
+    if found is None:
         return ""
+    address, name = found.groups()
+    if address is not None:
+        return address if ":" in address and _is_address(address) else ""
+    return name.removesuffix(".")
 
 
 def _is_address(host: str) -> bool:

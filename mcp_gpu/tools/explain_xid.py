@@ -16,7 +16,8 @@ from mcp_gpu.gpu.xid.model import Kind
 from mcp_gpu.gpu.xid.present import branch
 from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
 from mcp_gpu.tools.spans import counted
-from mcp_gpu.tools.xids import others, within
+from mcp_gpu.tools.xids import SAMPLE_CHARS, others, within
+from transports.text import quoted
 
 __all__ = [
     "FORM",
@@ -160,7 +161,7 @@ def rows(one: Explained) -> Iterator[tuple[str, str]]:
     if said.disagreements:
         yield "others", others(said.disagreements)
     if one.line:
-        yield "line", one.line
+        yield "line", quoted(one.line, SAMPLE_CHARS)
 
 
 def _advice(one: Explained) -> str:

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 from pydantic import Field
 
 from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.fleet.selection import UnknownNodes
 from mcp_gpu.registry import Arguments, ToolError
+from mcp_gpu.tools.spans import clipped
+from transports.text import quoted
 
 __all__ = ["FleetArguments", "asking"]
 
 NODES_NAMED = 1000
 """Most nodes that one call may name."""
 
+NAME_CHARS = 512
+"""Longest name of a node: Kubernetes' take 253, and a context's stands before them."""
+
+CURSOR_CHARS = 600
+"""A node's name and where it stands in the order."""
+
 NODES_TOLD = 10
 """Names told one by one in an error."""
+
+TOLD_CHARS = 80
+"""Length of one of them."""
+
+NodeName = Annotated[str, Field(max_length=NAME_CHARS)]
 
 
 class FleetArguments(Arguments):
     """Which nodes, and how many of them at a time."""
 
-    nodes: tuple[str, ...] | None = Field(
+    nodes: tuple[NodeName, ...] | None = Field(
         default=None,
         min_length=1,
         max_length=NODES_NAMED,
@@ -31,7 +45,9 @@ class FleetArguments(Arguments):
     )
     limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
     cursor: str | None = Field(
-        default=None, description="next_cursor of the page before, with the same arguments."
+        default=None,
+        max_length=CURSOR_CHARS,
+        description="next_cursor of the page before, with the same arguments.",
     )
 
 
@@ -51,10 +67,11 @@ def asking() -> Iterator[None]:
 
 
 def _unknown(error: UnknownNodes) -> str:
-    known = ", ".join(error.known[:NODES_TOLD])
+    unknown = ", ".join(quoted(name, TOLD_CHARS) for name in error.unknown[:NODES_TOLD])
+    known = ", ".join(clipped(name, TOLD_CHARS) for name in error.known[:NODES_TOLD])
     more = len(error.known) - NODES_TOLD
     return (
-        f"Unknown nodes: {', '.join(error.unknown[:NODES_TOLD])}. Known: {known or 'none'}"
+        f"Unknown nodes: {unknown}. Known: {known or 'none'}"
         + (f" and {more} more" if more > 0 else "")
         + "."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -160,7 +161,7 @@ def node_lines(inventory: NodeInventory, *, via: str | None) -> list[str]:
         parts.append(f"via {via}")
     if inventory.age_seconds is not None:
         parts.append(f"read {inventory.age_seconds:.0f} s ago")
-    lines = ["  ".join(parts)]
+    lines = [_fields(parts)]
     lines.extend(f"  ! {text}" for text in inventory.attention)
     lines.extend(_gpu_line(gpu) for gpu in inventory.gpus)
     return lines
@@ -179,8 +180,9 @@ def describe_models(inventory: NodeInventory) -> str:
 
 def _gpu_line(gpu: Gpu) -> str:
     if gpu.state != "ok":
-        return f"  GPU {gpu.index}  {gpu.state.upper()}  {gpu.uuid or ''}  {gpu.pci_bus_id or ''}"
-    parts = [f"  GPU {gpu.index}", gpu.name or "?", gpu.uuid or "?", gpu.pci_bus_id or "?"]
+        lost = (f"GPU {gpu.index}", gpu.state.upper(), gpu.uuid or "", gpu.pci_bus_id or "")
+        return f"  {_fields(lost)}"
+    parts = [f"GPU {gpu.index}", gpu.name or "?", gpu.uuid or "?", gpu.pci_bus_id or "?"]
     if gpu.memory_total_bytes is not None:
         used = "?" if gpu.memory_used_bytes is None else _gib(gpu.memory_used_bytes)
         parts.append(f"{used}/{_gib(gpu.memory_total_bytes)} GiB")
@@ -193,7 +195,12 @@ def _gpu_line(gpu: Gpu) -> str:
     if gpu.mig_devices:
         shape = Counter(device.profile or "?" for device in gpu.mig_devices)
         parts.append("MIG " + ", ".join(f"{n}x {profile}" for profile, n in sorted(shape.items())))
-    return "  ".join(parts)
+    return f"  {_fields(parts)}"
+
+
+def _fields(parts: Iterable[str]) -> str:
+    """One line of them, two blanks between each and the next, as in none of them."""
+    return "  ".join(" ".join(part.split()) for part in parts)
 
 
 def _gib(size_bytes: int) -> str:

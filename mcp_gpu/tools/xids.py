@@ -12,6 +12,7 @@ from mcp_gpu.gpu.xid.report import Chain, CodeTotal, DeviceXids, XidGroup
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.spans import clipped, counted, numbers
 from mcp_gpu.tools.xids_model import BOOT, NAME, Codes, NodeXids, Since
+from transports.text import quoted
 
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the words
     from mcp_gpu.gpu.collector import Collector
@@ -27,6 +28,12 @@ TOTALS_TOLD = 24
 
 LINE_CHARS = 480
 """Length of one line."""
+
+SAMPLE_CHARS = 400
+"""Length of a line of the log in it."""
+
+PROCESS_CHARS = 80
+"""Length of a process's name and number."""
 
 
 class AgentArguments(Arguments):
@@ -201,9 +208,10 @@ def _group(here: Sequence[XidGroup]) -> Iterator[str]:
     if group.disagreements:
         yield f"    others say: {others(group.disagreements)}"
     if group.processes:
-        yield f"    processes: {', '.join(group.processes)}"
+        names = (quoted(each, PROCESS_CHARS) for each in group.processes)
+        yield f"    processes: {', '.join(names)}"
     if group.samples:
-        yield f"    {group.samples[0]}"
+        yield f"    line: {quoted(group.samples[0], SAMPLE_CHARS)}"
 
 
 def _places(here: Sequence[XidGroup | DeviceXids]) -> str:

@@ -21,8 +21,8 @@ from mcp_gpu.fleet.diagnosis.model import Unread
 from mcp_gpu.fleet.diagnosis.nodes import NodeFacts, read_node_facts
 from mcp_gpu.fleet.diagnosis.pods import PodFacts, read_pod_facts
 from mcp_gpu.fleet.diagnosis.policies import NetworkPolicy, read_policy
-from transports.errors import one_line
 from transports.kubernetes import KubernetesApi, KubernetesError
+from transports.text import one_line
 
 __all__ = ["Evidence", "read_evidence"]
 

@@ -17,8 +17,9 @@ from mcp_gpu.fleet.discovery.reflector import Reflector
 from mcp_gpu.fleet.discovery.roster import Departures, Roster, draw_up
 from mcp_gpu.fleet.discovery.slices import Slice, read_slice
 from mcp_gpu.fleet.discovery.table import DiscoveryError, Table
-from transports.errors import MESSAGE_CHARS, one_line
+from transports.errors import MESSAGE_CHARS
 from transports.kubernetes import NO_CREDENTIALS, KubernetesApi, KubernetesError
+from transports.text import one_line
 
 __all__ = ["KubernetesDiscovery"]
 

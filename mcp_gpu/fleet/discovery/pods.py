@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mcp_gpu.fleet.discovery.slices import CONTAINER
+from transports.text import is_name
 
 __all__ = ["Pod", "read_pod"]
 
@@ -38,12 +39,17 @@ def read_pod(document: Mapping[str, Any]) -> Pod:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        node=spec.get("nodeName") or _meant_for(spec),
+        node=_name(spec.get("nodeName") or _meant_for(spec)),
         created=metadata.get("creationTimestamp", ""),
         running=running,
         ready=ready and not terminating,
         trouble="is being deleted" if terminating else "" if ready else _trouble(status),
     )
+
+
+def _name(node: str) -> str:
+    """The node's name; empty for what can be none: whoever makes a pod may write there."""
+    return node if is_name(node) else ""
 
 
 def _trouble(status: Mapping[str, Any]) -> str:

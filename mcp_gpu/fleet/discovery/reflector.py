@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import anyio
 
 from transports.kubernetes import KubernetesApi, KubernetesError
+from transports.text import is_name
 
 __all__ = ["Reflector"]
 
@@ -307,6 +308,8 @@ def _event(line: bytes) -> _Event:
 
 def _key(metadata: Mapping[str, Any]) -> str:
     namespace, name = metadata.get("namespace"), metadata["name"]
+    if not all(is_name(each) for each in (namespace or name, name)):
+        raise ValueError("a name in it cannot be one")
     return f"{namespace}/{name}" if namespace else str(name)
 
 

@@ -10,7 +10,8 @@ from mcp_gpu.fleet.discovery.pods import Pod
 from mcp_gpu.fleet.discovery.slices import CONTAINER, Slice, merge
 from mcp_gpu.fleet.discovery.table import AbsentAgent, Explanation
 from transports.base import Target
-from transports.errors import MESSAGE_CHARS, one_line
+from transports.errors import MESSAGE_CHARS
+from transports.text import one_line
 
 __all__ = ["Departures", "Roster", "draw_up"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transports.base import Target
+from transports.text import is_name
 
 __all__ = ["CONTAINER", "PORT_NAME", "Slice", "merge", "read_slice"]
 
@@ -46,15 +47,22 @@ class Slice:
 def read_slice(document: Mapping[str, Any]) -> Slice:
     """Reduce an EndpointSlice to what a target is made of."""
     metadata = document["metadata"]
+    endpoints = (
+        _endpoint(endpoint, metadata.get("namespace", ""))
+        for endpoint in document.get("endpoints") or ()
+    )
     return Slice(
         service=(metadata.get("labels") or {}).get("kubernetes.io/service-name", ""),
         family=document.get("addressType", ""),
         port=_port(document.get("ports") or ()),
-        endpoints=tuple(
-            _endpoint(endpoint, metadata.get("namespace", ""))
-            for endpoint in document.get("endpoints") or ()
-        ),
+        endpoints=tuple(filter(_is_well_named, endpoints)),
     )
+
+
+def _is_well_named(endpoint: Endpoint) -> bool:
+    """Slices can be written by hand, and the server does not look at what they call their pods."""
+    named = (endpoint.pod, endpoint.uid, endpoint.node, endpoint.hostname)
+    return is_name(endpoint.address) and all(is_name(each) for each in named if each)
 
 
 def merge(slices: Iterable[Slice], *, domain: str | None = None) -> list[Target]:

@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 from mcp_gpu.fleet.discovery.hostport import DEFAULT_PORT, split_host_port
 from mcp_gpu.fleet.discovery.table import DiscoveryError, Table
 from transports.base import Target
+from transports.text import is_name, quoted
 
 __all__ = ["StaticDiscovery"]
 
@@ -75,9 +76,14 @@ def _parse_entry(entry: str) -> Target:
     node, separator, address = entry.rpartition("=")
     if separator and not node:
         raise DiscoveryError(f"agent {entry!r}: empty node name before '='")
+    if node and not is_name(node):
+        raise DiscoveryError(f"agent {entry!r}: the node's name cannot be shown")
     host, port = split_host_port(address, f"agent {entry!r}")
     return Target(node=node, addresses=(host,), port=port or DEFAULT_PORT)
 
+
+NAME_CHARS = 80
+"""How much is repeated of a name that is none."""
 
 _SAME_FOR_ALL = ("http", "portforward", "exec")
 """Transports of ours that take no options for a single agent."""
@@ -97,6 +103,9 @@ def _parse_table(path: Path, number: int, entry: object) -> Target:
         if key in _TABLE_FIELDS:
             if not isinstance(value, str):
                 raise DiscoveryError(f"{place}: {key} is not a string")
+            if value and not is_name(value):
+                said = quoted(value, NAME_CHARS)
+                raise DiscoveryError(f"{place}: {key} {said} is not one word that can be shown")
             names[key] = value
         elif key in ("address", "addresses"):
             listed = [value] if isinstance(value, str) else value

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from mcp_gpu.gpu.xid.model import Kind
+from transports.text import visible
 
 TEXT_LIMIT: Final = 1024
 """Characters kept of what a line says: the kernel's own records are not longer."""
@@ -120,7 +121,4 @@ def _off_the_bus(text: str) -> ParsedLine | None:
 
 def _tidy(text: str) -> str:
     """Without what only separates, bounded, and with nothing that would act on a terminal."""
-    text = text[:TEXT_LIMIT].strip(" ,\r\n\0")
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return visible(text[:TEXT_LIMIT].strip(" ,\r\n\0"))

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Kind, Source
+from transports.text import visible
 
 __all__ = [
     "FLOOD",
@@ -53,8 +54,7 @@ Time = Annotated[
 
 def shown(line: str, most: int) -> str:
     """A line of a log, cut, and with nothing that would act on a terminal."""
-    text = line.strip()[:most]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return visible(line.strip()[:most])
 
 
 class XidGroup(Wire):

@@ -27,7 +27,7 @@ ARG SOURCE_DATE_EPOCH=315532800
 # Where RUNTIME has its Python, if not where BASE has its own.
 ARG PYTHON=
 # Bytecode is written here and never compared with the sources again: at run time the file system
-# may be read-only, and both are from one build.
+# may be read-only, and both are from one build. -f: the tools before have written some.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist && \
     /opt/build/bin/pip --python /opt/mcp-gpu install --no-cache-dir --no-compile --no-deps \
         /dist/*.whl && \
@@ -35,7 +35,8 @@ RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist && \
     /opt/build/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
         --output-reproducible --output-format JSON --output-file /opt/mcp-gpu/sbom.cdx.json \
         /opt/mcp-gpu/bin/python && \
-    /opt/mcp-gpu/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/mcp-gpu/lib && \
+    /opt/mcp-gpu/bin/python -m compileall -qf --invalidation-mode unchecked-hash \
+        /opt/mcp-gpu/lib && \
     if [ -n "$PYTHON" ]; then \
         ln -sf "$PYTHON" /opt/mcp-gpu/bin/python3 && \
         sed -i "s#^home = .*#home = ${PYTHON%/*}#" /opt/mcp-gpu/pyvenv.cfg; \

@@ -22,7 +22,7 @@ from cluster.binaries import cache, cached, packages
 from cluster.process import run
 
 __all__ = [
-    "LABELS",
+    "ARGUMENTS",
     "Image",
     "base_image",
     "build_image",
@@ -46,8 +46,12 @@ RUNTIME_KEEPS = (
 EPOCH = 315532800
 """The time that built images have, as the Dockerfile's own default."""
 
-LABELS = {"REVISION": "0" * 40, "SOURCE": "https://example.com/mcp-gpu"}
-"""What a build here is told, beside its bases, for the labels that the Dockerfile cannot know."""
+ARGUMENTS = {
+    "PYTHON": "/usr/bin/python3",
+    "REVISION": "0" * 40,
+    "SOURCE": "https://example.com/mcp-gpu",
+}
+"""What a build here is told beside its bases."""
 
 BASE_SECONDS = 600
 """Bound for mmdebstrap: 20 s where the mirror is near."""
@@ -125,7 +129,7 @@ def build_image(folder: Path, name: str = "localhost/mcp-gpu") -> Image:
         CommandError: the build failed.
     """
     base, runtime = base_image(), runtime_image()
-    digest = hashlib.sha256(f"{base.name}\0{runtime.name}\0{LABELS}\0{EPOCH}".encode())
+    digest = hashlib.sha256(f"{base.name}\0{runtime.name}\0{ARGUMENTS}\0{EPOCH}".encode())
     for source in [folder / "Dockerfile", *sent_to_builder(folder)]:
         digest.update(f"{source.relative_to(folder)}\0".encode() + source.read_bytes() + b"\0")
     tag = digest.hexdigest()[:12]
@@ -172,7 +176,7 @@ def _build(folder: Path, bases: Mapping[str, Path], name: str, archive: Path) ->
             command = ["unshare", "--mount", "nice", "buildah", *storage, verb, *argv]
             return run(*command, timeout=BUILD_SECONDS)
 
-        arguments = dict(LABELS)
+        arguments = dict(ARGUMENTS)
         for base, root in bases.items():
             container = buildah("from", "scratch").strip()
             buildah("add", "--quiet", container, str(root), "/")

@@ -106,7 +106,7 @@ class Release:
         self.authority = None
         if spec["ports"][0].get("appProtocol") == "https":
             self.authority = self.cluster.plan.folder / f"{self.namespace}-{self.name}-ca.crt"
-            self.authority.write_text(self.secret(f"{service}-tls", "ca.crt"))
+            self.authority.write_text(self.secret(self._certificate(), "ca.crt"))
         wait("the last of the old pods gone", self._is_settled, READY_SECONDS)
         wait("the gateway's Service", self._is_served, READY_SECONDS)
 
@@ -114,6 +114,13 @@ class Release:
         """A new process, with no knowledge and no connection."""
         self.kubectl("rollout", "restart", f"deployment/{self.fullname}-gateway")
         self.ready()
+
+    def _certificate(self) -> str:
+        """The Secret that the gateway has its certificate from."""
+        query = ["get", "deployment", f"{self.fullname}-gateway", "-o", "json"]
+        volumes = json.loads(self.kubectl(*query))["spec"]["template"]["spec"]["volumes"]
+        name: str = next(each["secret"]["secretName"] for each in volumes if each["name"] == "tls")
+        return name
 
     def _is_settled(self) -> bool:
         query = ["get", "pods", "-l", self.selector("gateway"), "-o", "name"]

@@ -18,7 +18,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from cluster.cluster import Cluster
 from cluster.contents import Contents, contents
-from cluster.images import LABELS, Image, build_image, sent_to_builder
+from cluster.images import ARGUMENTS, Image, build_image, sent_to_builder
 from cluster.successor import ARGUMENT, FIELD, VERSION, successor
 from mcp_gpu import __version__
 
@@ -135,8 +135,8 @@ def test_its_labels_say_what_it_is_and_what_it_was_made_of(found: Contents) -> N
         "base.name": "localhost/runtime:1",
         "created": "1980-01-01T00:00:00Z",
         "licenses": "Apache-2.0",
-        "revision": LABELS["REVISION"],
-        "source": LABELS["SOURCE"],
+        "revision": ARGUMENTS["REVISION"],
+        "source": ARGUMENTS["SOURCE"],
         "title": "mcp-gpu",
         "version": __version__,
     }
@@ -163,9 +163,11 @@ def test_its_files_are_those_of_its_packages_and_unchanged(found: Contents) -> N
                 assert actual.rstrip(b"=").decode() == expected, path
     unlisted = {path for path in files.keys() - listed if not path.endswith(".pyc")}
     assert unlisted == {f"/{SBOM}", "/opt/mcp-gpu/pyvenv.cfg"}
-    # Each module's bytecode is there: nothing could be written at run time.
-    sources = {path for path in files if path.endswith(".py")}
-    assert sum(path.endswith(".pyc") for path in files) == len(sources)
+    # Each module's bytecode is there, since none could be written at run time, and none of it has
+    # the time of the build in it (PEP 552: flags of 1).
+    bytecode = [data for path, data in files.items() if path.endswith(".pyc")]
+    assert len(bytecode) == sum(path.endswith(".py") for path in files)
+    assert {data[4:8] for data in bytecode} == {b"\x01\0\0\0"}
 
 
 def test_licences_ship_with_what_they_are_of(found: Contents) -> None:

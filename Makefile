@@ -10,7 +10,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-h
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench accept bench-scale format lock node clean
-.PHONY: cluster cluster-down cluster-shell test-cluster bench-cluster
+.PHONY: cluster cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ cluster-down: $(STAMP)  ## Take it down, or what is left of it
 
 cluster-shell: $(STAMP)  ## A shell with kubectl and helm for it
 	@$(CLUSTER) shell
+
+image-size: $(STAMP)  ## Build the image without Docker, print its layers and largest packages (as root)
+	@$(CLUSTER) image
 
 # Bringing a cluster up, from nothing, is longer than what counts as a hang elsewhere.
 test-cluster: $(STAMP)  ## Run the tests that need it; they bring it up if it is not (ARGS are pytest's)
@@ -82,8 +85,8 @@ node: $(NODE_STAMP)  ## Install the foreign MCP clients that `make test` then us
 lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group test --group check -o requirements/dev.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build -o requirements/build.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group image --group test --group check -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build --group image -o requirements/build.txt
 
 clean:  ## Remove everything that make has made here (not ~/.cache/mcp-gpu-tests)
 	rm -rf $(VENV) $(VENV)-lock $(NODE_DIR) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -6,11 +6,19 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from cluster.binaries import Unavailable, binaries, missing
 from cluster.cluster import Cluster, take_down
+from cluster.contents import contents
+from cluster.images import build_image
 from cluster.plan import Plan
 from cluster.remains import remains
+
+ROOT = Path(__file__).parents[2]
+
+LARGEST = 12
+"""Packages that `image` prints."""
 
 
 def main() -> int:
@@ -20,6 +28,7 @@ def main() -> int:
     verbs.add_parser("up", help="bring the cluster up and keep it")
     verbs.add_parser("down", help="take it down, or what is left of it")
     verbs.add_parser("shell", help="a shell with kubectl and helm for the running cluster")
+    verbs.add_parser("image", help="build the project's image; print its layers and packages")
     verbs.add_parser("leftovers", help="count what is there of it; exit 1 if anything is")
     verb = parser.parse_args().verb
     try:
@@ -69,6 +78,18 @@ def _shell(plan: Plan) -> int:
     print(f"kubectl and helm are for the cluster with the nodes {', '.join(cluster.nodes)}.")
     print(f"On a node: nsenter --net=/run/netns/{plan.prefix}-n1. Leave with exit.")
     return subprocess.run(["sh", "-i"], env=environment).returncode
+
+
+def _image(plan: Plan) -> int:
+    found = contents(build_image(ROOT).archive)
+    *below, own = found.layers
+    names = [*["base, without a shell"] * len(below), "mcp-gpu"]
+    for name, layer in zip(names, (*below, own), strict=True):
+        sizes = f"{layer.unpacked / 1e6:7.1f} MB unpacked {layer.compressed / 1e6:6.1f} MB gzipped"
+        print(f"{sizes} {len(layer.files):6} files  {name}")
+    for name, size in list(found.packages().items())[:LARGEST]:
+        print(f"{size / 1e6:7.1f} MB {name}")
+    return 0
 
 
 def _leftovers(plan: Plan) -> int:

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Unavailable", "binaries", "cache", "cached", "missing", "packages"]
+__all__ = ["Unavailable", "binaries", "cache", "cached", "kube_router", "missing", "packages"]
 
 SOURCES = Path(__file__).parent / "build"
 
@@ -40,12 +40,16 @@ PROGRAMS = {
 }
 """Go package to program."""
 
+ENFORCER = Path(__file__).parent / "enforcer"
+KUBE_ROUTER = "github.com/cloudnativelabs/kube-router/v2"
+
 PACKAGES = {
     "buildah": "buildah",
     "busybox": "busybox-static",
     "conntrack": "conntrack",
     "containerd": "containerd",
     "ip": "iproute2",
+    "ipset": "ipset",
     "iptables": "iptables",
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
@@ -133,6 +137,22 @@ def binaries() -> Path:
     return path
 
 
+def kube_router() -> Path:
+    """The program that enforces network policies, built if it is not there yet: some minutes.
+
+    Raises:
+        Unavailable: there is no fitting Go, or the build failed.
+    """
+    flags = ["-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w"]
+    digest = _digest(ENFORCER, flags)
+    path = _path(f"kube-router-{versions(ENFORCER)[KUBE_ROUTER]}-{digest}")
+    with cached(path) as program:
+        if program is not None:
+            print(f"building {path.name}: minutes", file=sys.stderr)
+            _go_build(ENFORCER, flags, str(program), [f"{KUBE_ROUTER}/cmd/kube-router"])
+    return path
+
+
 @contextmanager
 def cached(path: Path) -> Iterator[Path | None]:
     """Something costly that one process makes while others wait: None if it is there, else a
@@ -151,31 +171,17 @@ def cached(path: Path) -> Iterator[Path | None]:
             made.rename(path)
 
 
-def versions() -> dict[str, str]:
+def versions(sources: Path = SOURCES) -> dict[str, str]:
     """Module to version, from go.mod."""
-    text = (SOURCES / "go.mod").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\t(\S+) (v\S+)(?: // indirect)?$", text, re.MULTILINE))
+    text = (sources / "go.mod").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(?:\t|require )(\S+) (v\S+)(?: // indirect)?$", text, re.MULTILINE))
 
 
 def _build(folder: Path) -> None:
-    if shutil.which("go") is None:
-        raise Unavailable("no `go` on the PATH: install Go 1.26 or later")
     print(f"building {folder.name}, etcd, CoreDNS and Helm: minutes", file=sys.stderr)
     made = folder.with_name("made")
     made.mkdir()
-    command = ["nice", "go", "build", *_flags(), "-o", f"{made}/", *PROGRAMS]
-    try:
-        # Without cgo they are static, so that CoreDNS needs nothing else in its image.
-        subprocess.run(
-            command,
-            cwd=SOURCES,
-            env=os.environ | {"CGO_ENABLED": "0"},
-            stdin=subprocess.DEVNULL,
-            check=True,
-            timeout=BUILD_SECONDS,
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"the build of Kubernetes failed: {error}") from error
+    _go_build(SOURCES, _flags(), f"{made}/", PROGRAMS)
     # Go names a program after the last word of its package.
     names = {".": "cluster", "go.etcd.io/etcd/server/v3": "server"}
     folder.mkdir()
@@ -183,6 +189,23 @@ def _build(folder: Path) -> None:
         (made / names.get(package, package.rpartition("/")[2])).rename(folder / program)
     for component in COMPONENTS:
         (folder / component).symlink_to("kubernetes")
+
+
+def _go_build(sources: Path, flags: Sequence[str], to: str, packages: Iterable[str]) -> None:
+    if shutil.which("go") is None:
+        raise Unavailable("no `go` on the PATH: install Go 1.26 or later")
+    try:
+        # Without cgo they are static, so that CoreDNS needs nothing else in its image.
+        subprocess.run(
+            ["nice", "go", "build", *flags, "-o", to, *packages],
+            cwd=sources,
+            env=os.environ | {"CGO_ENABLED": "0"},
+            stdin=subprocess.DEVNULL,
+            check=True,
+            timeout=BUILD_SECONDS,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"the build of {' '.join(packages)} failed: {error}") from error
 
 
 def _flags() -> list[str]:
@@ -202,11 +225,16 @@ def _flags() -> list[str]:
 
 
 def _key() -> str:
-    digest = hashlib.sha256("\0".join([*_flags(), *PROGRAMS]).encode())
-    for path in sorted(SOURCES.rglob("*")):
+    digest = _digest(SOURCES, [*_flags(), *PROGRAMS])
+    return f"kubernetes-{versions()['k8s.io/kubernetes']}-{digest}"
+
+
+def _digest(sources: Path, words: Iterable[str]) -> str:
+    digest = hashlib.sha256("\0".join(words).encode())
+    for path in sorted(sources.rglob("*")):
         if path.suffix in {".go", ".mod", ".sum"}:
-            digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes() + b"\0")
-    return f"kubernetes-{versions()['k8s.io/kubernetes']}-{digest.hexdigest()[:12]}"
+            digest.update(f"{path.relative_to(sources)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _path(key: str) -> Path:

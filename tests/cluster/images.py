@@ -21,9 +21,37 @@ from pathlib import Path
 from cluster.binaries import cache, cached, packages
 from cluster.process import run
 
-__all__ = ["Image", "base_image", "build_image", "busybox_image", "coredns_image", "pause_image"]
+__all__ = [
+    "ARGUMENTS",
+    "Image",
+    "base_image",
+    "build_image",
+    "busybox_image",
+    "coredns_image",
+    "pause_image",
+    "runtime_image",
+]
 
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
+
+RUNTIME_KEEPS = (
+    *("bin", "sbin", "lib*", "dev", "proc", "run", "sys", "tmp", "etc/*"),
+    *("usr/bin/python3*", "usr/lib/python3*", "usr/lib/*-linux-gnu/l[di]*"),
+    *("usr/lib/os-release", "usr/lib/ssl*", "usr/lib64*", "usr/sbin"),
+    *("usr/share/ca-certificates*", "usr/share/doc/*/copyright", "usr/share/zoneinfo*"),
+    "usr/bin/true",  # what starting it costs says what starting anything in a pod does
+)
+"""What is left of `base_image` to run on: no shell, and no other program but Python."""
+
+EPOCH = 315532800
+"""The time that built images have, as the Dockerfile's own default."""
+
+ARGUMENTS = {
+    "PYTHON": "/usr/bin/python3",
+    "REVISION": "0" * 40,
+    "SOURCE": "https://example.com/mcp-gpu",
+}
+"""What a build here is told beside its bases."""
 
 BASE_SECONDS = 600
 """Bound for mmdebstrap: 20 s where the mirror is near."""
@@ -32,7 +60,7 @@ BUILD_SECONDS = 1200
 """Bound for buildah: a minute or two, most of it pip's."""
 
 KEPT = 4
-"""Older builds of an image that stay in the cache, 300 MB each."""
+"""Older builds of an image that stay in the cache, 200 MB each."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +107,29 @@ def base_image() -> Path:
     return archive
 
 
+def runtime_image() -> Path:
+    """A root file system with Python and without a shell, as a tar file."""
+    base = base_image()
+    archive = cache() / f"runtime-{base.stem}-{_short(''.join(RUNTIME_KEEPS).encode())}.tar"
+    with cached(archive) as path:
+        if path is not None:
+            with tarfile.open(base) as whole, tarfile.open(path, "w") as left:
+                for member in whole:
+                    name = member.name.removeprefix("./")
+                    if any(fnmatch.fnmatch(name, pattern) for pattern in RUNTIME_KEEPS):
+                        left.addfile(member, whole.extractfile(member) if member.isreg() else None)
+    return archive
+
+
 def build_image(folder: Path, name: str = "localhost/mcp-gpu") -> Image:
-    """What the folder's Dockerfile makes, on `base_image`. Its tag is made of the folder's content.
+    """What the folder's Dockerfile makes, with `base_image`, on `runtime_image`. Its tag is made of
+    all that goes into it.
 
     Raises:
         CommandError: the build failed.
     """
-    base = base_image()
-    digest = hashlib.sha256(base.name.encode())
+    base, runtime = base_image(), runtime_image()
+    digest = hashlib.sha256(f"{base.name}\0{runtime.name}\0{ARGUMENTS}\0{EPOCH}".encode())
     for source in [folder / "Dockerfile", *sent_to_builder(folder)]:
         digest.update(f"{source.relative_to(folder)}\0".encode() + source.read_bytes() + b"\0")
     tag = digest.hexdigest()[:12]
@@ -96,7 +139,7 @@ def build_image(folder: Path, name: str = "localhost/mcp-gpu") -> Image:
             print(f"building {name}:{tag}", file=sys.stderr)
             for old in _newest_first(f"image-{name.rpartition('/')[2]}-*.tar")[KEPT:]:
                 old.unlink()
-            _build(folder, base, f"{name}:{tag}", path)
+            _build(folder, {"base": base, "runtime": runtime}, f"{name}:{tag}", path)
     return Image(f"{name}:{tag}", archive)
 
 
@@ -123,7 +166,7 @@ def _newest_first(pattern: str) -> list[Path]:
     return sorted(cache().glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def _build(folder: Path, base: Path, name: str, archive: Path) -> None:
+def _build(folder: Path, bases: Mapping[str, Path], name: str, archive: Path) -> None:
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix="buildah-") as temporary:
         place = Path(temporary)
         storage = ["--storage-driver=vfs", f"--root={place}/root", f"--runroot={place}/run"]
@@ -133,10 +176,18 @@ def _build(folder: Path, base: Path, name: str, archive: Path) -> None:
             command = ["unshare", "--mount", "nice", "buildah", *storage, verb, *argv]
             return run(*command, timeout=BUILD_SECONDS)
 
-        container = buildah("from", "scratch").strip()
-        buildah("add", "--quiet", container, str(base), "/")
-        buildah("commit", "--quiet", container, "localhost/base:1")
-        flags = ["--isolation=chroot", "--pull=never", "--build-arg=BASE=localhost/base:1"]
+        arguments = dict(ARGUMENTS)
+        for base, root in bases.items():
+            container = buildah("from", "scratch").strip()
+            buildah("add", "--quiet", container, str(root), "/")
+            made = f"localhost/{base}:1"
+            buildah("commit", "--quiet", f"--timestamp={EPOCH}", container, made)
+            buildah("rm", container)
+            arguments[base.upper()] = made
+        digest = ["inspect", "--type=image", "--format={{.FromImageDigest}}"]
+        arguments["RUNTIME_DIGEST"] = buildah(*digest, arguments["RUNTIME"]).strip()
+        flags = ["--isolation=chroot", "--pull=never", f"--timestamp={EPOCH}"]
+        flags += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         flags += [f"--volume={volume}:ro" for volume in _pip_configuration(place)]
         buildah("build", *flags, f"--tag={name}", str(folder))
         buildah("push", "--quiet", name, f"docker-archive:{archive}:{name}")

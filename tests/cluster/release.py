@@ -26,7 +26,16 @@ READY_SECONDS = 180
 SURGE = "agent.updateStrategy.rollingUpdate.maxSurge=100%"
 """All agents anew at once: what takes its time on a fleet need not in tests."""
 
+ALONE = "gateway.replicas=1"
+"""Whose sockets, whose log and whose first call is else not to be told. Tests may ask for more."""
+
+NAME_CHARS = 52
+"""The chart's bound for the names that it makes."""
+
 IN_A_ROW = 12
+
+ACCOUNT_SECONDS = 3600
+"""How long a token of an account counts; Kubernetes makes none for less than ten minutes."""
 
 CALL_SECONDS = 25
 """Bound for a call through the gateway, which ends by its own deadline of 20 s."""
@@ -53,19 +62,23 @@ class Release:
 
     def __init__(self, cluster: Cluster, built: Image, name: str, namespace: str) -> None:
         self.cluster = cluster
+        self.image = built
+        """What `set` installs; another makes the next `set` an upgrade to it."""
         self.name = name
         self.namespace = namespace
-        self.fullname = name if "mcp-gpu" in name else f"{name}-mcp-gpu"
+        whole = name if "mcp-gpu" in name else f"{name}-mcp-gpu"
+        self.fullname = whole[:NAME_CHARS].removesuffix("-")
         self.address = ""
         """Of the gateway's Service, once it is ready: known while the API server is down, too."""
-        repository, _, tag = built.name.rpartition(":")
-        self._image = [f"image.repository={repository}", f"image.tag={tag}"]
+        self.authority: Path | None = None
+        """The certificate of who signed the gateway's own; None where it serves plain HTTP."""
 
     def set(self, *values: str) -> str:
         """Install or upgrade with these values beside simulated GPUs; helm's words."""
-        flags = [
-            f"--set={value}" for value in (*self._image, "simulate.enabled=true", SURGE, *values)
-        ]
+        repository, _, tag = self.image.name.rpartition(":")
+        named = [f"image.repository={repository}", f"image.tag={tag}"]
+        before = [*named, "simulate.enabled=true", SURGE, ALONE]
+        flags = [f"--set={value}" for value in (*before, *values)]
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(self._namespace()))
         said = self.cluster.helm(
             *["upgrade", "--install", self.name, str(CHART), *flags],
@@ -88,8 +101,12 @@ class Release:
                 rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
                 self.kubectl(*rollout, timeout=READY_SECONDS + 10)
         service = f"{self.fullname}-gateway"
-        path = "jsonpath={.spec.clusterIP}"
-        self.address = self.kubectl("get", "service", service, "-o", path)
+        spec = json.loads(self.kubectl("get", "service", service, "-o", "json"))["spec"]
+        self.address = spec["clusterIP"]
+        self.authority = None
+        if spec["ports"][0].get("appProtocol") == "https":
+            self.authority = self.cluster.plan.folder / f"{self.namespace}-{self.name}-ca.crt"
+            self.authority.write_text(self.secret(self._certificate(), "ca.crt"))
         wait("the last of the old pods gone", self._is_settled, READY_SECONDS)
         wait("the gateway's Service", self._is_served, READY_SECONDS)
 
@@ -98,17 +115,29 @@ class Release:
         self.kubectl("rollout", "restart", f"deployment/{self.fullname}-gateway")
         self.ready()
 
+    def _certificate(self) -> str:
+        """The Secret that the gateway has its certificate from."""
+        query = ["get", "deployment", f"{self.fullname}-gateway", "-o", "json"]
+        volumes = json.loads(self.kubectl(*query))["spec"]["template"]["spec"]["volumes"]
+        name: str = next(each["secret"]["secretName"] for each in volumes if each["name"] == "tls")
+        return name
+
     def _is_settled(self) -> bool:
         query = ["get", "pods", "-l", self.selector("gateway"), "-o", "name"]
-        return len(self.kubectl(*query).split()) == 1
+        return len(self.kubectl(*query).split()) == self.replicas()
+
+    def replicas(self) -> int:
+        """How many gateways there should be."""
+        query = ["get", "deployment", f"{self.fullname}-gateway", "-o", "jsonpath={.spec.replicas}"]
+        return int(self.kubectl(*query))
 
     def _is_served(self) -> bool:
         """So many times in a row: for a second kube-proxy may still send some to the pod that has
         just gone, whose address its node believes in for half a minute more."""
-        url = f"http://{self.address}:8080/healthz"
+        curl = ["curl", "-sf", "--noproxy", "*", "-m", "2", *self.url("/healthz")]
         try:
             for _ in range(IN_A_ROW):
-                self.cluster.run_in("n1", ["curl", "-sf", "--noproxy", "*", "-m", "2", url])
+                self.cluster.run_in("n1", curl)
         except CommandError:
             return False
         return True
@@ -120,17 +149,43 @@ class Release:
         """The agents, by node."""
         return pods(self.cluster, self.namespace, self.selector("agent"), len(self.cluster.nodes))
 
+    def gateways(self) -> list[Pod]:
+        """All of them, by node."""
+        return pods(self.cluster, self.namespace, self.selector("gateway"), self.replicas())
+
     def gateway(self) -> Pod:
-        (found,) = pods(self.cluster, self.namespace, self.selector("gateway"), 1)
+        """The only one."""
+        (found,) = self.gateways()
         return found
 
     def selector(self, component: str) -> str:
         return f"app.kubernetes.io/instance={self.name},app.kubernetes.io/component={component}"
 
     def token(self, key: str = "client-token") -> str:
-        path = f"jsonpath={{.data.{key}}}"
-        encoded = self.kubectl("get", "secret", f"{self.fullname}-auth", "-o", path)
-        return base64.b64decode(encoded).decode().strip()
+        """A static one."""
+        return self.secret(f"{self.fullname}-auth", key).strip()
+
+    def secret(self, name: str, key: str) -> str:
+        data = json.loads(self.kubectl("get", "secret", name, "-o", "json"))["data"]
+        return base64.b64decode(data[key]).decode()
+
+    def account_token(
+        self, account: str = "", audience: str = "", *, seconds: int = ACCOUNT_SECONDS
+    ) -> str:
+        """One of a ServiceAccount of the namespace, as `kubectl create token` makes it: by default
+        of the chart's account for clients and for the gateway."""
+        words = ["create", "token", account or f"{self.fullname}-client"]
+        words += [f"--audience={audience or f'{self.fullname}.{self.namespace}'}"]
+        return self.kubectl(*words, f"--duration={seconds}s").strip()
+
+    def url(self, path: str) -> list[str]:
+        """Words for curl: the gateway's Service by its address, and by its name where that has to
+        be in a certificate."""
+        if self.authority is None:
+            return [f"http://{self.address}:8080{path}"]
+        host = f"{self.fullname}-gateway.{self.namespace}.svc"
+        trust = ["--cacert", str(self.authority), "--resolve", f"{host}:8080:{self.address}"]
+        return [*trust, f"https://{host}:8080{path}"]
 
     def post(self, *headers: str, node: str = "n1", request: dict[str, Any] = CALL) -> str:
         """What a machine of the cluster gets from the gateway's Service, with the HTTP status in
@@ -138,7 +193,7 @@ class Release:
         flags = [word for header in headers for word in ("-H", header)]
         command = [
             *["curl", "-s", "--noproxy", "*", "-m", str(CALL_SECONDS), "-w", "\n%{http_code}"],
-            *["-X", "POST", f"http://{self.address}:8080/mcp"],
+            *["-X", "POST", *self.url("/mcp")],
             *["-H", "Content-Type: application/json", *flags, "-d", json.dumps(request)],
         ]
         try:

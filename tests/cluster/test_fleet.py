@@ -91,6 +91,21 @@ def test_each_routing_mode_reaches_every_node_of_a_healthy_cluster(
     assert ways(release.inventory(token=release.token())) == everywhere(own_cluster, path)
 
 
+def test_two_gateways_of_a_release_with_a_long_name_answer_alike(
+    own_cluster: Cluster, built: Image
+) -> None:
+    name = "gpus-of-the-second-hall-installed-on-a-friday-evening"
+    with installed(own_cluster, built, name, "hall-2", "gateway.replicas=2") as release:
+        assert release.fullname == name[:52]
+        token = release.token()
+        gateways = release.gateways()
+        assert len({gateway.name for gateway in gateways}) == 2
+        for gateway in gateways:
+            release.address = gateway.address
+            answer = release.inventory(token=token)
+            assert ways(answer) == everywhere(own_cluster, "http")
+
+
 def test_http_alone_loses_the_nodes_that_the_source_destination_check_cuts_off(
     release: Release, own_cluster: Cluster
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
@@ -21,7 +22,7 @@ from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import ListenError
-from mcp_gpu.serving.server import Readiness, serve
+from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
 from mcp_gpu.tools import health, inventory, xids
 from mcp_gpu.tools.explain_xid import explain_tool
@@ -56,7 +57,6 @@ def run(settings: AgentSettings) -> int:
         slow_seconds=settings.slow_seconds,
         events=watch.events,
     )
-    collector.start()
     try:
         anyio.run(_serve, settings, collector, watch)
     finally:
@@ -100,7 +100,8 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch.run)
-        try:
+
+        async def serve_and_end(*, task_status: TaskStatus[Listening]) -> None:
             await serve(
                 registry,
                 http=settings.endpoint(),
@@ -108,10 +109,19 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
                 stdio=settings.stdio,
                 delay_seconds=settings.shutdown_delay_seconds,
                 readiness=lambda: _readiness(collector, time.monotonic() - started),
+                task_status=task_status,
             )
+            tasks.cancel_scope.cancel()
+
+        try:
+            await tasks.start(serve_and_end)
         except ListenError as error:
             refused = error  # Raised below, where no group is made of it.
-        tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+        else:
+            # Not before: the thread's Python and this one's would take turns, and who comes in
+            # the meantime is told that the first look is yet to end.
+            collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused
 

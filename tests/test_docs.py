@@ -58,6 +58,7 @@ def tables() -> str:
     """Every command's settings as Markdown."""
     parts = []
     for name, command in cli.COMMANDS.items():
+        cli.describe(command.settings)
         summary = (command.settings.__doc__ or "").strip()
         rows = ["| variable | default | meaning |", "|---|---|---|"]
         for field_name, field in command.settings.model_fields.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -16,7 +16,11 @@ __all__ = ["api_server"]
 NAMESPACE = "gpu-diagnostics"
 
 RESOURCES = {
-    "v1": {"Secret": ("secrets", True), "Namespace": ("namespaces", False)},
+    "v1": {
+        "Secret": ("secrets", True),
+        "Namespace": ("namespaces", False),
+        "Node": ("nodes", False),
+    },
     "node.k8s.io/v1": {"RuntimeClass": ("runtimeclasses", False)},
 }
 """What is served: of each API version the kinds that a template may look up, each with its plural
@@ -26,7 +30,7 @@ and whether it lies in a namespace."""
 @contextmanager
 def api_server(objects: Iterable[Mapping[str, Any]] = ()) -> Iterator[helm_python.Config]:
     """An API server with these objects."""
-    documents = _documents(objects)
+    documents = _documents(list(objects))
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -59,7 +63,7 @@ def api_server(objects: Iterable[Mapping[str, Any]] = ()) -> Iterator[helm_pytho
             thread.join()
 
 
-def _documents(objects: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _documents(objects: Collection[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     groups = [version.partition("/") for version in RESOURCES if "/" in version]
     documents: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "33", "gitVersion": "v1.33.0"},
@@ -77,11 +81,16 @@ def _documents(objects: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
         },
     }
     for version, kinds in RESOURCES.items():
+        for kind, (plural, namespaced) in kinds.items():
+            if not namespaced:
+                items = [e for e in objects if (e["apiVersion"], e["kind"]) == (version, kind)]
+                listed = {"apiVersion": version, "kind": f"{kind}List", "items": items}
+                documents[f"{_root(version)}/{plural}"] = listed
         documents[_root(version)] = {
             "kind": "APIResourceList",
             "groupVersion": version,
             "resources": [
-                {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get"]}
+                {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get", "list"]}
                 for kind, (plural, namespaced) in kinds.items()
             ],
         }

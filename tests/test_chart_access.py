@@ -73,7 +73,10 @@ def test_every_grant_goes_to_an_account_of_this_release_and_none_is_wide(path: P
     for kind in ("Role", "ClusterRole"):
         roles = {entry["metadata"]["name"]: entry for entry in rendered.all(kind)}
         bindings = rendered.all(f"{kind}Binding")
-        assert sorted(roles) == sorted(b["roleRef"]["name"] for b in bindings)
+        bound = sorted(b["roleRef"]["name"] for b in bindings)
+        # Without the clients' account the right to call tools waits for whom it is given to.
+        unbound = {} if any(a.endswith("-client") for a in accounts) else {"gpu-mcp-mcp-gpu-caller"}
+        assert bound == sorted(roles.keys() - unbound)
         for binding in bindings:
             assert binding["roleRef"]["kind"] == kind
             (subject,) = binding["subjects"]
@@ -98,22 +101,37 @@ def test_what_the_clients_account_may_is_to_call_tools_and_no_pod_of_ours_runs_a
         assert pod["spec"]["serviceAccountName"] != account["metadata"]["name"]
 
 
+OAUTH = {"issuer": "https://login.example.org", "resource": "https://gpu.example.org/mcp"}
+
+
 @pytest.mark.parametrize(
-    ("kubernetes", "reviews"),
+    ("auth", "reviews", "bound"),
     [
-        ({"enabled": True, "accessReview": True}, 2),
-        ({"enabled": True, "accessReview": False}, 1),
-        ({"enabled": False, "accessReview": True}, 0),
+        ({}, REVIEWS, True),
+        ({"accessReview": False}, REVIEWS[:1], False),
+        ({"kubernetes": {"enabled": False}}, [], False),
+        ({"kubernetes": {"enabled": False}, "oauth": OAUTH}, REVIEWS[1:], False),
+        (
+            {"accessReview": False, "kubernetes": {"enabled": False}, "oauth": OAUTH},
+            [],
+            False,
+        ),
     ],
 )
 def test_the_gateway_may_ask_about_tokens_and_rights_only_where_it_does(
-    kubernetes: dict[str, bool], reviews: int
+    auth: dict[str, Any], reviews: list[tuple[str, str, str]], bound: bool
 ) -> None:
-    rendered = render({"auth": {"kubernetes": kubernetes}})
-    granted = rules(rendered, "ClusterRole")
-    assert [review for review in REVIEWS if review in granted] == REVIEWS[:reviews]
-    assert ("MCP_GPU_ACCESS_REVIEW" in environment(rendered, "gateway")) == (reviews == 2)
-    assert bool(rules(rendered, "Role", "client")) == (reviews == 2)
+    rendered = render({"auth": auth, "rbac": {"nodes": False, "diagnosis": False}})
+    assert rules(rendered, "ClusterRole") == reviews
+    variables = environment(rendered, "gateway")
+    asks = REVIEWS[1] in reviews
+    assert ("MCP_GPU_ACCESS_REVIEW" in variables) == asks
+    assert bool(rules(rendered, "Role", "client")) == asks
+    # The right to call is there for whoever logs in, and the notes say how to give it.
+    bindings = [e for e in rendered.all("RoleBinding") if e["roleRef"]["name"].endswith("-caller")]
+    assert [e["subjects"][0]["name"] for e in bindings] == ["gpu-mcp-mcp-gpu-client"] * bound
+    logs_in = asks and "MCP_GPU_OAUTH_ISSUER" in variables
+    assert (f"--user '{OAUTH['issuer']}#SUBJECT'" in rendered.notes) == logs_in
 
 
 def test_agents_may_ask_about_tokens_only_where_they_do() -> None:

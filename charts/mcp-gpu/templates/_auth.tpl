@@ -15,9 +15,9 @@
 {{- if and .Values.gateway.enabled (eq .Values.auth.mode "token") .Values.auth.oauth.issuer -}}true{{- end -}}
 {{- end }}
 
-{{/* Non-empty where RBAC decides which tools a caller may call. */}}
+{{/* Non-empty where RBAC decides which tools a caller may call: of those whose token names them. */}}
 {{- define "mcp-gpu.accessReview" -}}
-{{- if and (include "mcp-gpu.kubernetesTokens" .) .Values.auth.kubernetes.accessReview -}}true{{- end -}}
+{{- if and (or (include "mcp-gpu.kubernetesTokens" .) (include "mcp-gpu.oauth" .)) .Values.auth.accessReview -}}true{{- end -}}
 {{- end }}
 
 {{/* Non-empty where agents have a port, and want a token there. */}}

@@ -100,6 +100,38 @@ def test_long_release_names_still_make_legal_names() -> None:
     assert chart.faults_of(render(name=name)) == []
 
 
+def scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from scalars(inner)
+    else:
+        yield value
+
+
+@every_ci_file
+def test_names_that_yaml_would_take_for_something_else_stay_names(path: Path) -> None:
+    values = chart.values_of(path) | {"fullnameOverride": "gpu"}
+    rendered = render(values, name="123", namespace="2024")
+    assert {e["metadata"].get("namespace", "2024") for e in rendered.objects} == {"2024"}
+    assert {123, 2024} & {each for e in rendered.objects for each in scalars(e)} == set()
+    for entry in rendered.objects:
+        assert entry["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+
+
+def test_names_that_values_give_stay_names_too() -> None:
+    own = {"tls": {"source": "secret", "existingSecret": "1"}}
+    ingress = {"enabled": True, "hosts": ["h.example"], "className": "1", "tls": {"secretName": "1"}}
+    values = {
+        "auth": {"static": {"existingSecret": "1"}},
+        "agent": {**own, "priorityClassName": "1"},
+        "gateway": {**own, "priorityClassName": "1", "ingress": ingress},
+        "image": {"pullSecrets": ["1"]},
+        "gpu": {"runtimeClassName": "1"},
+        "clusterDomain": "1",
+    }
+    assert chart.faults_of(render(values, name="true", namespace="1")) == []
+
+
 def test_two_installs_share_no_name() -> None:
     def names(**where: str) -> set[tuple[str, str, str]]:
         return {

@@ -114,7 +114,7 @@
 {{- define "mcp-gpu.staticVolume" -}}
 - name: auth
   secret:
-    secretName: {{ include "mcp-gpu.secretName" . }}
+    secretName: {{ include "mcp-gpu.secretName" . | quote }}
     defaultMode: 0440
     items:
       - {key: client-token, path: client-token}

@@ -58,7 +58,7 @@ that Helm and it never claim the same one. Takes (list . COMPONENT). */}}
 {{- define "mcp-gpu.tlsVolume" -}}
 - name: tls
   secret:
-    secretName: {{ include "mcp-gpu.tlsSecret" . }}
+    secretName: {{ include "mcp-gpu.tlsSecret" . | quote }}
     defaultMode: 0440
     items:
       - {key: tls.crt, path: tls.crt}
@@ -78,7 +78,7 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: {{ index . 2 }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "mcp-gpu.labels" (list $root (index . 1)) | nindent 4 }}
   annotations:

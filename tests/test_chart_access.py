@@ -365,6 +365,8 @@ def test_without_authentication_there_is_no_token_and_no_certificate_and_the_not
         "gpu-mcp-mcp-gpu-agent", "gpu-mcp-mcp-gpu-gateway",
     }  # fmt: skip
     assert "WARNING: auth.mode is none" in rendered.notes
+    other = render({"auth": {"mode": "none"}, "agent": {"port": 9408}}).notes
+    assert "reaches port 8080 of the gateway or port 9408 of an agent reads" in other
     assert "WARNING" not in render().notes
 
 
@@ -392,6 +394,9 @@ def test_a_gateway_that_would_believe_no_token_is_refused_with_the_way_out() -> 
     assert variables["MCP_GPU_OAUTH_ISSUER"] == oauth["issuer"]
     assert variables["MCP_GPU_OAUTH_RESOURCE"] == oauth["resource"]
     assert "gpu.example.org" in variables["MCP_GPU_ALLOWED_HOSTS"].split(",")
+    for useless in ({"resource": oauth["resource"]}, {"scopes": ["gpu.read"]}):
+        with pytest.raises(helm_python.HelmError, match=r"of no use without auth\.oauth\.issuer"):
+            render({"auth": {"oauth": useless}})
     with pytest.raises(helm_python.HelmError, match=r"auth\.oauth\.resource has to be"):
         render({"auth": {"oauth": {"issuer": "https://login.example.org"}}})
 

@@ -56,6 +56,9 @@
 {{- else if not (or $auth.kubernetes.enabled $auth.static.enabled $auth.oauth.issuer) -}}
 {{- fail "auth.mode=token, and no kind of token is believed: set auth.kubernetes.enabled, auth.static.enabled or auth.oauth.issuer; auth.mode=none lets everyone in" -}}
 {{- end -}}
+{{- if and (or $auth.oauth.resource $auth.oauth.scopes) (not $auth.oauth.issuer) -}}
+{{- fail "auth.oauth.resource and auth.oauth.scopes are of no use without auth.oauth.issuer: set that to the authorization server's URL" -}}
+{{- end -}}
 {{- if include "mcp-gpu.staticTokens" . }}
 - name: MCP_GPU_TOKEN_FILE
   value: /etc/mcp-gpu/auth/client-token

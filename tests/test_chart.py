@@ -120,7 +120,12 @@ def test_names_that_yaml_would_take_for_something_else_stay_names(path: Path) ->
 
 def test_names_that_values_give_stay_names_too() -> None:
     own = {"tls": {"source": "secret", "existingSecret": "1"}}
-    ingress = {"enabled": True, "hosts": ["h.example"], "className": "1", "tls": {"secretName": "1"}}
+    ingress = {
+        "enabled": True,
+        "hosts": ["h.example"],
+        "className": "1",
+        "tls": {"secretName": "1"},
+    }
     values = {
         "auth": {"static": {"existingSecret": "1"}},
         "agent": {**own, "priorityClassName": "1"},
@@ -443,8 +448,9 @@ def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
     assert render({"fullnameOverride": "first"}, name=name).one("Service", "gateway")
 
 
-def test_the_installation_guide_names_only_values_that_exist() -> None:
-    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+def test_the_installation_guides_name_only_values_that_exist() -> None:
+    pages = sorted((ROOT / "docs").glob("install*.md"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     known = {".".join(leaf) for leaf in leaves(DEFAULTS)}
     roots = "|".join(DEFAULTS)
     named = re.findall(rf"`((?:{roots})\.[A-Za-z.]+)", text)

@@ -14,7 +14,7 @@ import helm_python
 import pytest
 
 from support import chart
-from support.chart import CHART, CI_VALUES, Rendered, render
+from support.chart import CHART, CI_VALUES, ROOT, Rendered, render
 from support.helmapi import api_server
 from support.manifests import container, environment, every_pod, files, projected, rules
 from transports.exec import ExecSettings, ExecTransport
@@ -213,12 +213,44 @@ def test_a_gateway_that_opens_no_streams_may_not_exec() -> None:
     assert resources == ["endpointslices", "pods"]
 
 
-def test_nothing_is_granted_in_the_whole_cluster_when_nothing_there_is_to_be_read() -> None:
-    nothing = {"nodes": False, "diagnosis": False}
-    rendered = render({"rbac": nothing, "auth": {"kubernetes": {"enabled": False}}})
-    assert [e for e in rendered.objects if e["kind"].startswith("Cluster")] == []
-    assert len(rendered.all("Role")) == 1
-    assert rules(render({"rbac": nothing}), "ClusterRole") == REVIEWS
+CLUSTER_WIDE = {
+    "ClusterRole", "ClusterRoleBinding",
+    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+}  # fmt: skip
+"""Kinds of the chart's that lie in no namespace."""
+
+
+def test_with_rights_in_one_namespace_alone_it_installs_as_the_guide_says() -> None:
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## With rights in one namespace alone\n")
+    command = section.split("```")[1]
+    flags = [flag.replace('""', "") for flag in re.findall(r"--set (\S+)", command)]
+    values = helm_python.parse_set_string(",".join(flags))
+    with api_server(namespaced=True) as config:
+        rendered = render(values, config=config)
+        # Of a cluster where policies would be the default.
+        assert {e["kind"] for e in rendered.objects} & CLUSTER_WIDE == set()
+        assert len(rendered.all("Role")) == 1
+        with pytest.raises(helm_python.HelmError, match="RuntimeClass"):
+            render({**values, "gpu": {"runtimeClassName": "auto"}}, config=config)
+    # Each of them is needed, but for the default that is named.
+    for flag in flags:
+        key = flag.partition("=")[0]
+        if key in {"image.repository", "auth.agents.verify", "gpu.runtimeClassName"}:
+            continue
+        others = [other for other in flags if other != flag]
+        if key == "auth.accessReview":
+            others += ["auth.oauth.issuer=https://login.example.org"]
+            others += ["auth.oauth.resource=https://gpu.example.org/mcp"]
+        with api_server() as config:
+            wider = render(helm_python.parse_set_string(",".join(others)), config=config)
+        assert {e["kind"] for e in wider.objects} & CLUSTER_WIDE, key
+
+
+def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
+    for path in CI_VALUES:
+        for entry in render(chart.values_of(path)).objects:
+            assert ("namespace" in entry["metadata"]) != (entry["kind"] in CLUSTER_WIDE)
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:

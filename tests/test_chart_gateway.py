@@ -237,7 +237,9 @@ def test_no_two_commands_of_the_notes_add_a_server_of_one_name(auth: dict[str, A
     names = [line.split()[5] for line in notes.splitlines() if "claude mcp add" in line]
     assert names == ["gpu-login", "gpu"]
     alone = {"oauth": OAUTH, "kubernetes": {"enabled": False}, "static": {"enabled": False}}
-    assert f"claude mcp add --transport http gpu {OAUTH['resource']}" in render({"auth": alone}).notes
+    assert (
+        f"claude mcp add --transport http gpu {OAUTH['resource']}" in render({"auth": alone}).notes
+    )
 
 
 @pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort", "ClusterIP"])

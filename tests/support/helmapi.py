@@ -28,16 +28,25 @@ and whether it lies in a namespace."""
 
 
 @contextmanager
-def api_server(objects: Iterable[Mapping[str, Any]] = ()) -> Iterator[helm_python.Config]:
-    """An API server with these objects."""
+def api_server(
+    objects: Iterable[Mapping[str, Any]] = (), *, namespaced: bool = False
+) -> Iterator[helm_python.Config]:
+    """An API server with these objects; `namespaced`: to whoever installs it shows what lies in the
+    namespace alone."""
     documents = _documents(list(objects))
+    roots = {"/version", "/api", "/apis", *map(_root, RESOURCES)}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            document = documents.get(self.path.partition("?")[0])
-            missing = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound", "code": 404}
-            body = json.dumps(document or missing).encode()
-            self.send_response(200 if document else 404)
+            path = self.path.partition("?")[0]
+            document = documents.get(path)
+            status, reason = (200, "") if document else (404, "NotFound")
+            if namespaced and path not in roots and f"/namespaces/{NAMESPACE}/" not in path:
+                status, reason = 403, "Forbidden"
+            if reason:
+                document = {"kind": "Status", "apiVersion": "v1", "reason": reason, "code": status}
+            body = json.dumps(document).encode()
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()

@@ -116,7 +116,8 @@ securityContext:
 - name: NVIDIA_DRIVER_CAPABILITIES
   value: utility
 {{- if ge (include "mcp-gpu.agentLevel" . | int) 4 }}
-# Refused by the toolkit without CAP_SYS_ADMIN.
+# Read by the toolkit in its legacy mode alone, and refused there without CAP_SYS_ADMIN. In CDI mode
+# /dev/nvidia-caps comes with the devices for management (gpu.access=cdi).
 - name: NVIDIA_MIG_MONITOR_DEVICES
   value: all
 {{- end }}

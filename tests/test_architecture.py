@@ -46,8 +46,13 @@ ROLES |= {"terminal"}  # what status, health, xid and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
-    "httpx2": ("transports.http", "transports.exchange", "mcp_gpu.serving.access.documents"),
-    "httpcore2": ("transports.http", "transports.portforward"),
+    "httpx2": (
+        "transports.http",
+        "transports.exchange",
+        "transports.pool",
+        "mcp_gpu.serving.access.documents",
+    ),
+    "httpcore2": ("transports.http", "transports.pool", "transports.portforward"),
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": (
         "mcp_gpu.status",

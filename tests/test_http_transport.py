@@ -27,8 +27,8 @@ from transports import (
     TransportError,
     Unreachable,
     exchange,
+    pool,
 )
-from transports import http as http_module
 from transports.base import PAD_CHARS
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
@@ -541,4 +541,4 @@ async def test_a_missing_authority_is_told_on_entering() -> None:
 
 
 def test_connections_are_given_up_before_the_server_does() -> None:
-    assert http_module.KEEPALIVE_SECONDS < 75  # uvicorn's timeout_keep_alive in mcp_gpu
+    assert pool.KEEPALIVE_SECONDS < 75  # uvicorn's timeout_keep_alive in mcp_gpu

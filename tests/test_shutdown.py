@@ -105,10 +105,14 @@ async def test_while_load_balancers_learn_of_the_stop_every_listener_serves_on(
             while (ready := await client.get(f"{url}/readyz")).status_code == 200:
                 await anyio.sleep(0.01)
             assert (ready.status_code, ready.json()["status"]) == (503, "stopping")
-            assert (await client.get(f"{url}/healthz")).status_code == 200
+            healthy = await client.get(f"{url}/healthz")
+            assert healthy.status_code == 200
             message = call("echo", text="late")
             answer = await client.post(f"{url}/mcp", json=message)
             assert answer.json()["result"]["content"][0]["text"] == "late"
+            # Who keeps a connection is sent elsewhere with the answer, not cut off later.
+            for response in (ready, healthy, answer):
+                assert response.headers["connection"] == "close"
             await stdio.send(call("echo", "over stdio", text="late"))
             await unix.send(call("echo", "over unix", text="late"))
             for lines, name in ((stdio, "over stdio"), (unix, "over unix")):

@@ -39,6 +39,7 @@ Symptom = Literal[
     "tls_scheme",
     "reset",
     "silent",
+    "large_lost",
     "unauthorized",
     "forbidden",
     "http_error",

@@ -74,18 +74,22 @@ class Release:
         """The certificate of who signed the gateway's own; None where it serves plain HTTP."""
 
     def set(self, *values: str) -> str:
+        """`upgrade`, and wait until it has been rolled out; helm's words."""
+        said = self.upgrade(*values)
+        self.ready()
+        return said
+
+    def upgrade(self, *values: str) -> str:
         """Install or upgrade with these values beside simulated GPUs; helm's words."""
         repository, _, tag = self.image.name.rpartition(":")
         named = [f"image.repository={repository}", f"image.tag={tag}"]
         before = [*named, "simulate.enabled=true", SURGE, ALONE]
         flags = [f"--set={value}" for value in (*before, *values)]
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(self._namespace()))
-        said = self.cluster.helm(
+        return self.cluster.helm(
             *["upgrade", "--install", self.name, str(CHART), *flags],
             *["--namespace", self.namespace],
         )
-        self.ready()
-        return said
 
     def _namespace(self) -> dict[str, Any]:
         """The strictest that Kubernetes has."""
@@ -96,10 +100,7 @@ class Release:
     def ready(self) -> None:
         """Wait until what is installed is rolled out."""
         for kind in ("daemonset", "deployment"):
-            query = ["get", kind, "-l", f"app.kubernetes.io/instance={self.name}", "-o", "name"]
-            for found in self.kubectl(*query).split():
-                rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
-                self.kubectl(*rollout, timeout=READY_SECONDS + 10)
+            self.rolled_out(kind)
         service = f"{self.fullname}-gateway"
         spec = json.loads(self.kubectl("get", "service", service, "-o", "json"))["spec"]
         self.address = spec["clusterIP"]
@@ -109,6 +110,13 @@ class Release:
             self.authority.write_text(self.secret(self._certificate(), "ca.crt"))
         wait("the last of the old pods gone", self._is_settled, READY_SECONDS)
         wait("the gateway's Service", self._is_served, READY_SECONDS)
+
+    def rolled_out(self, kind: str) -> None:
+        """Wait until what is installed of that kind is rolled out."""
+        query = ["get", kind, "-l", f"app.kubernetes.io/instance={self.name}", "-o", "name"]
+        for found in self.kubectl(*query).split():
+            rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
+            self.kubectl(*rollout, timeout=READY_SECONDS + 10)
 
     def restart_gateway(self) -> None:
         """A new process, with no knowledge and no connection."""

@@ -237,15 +237,24 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_connections_over_the_limit_are_turned_away(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """While the others are all in calls, so that none can make room."""
     monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    gate = Gate()
+    answers: list[httpx.Response] = []
     async with (
-        https(authority, files) as (_, _, listening),
-        await secured(listening, trust(authority)) as first,
+        https(authority, files, registry(gate)) as (url, client, listening),
+        anyio.create_task_group() as tasks,
     ):
-        await first.send(HEAD + b"\r\n")
-        assert b" 200 " in await first.receive()
+
+        async def ask() -> None:
+            answers.append(await client.post(f"{url}/mcp", json=call("wait")))
+
+        tasks.start_soon(ask)
+        await gate.until_entered(1)
         async with await secured(listening, trust(authority)) as second:
             assert b" 503 " in await end_of(second)
+        gate.open.set()
+    assert answers[0].json()["result"]["content"][0]["text"] == "waited"
 
 
 GOODBYES = {

@@ -1,6 +1,9 @@
 """Kubernetes tokens that the cluster's public keys prove."""
 
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import anyio
 import jwt
 import pytest
 
-from mcp_gpu.serving.access import documents, keys
+from mcp_gpu.serving.access import documents, keys, reading, tokens
 from mcp_gpu.serving.access.model import AccessPolicy
 from support.door import Clock, Door, door
 from support.kubeapi.access import POD_TOKEN, FakeCluster, Fault
@@ -351,3 +354,65 @@ async def test_static_tokens_stay_good_beside(
         assert (await opened.call("a-static-token-of-this-test")).status_code == 200
         assert (await opened.call(token())).status_code == 503
         assert (await opened.call("another")).status_code == 401
+
+
+async def test_a_token_file_that_does_not_answer_holds_up_nobody(
+    cluster: FakeCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pipe that nobody writes into, for a network file system that has gone."""
+    monkeypatch.setattr(tokens, "TOKENS_SECONDS", 0.0)
+    file = tmp_path / "static"
+    file.write_text("a-static-token-of-this-test\n")
+    policy = AccessPolicy(token_file=file, kubernetes_tokens="jwks", token_audiences=("gpu",))
+    async with door(policy, caplog, POD_TOKEN, "a-static-token-of-this-test") as opened:
+        assert (await opened.call(token())).status_code == 200
+        monkeypatch.setattr(reading, "SECONDS", 0.1)
+        file.unlink()
+        os.mkfifo(file)
+        pipe = None
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while pipe is None:
+                put_off = await opened.call("a-static-token-of-this-test")
+                assert put_off.status_code == 503
+                assert put_off.headers["retry-after"] == "5"
+                with suppress(OSError):  # nobody has opened it yet to read
+                    pipe = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            threads = threading.active_count()
+            for _ in range(10):
+                assert (await opened.call("a-static-token-of-this-test")).status_code == 503
+                assert (await opened.call(token())).status_code == 200
+            assert threading.active_count() <= threads
+        finally:
+            file.unlink()
+            file.write_text("a-static-token-of-this-test\n")
+            os.close(pipe)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while (await opened.call("a-static-token-of-this-test")).status_code != 200:
+                await anyio.sleep(0.01)
+    assert caplog.text.count("nobody is let in by a static token: token file") == 1
+
+
+async def test_credentials_that_do_not_answer_are_not_waited_for(
+    cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SECONDS", 0.1)
+    credentials = cluster.folder / "token"
+    credentials.unlink()
+    os.mkfifo(credentials)
+    pipe = None
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while pipe is None:
+            assert (await opened.call(token())).status_code == 503
+            clock.now += 6
+            with suppress(OSError):
+                pipe = os.open(credentials, os.O_WRONLY | os.O_NONBLOCK)
+    credentials.unlink()
+    credentials.write_text(POD_TOKEN)
+    os.close(pipe)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while (await opened.call(token())).status_code != 200:
+            clock.now += 6

@@ -158,6 +158,21 @@ async def test_a_token_counts_as_long_as_it_is_in_the_file(
     assert "third" not in caplog.text
 
 
+async def test_a_file_that_cannot_be_read_is_told_once(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(static, "TOKENS_SECONDS", 0.0)
+    async with guarded(tokens) as (url, client):
+        for _ in range(2):
+            caplog.clear()
+            await anyio.Path(tokens).unlink()
+            for _ in range(3):
+                assert (await ask(client, url, "Bearer first")).status_code == 401
+            assert caplog.text.count("nobody is let in") == 1
+            await anyio.Path(tokens).write_text("first")
+            assert (await ask(client, url, "Bearer first")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "No such file"), ("\n", "holds no token"), ("two words\n", "may not hold blanks")],

@@ -1,10 +1,12 @@
 """TLS served: handshakes, bounds, and certificates that change and end while it runs."""
 
+import json
 import logging
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,10 @@ from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, TlsFiles
 from mcp_gpu.serving.server import Listening, serve
 from mcp_gpu.settings import AgentSettings, SettingError
+from support.cluster import SERVER_NAME, Running, served_with, start_all
 from support.demo_server import Gate, registry
 from support.kubeapi.credentials import Authority
+from support.ports import free_ports
 from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving
 
 EVENTS = "application/json, text/event-stream"
@@ -233,15 +237,87 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_connections_over_the_limit_are_turned_away(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """While the others are all in calls, so that none can make room."""
     monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    gate = Gate()
+    answers: list[httpx.Response] = []
     async with (
-        https(authority, files) as (_, _, listening),
-        await secured(listening, trust(authority)) as first,
+        https(authority, files, registry(gate)) as (url, client, listening),
+        anyio.create_task_group() as tasks,
     ):
-        await first.send(HEAD + b"\r\n")
-        assert b" 200 " in await first.receive()
+
+        async def ask() -> None:
+            answers.append(await client.post(f"{url}/mcp", json=call("wait")))
+
+        tasks.start_soon(ask)
+        await gate.until_entered(1)
         async with await secured(listening, trust(authority)) as second:
             assert b" 503 " in await end_of(second)
+        gate.open.set()
+    assert answers[0].json()["result"]["content"][0]["text"] == "waited"
+
+
+GOODBYES = {
+    "idle": b"",
+    "in a head": b"GET /heal",
+    "with a request": HEAD + b"\r\n",
+    "in a body": b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{",
+}
+
+
+@pytest.fixture(scope="module")
+async def program(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """A process of its own: one that turns for ever would take the test with it."""
+    folder = tmp_path_factory.mktemp("program")
+    authority = Authority(folder)
+    (port,) = free_ports(1)
+    arguments = ["agent", "--simulate", "demo", "--node-name", "t4-a", "--http-port", str(port)]
+    arguments += ["--socket", str(folder / "s"), *served_with(authority)]
+    running = Running(arguments, port, folder / "log", authority=authority)
+    async with AsyncExitStack() as stack:
+        await start_all(stack, [running])
+        yield running
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("sent", GOODBYES.values(), ids=GOODBYES)
+async def test_a_goodbye_ends_the_connection_and_nothing_else(
+    program: Running, sent: bytes, hangs_up: bool
+) -> None:
+    arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+    assert isinstance(program.trust, ssl.SSLContext)
+    tls = program.trust.wrap_bio(arriving, leaving, server_hostname=SERVER_NAME)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with await anyio.connect_tcp("127.0.0.1", program.port) as stream:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await stream.send(leaving.read())
+                    arriving.write(await stream.receive())
+            if sent:
+                tls.write(sent)
+            with suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+            await stream.send(leaving.read())
+            if hangs_up:
+                await stream.send_eof()
+            await end_of(stream)
+        async with httpx.AsyncClient(
+            verify=program.trust, trust_env=False, timeout=PATIENCE_SECONDS
+        ) as client:
+            assert (await client.get(f"{program.url}/healthz")).status_code == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which says goodbye")
+async def test_curl_says_goodbye_and_is_not_the_last_client(program: Running) -> None:
+    assert program.authority is not None
+    curl = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "20"]
+    curl += ["--cacert", str(program.authority.certificate), f"{program.url}/healthz"]
+    for _ in range(3):
+        done = await anyio.run_process(curl)
+        assert json.loads(done.stdout) == {"status": "healthy"}
 
 
 async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files: TlsFiles) -> None:

@@ -171,7 +171,11 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         """Hand over what has arrived until OpenSSL wants more, which it raises."""
         assert self._above is not None
         while not self._tcp.is_closing():
-            self._above.data_received(self._tls.read(CHUNK_BYTES))
+            data = self._tls.read(CHUNK_BYTES)
+            if data:
+                self._above.data_received(data)
+            else:  # the client's goodbye, from now on the answer to every read
+                self.close()
 
     def _flush(self) -> None:
         if self._leaving.pending:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from mcp_gpu.serving.access.documents import Documents
 from mcp_gpu.serving.access.model import Unverifiable
+from mcp_gpu.serving.access.reading import Reader
 
 __all__ = ["ClusterApi", "NotInPod"]
 
@@ -47,6 +48,7 @@ class ClusterApi:
                 raise NotInPod(f"there is no {self._folder / name}")
         self.namespace = (self._folder / "namespace").read_text(encoding="utf-8").strip()
         """The pod's own."""
+        self._reader = Reader("this pod's own credentials")
         self._documents: Documents | None = None
         self._trusted: tuple[int, int] | None = None
         self._opening = anyio.Lock()
@@ -80,7 +82,7 @@ class ClusterApi:
 
     async def _ask(self, method: str, path: str, document: Any) -> Any:
         try:
-            authorization, authority = await anyio.to_thread.run_sync(self._read)
+            authorization, authority = await self._reader.read(self._read)
             documents = await self._open(authority)
         except (OSError, ValueError) as error:
             raise Unverifiable(f"this pod's own credentials: {_words(error)}") from None
@@ -110,7 +112,7 @@ class ClusterApi:
     async def _open(self, authority: tuple[int, int]) -> Documents:
         async with self._opening:
             if self._documents is None or authority != self._trusted:
-                tls = await anyio.to_thread.run_sync(_tls, self._folder / "ca.crt")
+                tls = await self._reader.read(partial(_tls, self._folder / "ca.crt"))
                 former, self._documents = self._documents, Documents(SERVER, tls, proxies=False)
                 self._trusted = authority
                 if former is not None:

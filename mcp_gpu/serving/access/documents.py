@@ -25,8 +25,9 @@ SECONDS = 4.0
 DOCUMENT_BYTES = 1 << 20
 """Longest one that is read. Key sets and reviews have a few kilobytes."""
 
-CONNECTIONS = 16
-"""Most connections to one server."""
+CONNECTIONS = 40
+"""Most connections to one server: as many as there are questions under way, about tokens and about
+rights (`answers`), so that none waits behind others for a connection."""
 
 KEEP_ALIVE_SECONDS = 20.0
 """How long one is kept idle: less than servers keep theirs, so that it is we who close it."""

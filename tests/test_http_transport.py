@@ -18,18 +18,10 @@ from starlette.routing import Route
 
 from support.kubeapi.credentials import Authority
 from support.peer import Peer, listen, serve_http, speaking, swallowing, until
-from transports import (
-    BadPeer,
-    Broken,
-    Denied,
-    Target,
-    TimedOut,
-    TransportError,
-    Unreachable,
-    exchange,
-)
+from transports import exchange
 from transports import http as http_module
-from transports.base import PAD_CHARS
+from transports.base import PAD_CHARS, Target
+from transports.errors import BadPeer, Broken, Denied, TimedOut, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
 

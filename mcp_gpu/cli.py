@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _complain(str(error), command=name)
     logs.configure(chosen.log_level, chosen.log_format)
-    for variable in unknown_variables():
+    for variable in unknown_variables(each.settings for each in COMMANDS.values()):
         logger.warning("no setting is called %s; it has no effect", variable)
     module, _, function = command.run.partition(":")
     run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)

@@ -18,9 +18,11 @@ LINES = 420
 TEXT = "transports.text"
 """What makes strangers' words harmless, wherever they come in."""
 
-WIRE = {"transports.base", "transports.errors", "transports.framing"}
-WIRE |= {"transports.hosts", "transports.files", TEXT}
+WIRE = {"transports.base", "transports.errors", "transports.framing", TEXT}
 """What both ends of the wire must agree on; does no I/O, so everybody may use it."""
+
+ENDS = {"transports.hosts", "transports.files"}
+"""What a server tells apart as a client does: addresses from names, a file from its successor."""
 
 # Who may import what inside the project, besides itself. Longest matching prefix counts.
 MAY_IMPORT = {
@@ -31,7 +33,7 @@ MAY_IMPORT = {
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.registry": WIRE,
-    "mcp_gpu.serving": WIRE,
+    "mcp_gpu.serving": WIRE | ENDS,
     "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet", TEXT},
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
@@ -171,6 +173,11 @@ def test_the_transports_stand_alone() -> None:
     everything = ", ".join(name for name, _ in modules() if within(name, "transports"))
     loaded = loaded_by(f"import {everything}")
     assert {"mcp_gpu", "pynvml", "pydantic_settings"} & loaded == set()
+
+
+def test_a_command_that_is_not_run_costs_no_protocol() -> None:
+    """`--help`, and what is said of a wrong flag: the MCP SDK costs more than all the rest."""
+    assert {"mcp", "mcp_types", "httpx2", "rich"} & loaded_by("import mcp_gpu.cli") == set()
 
 
 def test_a_cluster_is_paid_for_by_those_who_talk_to_one() -> None:

@@ -275,6 +275,8 @@ async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
         refused = await status("--url", url, "--token-file", str(tmp_path / "agent"))
     assert kept.returncode == 2
     assert b"a token goes over https, or to this machine" in kept.stderr
+    for way_out in (b"https://", b"kubectl port-forward", b"--plain-token"):
+        assert way_out in kept.stderr
     assert told.returncode == 0, told.stderr
     assert refused.returncode == 2
     assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr

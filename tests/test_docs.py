@@ -96,8 +96,9 @@ def test_no_setting_takes_a_name_that_kubernetes_uses() -> None:
         for name in command.settings.model_fields
     }
     assert known & links.keys() == set()
-    assert list(unknown_variables(links)) == []
-    assert list(unknown_variables({"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
+    classes = [command.settings for command in cli.COMMANDS.values()]
+    assert list(unknown_variables(classes, links)) == []
+    assert list(unknown_variables(classes, {"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
 
 
 def test_the_readme_names_only_commands_and_files_that_exist() -> None:

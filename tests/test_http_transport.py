@@ -18,18 +18,9 @@ from starlette.routing import Route
 
 from support.kubeapi.credentials import Authority
 from support.peer import Peer, listen, serve_http, speaking, swallowing, until
-from transports import (
-    BadPeer,
-    Broken,
-    Denied,
-    Target,
-    TimedOut,
-    TransportError,
-    Unreachable,
-    exchange,
-    pool,
-)
-from transports.base import PAD_CHARS
+from transports import exchange, pool
+from transports.base import PAD_CHARS, Target
+from transports.errors import BadPeer, Broken, Denied, TimedOut, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
 

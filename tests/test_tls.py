@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -184,16 +185,32 @@ async def test_a_request_in_the_clear_learns_what_is_spoken_here(
     assert [each for each in told if each.name.startswith(("mcp_gpu", "asyncio", "uvicorn"))] == []
 
 
-async def test_a_handshake_that_does_not_come_is_not_waited_for(
-    authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "begun"),
+    [
+        ("tls.HANDSHAKE_SECONDS", b""),
+        ("tls.HANDSHAKE_SECONDS", b"\x16\x03\x01\x02\x00\x01"),
+        ("http.HEADER_SECONDS", b""),
+        ("http.HEADER_SECONDS", HEAD),
+    ],
+)
+async def test_what_does_not_come_is_not_waited_for(
+    bound: str,
+    begun: bytes,
+    authority: Authority,
+    files: TlsFiles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.tls, "HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr(f"mcp_gpu.serving.{bound}", 0.05)
     async with https(authority, files) as (_, _, listening):
-        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
-            async with await anyio.connect_tcp(*listening.http[0]) as stream:
-                if begun:
-                    await stream.send(begun)
-                assert await end_of(stream) == b""
+        if bound.startswith("tls"):
+            opened: ByteStream = await anyio.connect_tcp(*listening.http[0])
+        else:
+            opened = await secured(listening, trust(authority))
+        async with opened as stream:
+            if begun:
+                await stream.send(begun)
+            assert await end_of(stream) == b""
 
 
 async def test_idle_sockets_take_nobody_his_place(
@@ -220,18 +237,6 @@ def _end(connection: socket.socket) -> bytes:
         return connection.recv(1)
     except ConnectionResetError:
         return b""
-
-
-async def test_a_head_that_does_not_come_is_not_waited_for(
-    authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
-    async with https(authority, files) as (_, _, listening):
-        for begun in (b"", HEAD):
-            async with await secured(listening, trust(authority)) as stream:
-                if begun:
-                    await stream.send(begun)
-                assert await end_of(stream) == b""
 
 
 async def test_connections_over_the_limit_are_turned_away(

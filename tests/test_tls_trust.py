@@ -15,9 +15,9 @@ from anyio.streams.tls import TLSStream
 from support.cluster import PROGRAM, cluster, trusting
 from support.kubeapi.credentials import Authority
 from support.peer import Peer, serve_http, speaking, swallowing, text_of, until
-from transports import BadPeer, Target, TransportError, Unreachable
 from transports import http as http_module
-from transports.errors import Symptom
+from transports.base import Target
+from transports.errors import BadPeer, Symptom, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
 

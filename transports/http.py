@@ -30,7 +30,7 @@ from transports.exchange import (
     unreachable,
 )
 from transports.framing import MAX_FRAME_BYTES
-from transports.hosts import is_address, is_loopback, is_name
+from transports.hosts import is_address, is_dns_name
 from transports.pool import Pool
 from transports.registry import read_options
 from transports.tasks import OwnsTasks
@@ -87,7 +87,7 @@ class HttpSettings:
         for option in ("ca_file", "server_name", "token", "token_file"):
             if getattr(self, option) and self.scheme != "https":
                 raise ValueError(f"{option} needs the scheme https")
-        if self.server_name and not is_name(self.server_name):
+        if self.server_name and not is_dns_name(self.server_name):
             raise ValueError("server_name is not a DNS name")
         if not self.path.startswith("/"):
             raise ValueError("path must start with a slash")
@@ -111,10 +111,9 @@ class _Agent:
 class HttpTransport(OwnsTasks):
     """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
 
-    A token goes over https alone, to a server that has proven its name. A person's own tunnel, such
-    as `kubectl port-forward`, ends on this machine, hence `plain_token_file`: the token in it is
-    shown over plain http to loopback addresses, and to others `beyond_loopback`. Neither is an
-    option, so that no setting of a gateway opens it.
+    A token goes over https alone, to a server that has proven its name. The one in
+    `plain_token_file` goes over plain http as well: for who knows the way, as a person knows where
+    his own tunnel ends. It is no option, so that no setting of a gateway opens it.
     Of several addresses a probe finds the first that works, within moments. Calls go there; where
     it no longer connects, they try the others in order.
     Proxy variables of the environment are not read: pod addresses are never behind a proxy.
@@ -122,19 +121,12 @@ class HttpTransport(OwnsTasks):
 
     name = "http"
 
-    def __init__(
-        self,
-        settings: HttpSettings | None = None,
-        *,
-        plain_token_file: str = "",
-        beyond_loopback: bool = False,
-    ) -> None:
+    def __init__(self, settings: HttpSettings | None = None, *, plain_token_file: str = "") -> None:
         self.settings = settings or HttpSettings()
         self._agents: dict[str, _Agent] = {}
         self._outdated: list[_Agent] = []
         """Replaced while they were in use: closed when they no longer are."""
         self._trust = Trust(self.settings.ca_file)
-        self._on_loopback_alone = bool(plain_token_file) and not beyond_loopback
         file = self.settings.token_file or plain_token_file
         self._token = BearerToken(self.settings.token, file)
 
@@ -310,9 +302,6 @@ class HttpTransport(OwnsTasks):
         return httpx2.Timeout(None, connect=self.settings.connect_timeout_seconds)
 
     async def _read_token(self, target: Target) -> str:
-        if self._on_loopback_alone and not all(map(is_loopback, target.addresses)):
-            message = "a token goes over https, or to this machine: not over http to another"
-            raise Denied(message, target=target, transport=self.name, symptom="credentials")
         try:
             return await self._token.read()
         except (OSError, ValueError) as error:

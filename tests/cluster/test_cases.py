@@ -16,7 +16,8 @@ from cluster.cluster import Access, Cluster
 from cluster.release import Release, image, installed
 from support import execcases, forwardcases
 from support.kubeapi import cases
-from transports import Denied, Target, TransportError
+from transports.base import Target
+from transports.errors import Denied, TransportError
 
 NAMESPACE = "shared-cases"
 

@@ -16,7 +16,9 @@ import pytest
 from mcp import Client
 
 from support.wire import ERAS, byte_transport
-from transports import Denied, Gone, Target, TransportError, Unreachable, channels
+from transports import channels
+from transports.base import Target
+from transports.errors import Denied, Gone, TransportError, Unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.kubernetes import KubernetesApi
 from transports.session import call_tool

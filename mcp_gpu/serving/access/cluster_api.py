@@ -16,6 +16,7 @@ import anyio
 from mcp_gpu.serving.access.documents import Documents
 from mcp_gpu.serving.access.model import Unverifiable
 from mcp_gpu.serving.access.reading import Reader
+from transports.files import Version, version
 
 __all__ = ["ClusterApi", "NotInPod"]
 
@@ -50,7 +51,7 @@ class ClusterApi:
         """The pod's own."""
         self._reader = Reader("this pod's own credentials")
         self._documents: Documents | None = None
-        self._trusted: tuple[int, int] | None = None
+        self._trusted: Version | None = None
         self._opening = anyio.Lock()
 
     async def get(self, path: str) -> Any:
@@ -101,15 +102,14 @@ class ClusterApi:
                 raise Unverifiable(f"{SERVER} answers {method} {path} with HTTP {status}")
         return answer
 
-    def _read(self) -> tuple[str, tuple[int, int]]:
+    def _read(self) -> tuple[str, Version]:
         """The Authorization header, and what tells one authority's file from the next."""
         token = (self._folder / "token").read_text(encoding="ascii").strip()
         if not token or not token.isprintable():
             raise ValueError("the token is none")
-        status = (self._folder / "ca.crt").stat()
-        return f"Bearer {token}", (status.st_mtime_ns, status.st_ino)
+        return f"Bearer {token}", version((self._folder / "ca.crt").stat())
 
-    async def _open(self, authority: tuple[int, int]) -> Documents:
+    async def _open(self, authority: Version) -> Documents:
         async with self._opening:
             if self._documents is None or authority != self._trusted:
                 tls = await self._reader.read(partial(_tls, self._folder / "ca.crt"))

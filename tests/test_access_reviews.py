@@ -163,11 +163,11 @@ async def test_only_the_users_that_are_named_count(
 async def test_unknown_tokens_are_no_flood_at_the_api_server(
     cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(answers, "SECONDS", 3_600)
+    monkeypatch.setattr(documents, "SECONDS", 3_600)
     known = token(cluster)
     assert (await opened.call(known)).status_code == 200
     monkeypatch.setattr(answers, "KEPT", 16)
-    monkeypatch.setattr(answers, "SECONDS", 3_600)
-    monkeypatch.setattr(documents, "SECONDS", 3_600)
     cluster.held = anyio.Event()
     statuses: list[int] = []
 

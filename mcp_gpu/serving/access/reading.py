@@ -13,7 +13,7 @@ from mcp_gpu.serving.access.model import Unverifiable
 __all__ = ["Reader"]
 
 SECONDS = 2.0
-"""Longest wait for a file."""
+"""Longest wait for a file, once it is one's turn. Past it nobody waits until the thread is back."""
 
 T = TypeVar("T")
 
@@ -45,11 +45,8 @@ class Reader:
             finally:
                 self._held = False
 
-        try:
-            with anyio.fail_after(SECONDS):
-                async with self._turn:
-                    if not self._held:
-                        return await anyio.to_thread.run_sync(alone, abandon_on_cancel=True)
-        except TimeoutError:
-            pass
+        async with self._turn:
+            if not self._held:
+                with anyio.move_on_after(SECONDS):
+                    return await anyio.to_thread.run_sync(alone, abandon_on_cancel=True)
         raise Unverifiable(f"{self._what}: not read within {SECONDS:g} s")

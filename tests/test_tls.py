@@ -254,6 +254,23 @@ async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files:
         await gate.until_cancelled(1)
 
 
+async def test_a_client_that_says_goodbye_is_let_go_and_costs_nobody_else(
+    authority: Authority, files: TlsFiles
+) -> None:
+    """curl does, and keeps the TCP connection until it is closed from here."""
+    async with https(authority, files) as (url, client, listening):
+        stream = await secured(listening, trust(authority))
+        async with stream.transport_stream as tcp:
+            await stream.send(HEAD + b"\r\n")
+            answer = b""
+            while not answer.endswith(b"}"):  # all of it, or what is left would come after goodbye
+                answer += await stream.receive()
+            with anyio.fail_after(PATIENCE_SECONDS):
+                await stream.unwrap()
+                assert await end_of(tcp) == b""
+        assert (await client.get(f"{url}/healthz")).status_code == 200
+
+
 async def test_a_stop_answers_what_is_in_flight_and_waits_for_no_idle_connection(
     authority: Authority, files: TlsFiles, caplog: pytest.LogCaptureFixture
 ) -> None:

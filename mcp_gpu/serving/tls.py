@@ -168,10 +168,14 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         return not self._tcp.is_closing()
 
     def _read(self) -> None:
-        """Hand over what has arrived until OpenSSL wants more, which it raises."""
+        """Hand over what has arrived until OpenSSL wants more, which it raises, or the client has
+        said goodbye, after which OpenSSL reads nothing, again and again."""
         assert self._above is not None
         while not self._tcp.is_closing():
-            self._above.data_received(self._tls.read(CHUNK_BYTES))
+            if data := self._tls.read(CHUNK_BYTES):
+                self._above.data_received(data)
+            else:
+                self.close()
 
     def _flush(self) -> None:
         if self._leaving.pending:

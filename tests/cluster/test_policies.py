@@ -12,7 +12,7 @@ from cluster.cluster import Cluster
 from cluster.plan import API_SERVICE_ADDRESS
 from cluster.pods import Pod, pods
 from cluster.policies import policies_enforced, settle
-from cluster.probes import PORT, SELECTOR, fetch, probes
+from cluster.probes import PORT, SELECTOR, fetch, probes, stranger
 from cluster.process import CommandError, run
 
 NAMESPACE = "policed"
@@ -25,15 +25,9 @@ STRANGER = {"matchLabels": {"app": "stranger"}}
 def answering(own_cluster: Cluster, busybox: str) -> Iterator[list[Pod]]:
     """The probes, one on each node, and last a stranger beside the first of them."""
     with probes(own_cluster, NAMESPACE, busybox):
-        placed = '--overrides={"spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1}}'
-        start = ["run", "stranger", f"--image={busybox}", "--labels=app=stranger", placed]
-        httpd = ["httpd", "-f", "-p", str(PORT), "-h", "/etc"]
-        own_cluster.kubectl("-n", NAMESPACE, *start, "--command", "--", *httpd)
-        stranger = pods(own_cluster, NAMESPACE, "app=stranger", 1)
-        try:
-            yield [*pods(own_cluster, NAMESPACE, SELECTOR, 3), *stranger]
-        finally:
-            own_cluster.kubectl("-n", NAMESPACE, "delete", "pod", "stranger")
+        found = pods(own_cluster, NAMESPACE, SELECTOR, 3)
+        with stranger(own_cluster, NAMESPACE, busybox) as other:
+            yield [*found, other]
 
 
 @pytest.fixture(scope="module")

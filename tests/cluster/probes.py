@@ -12,7 +12,7 @@ from cluster.plan import API_SERVICE_ADDRESS
 from cluster.pods import Pod, pods
 from cluster.process import CommandError, run
 
-__all__ = ["PORT", "SELECTOR", "ask_api_server", "fetch", "probes", "stranger"]
+__all__ = ["PORT", "SELECTOR", "answers", "ask_api_server", "fetch", "probes", "stranger"]
 
 PORT = 8080
 SELECTOR = "app=probe"
@@ -123,6 +123,16 @@ def fetch(pod: Pod, address: str, path: str = "") -> str | None:
         return run(*enter, *wget, f"http://{address}:{PORT}/{path}").strip()
     except CommandError:
         return None
+
+
+def answers(sender: Pod, url: str) -> bool:
+    """Whether a pod gets any answer over HTTP from there, in FETCH_SECONDS."""
+    curl = ["curl", "-sk", "--noproxy", "*", "-m", str(FETCH_SECONDS), "-o", "/dev/null", url]
+    try:
+        sender.run(*curl)
+    except CommandError:
+        return False
+    return True
 
 
 def ask_api_server(pod: Pod, token: str, path: str) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
@@ -20,8 +21,8 @@ from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
-from mcp_gpu.serving.endpoint import ListenError
-from mcp_gpu.serving.server import Readiness, serve
+from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
+from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
 from mcp_gpu.tools import health, inventory, xids
 from mcp_gpu.tools.explain_xid import explain_tool
@@ -45,9 +46,26 @@ FIRST_READ_SECONDS = 10.0
 persistence mode; a driver that takes longer than this is stuck, and a stuck driver must be seen,
 so the agent becomes ready all the same."""
 
+FOR_HTTP: tuple[str, ...] = (
+    "token_file",
+    "kubernetes_tokens",
+    "token_audiences",
+    "token_subjects",
+    "access_review",
+    "access_namespace",
+    "oauth_issuer",
+    "oauth_resource",
+    "oauth_scopes",
+    "tls_cert_file",
+    "tls_key_file",
+    "allow_anonymous",
+)
+"""Settings that say who may call over HTTP, and how."""
+
 
 def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
+    http = _endpoint(settings)  # first: what contradicts itself starts nothing
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
     collector = Collector(
@@ -56,16 +74,27 @@ def run(settings: AgentSettings) -> int:
         slow_seconds=settings.slow_seconds,
         events=watch.events,
     )
-    collector.start()
     try:
-        anyio.run(_serve, settings, collector, watch)
+        anyio.run(_serve, settings, http, collector, watch)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
     return 0
 
 
-async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch) -> None:
+def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
+    if not (settings.http or settings.stdio):  # with --stdio a pod's environment is at hand as well
+        default = AgentSettings.model_fields
+        idle = [name for name in FOR_HTTP if getattr(settings, name) != default[name].default]
+        if idle:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+            raise SettingError(f"--no-http leaves nothing to do for {flags}")
+    return settings.endpoint()
+
+
+async def _serve(
+    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+) -> None:
     started = time.monotonic()
     lookout = Lookout(lambda: collector.snapshot, watch.sources)
     identity = Identity(
@@ -100,18 +129,28 @@ async def _serve(settings: AgentSettings, collector: Collector, watch: XidWatch)
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
         await tasks.start(watch.run)
-        try:
+
+        async def serve_and_end(*, task_status: TaskStatus[Listening]) -> None:
             await serve(
                 registry,
-                http=settings.endpoint(),
+                http=http,
                 socket_path=settings.socket_path,
                 stdio=settings.stdio,
                 delay_seconds=settings.shutdown_delay_seconds,
                 readiness=lambda: _readiness(collector, time.monotonic() - started),
+                task_status=task_status,
             )
+            tasks.cancel_scope.cancel()
+
+        try:
+            await tasks.start(serve_and_end)
         except ListenError as error:
             refused = error  # Raised below, where no group is made of it.
-        tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+        else:
+            # Not before: the thread's Python and this one's would take turns, and who comes in
+            # the meantime is told that the first look is yet to end.
+            collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused
 

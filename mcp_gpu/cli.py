@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -18,7 +21,7 @@ from mcp_gpu.sockets import UNIX
 from mcp_gpu.variables import unknown_variables
 from transports.errors import leaves
 
-__all__ = ["main"]
+__all__ = ["describe", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"mcp-gpu {name}: runs on Linux and macOS; here there are: {fitting}", file=sys.stderr
         )
         return 2
+    if any(flag == "-h" or "--help".startswith(flag) for flag in flags):
+        describe(command.settings)
     try:
         chosen = command.settings(_cli_parse_args=flags, _cli_prog_name=f"mcp-gpu {name}")
     except ValidationError as error:
@@ -70,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _complain(str(error), command=name)
     logs.configure(chosen.log_level, chosen.log_format)
-    for variable in unknown_variables():
+    for variable in unknown_variables(each.settings for each in COMMANDS.values()):
         logger.warning("no setting is called %s; it has no effect", variable)
     module, _, function = command.run.partition(":")
     run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)
@@ -87,6 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def describe(command: type[settings.LogSettings]) -> None:
+    """Give each setting the text below it in the source as its description.
+
+    For whoever shows them. pydantic can do so when a class is made, but takes 20 ms at every start.
+    """
+    classes = {each.__name__ for each in command.__mro__}
+    for node in ast.parse(inspect.getsource(settings)).body:  # bases stand before their heirs
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            for field, below in pairwise(node.body):
+                match field, below:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=name)),
+                        ast.Expr(value=ast.Constant(value=str(text))),
+                    ):
+                        command.model_fields[name].description = inspect.cleandoc(text)
 
 
 def _usage() -> str:

@@ -13,9 +13,9 @@ from rich.table import Table
 
 from mcp_gpu.fleet.diagnosis.model import Verdict
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
-from mcp_gpu.gateway import Fleet, open_fleet
+from mcp_gpu.gateway import Fleet
 from mcp_gpu.settings import DoctorSettings, SettingError
-from mcp_gpu.terminal import explained, gateway, progress_bar, standard_output
+from mcp_gpu.terminal import agents, explained, gateway, progress_bar, standard_output
 from mcp_gpu.tools.check_connectivity import NAME, ConnectivityArguments
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, whole
 from mcp_gpu.tools.connectivity_text import Group, groups, headline, healthy_line
@@ -84,7 +84,7 @@ async def _find(settings: DoctorSettings) -> FleetConnectivity:
             )
             async with gateway(settings, NAME, FleetConnectivity, report) as ask:
                 return await ask(arguments)
-        async with open_fleet(settings) as fleet:
+        async with agents(settings) as fleet:
             with explained():
                 return await _look(fleet, settings, report)
 
@@ -101,7 +101,7 @@ async def _look(fleet: Fleet, settings: DoctorSettings, report: ProgressFnT) -> 
 
 async def _preflight(settings: DoctorSettings) -> int:
     """Before anybody relies on the gateway: are the agents there, and reached from here?"""
-    async with open_fleet(settings) as fleet:
+    async with agents(settings) as fleet:
         await _agents_ready(fleet.router.discovery, settings.wait_seconds)
         try:
             with progress_bar("trying the paths") as report, explained():

@@ -57,6 +57,8 @@ COLLECT_AT = 20_000
 OPEN_FILES = 65_536
 """Descriptors for some thousands of agents on every path at once."""
 
+FOR_TLS = ("token_file", "ca_file", "server_name")
+"""What there is to set of an agent's TLS. A token goes over nothing else."""
 
 LOOK_SECONDS = 2.0
 """A survey waits for HTTP at least so long: until the transport's own connect timeout, which tells
@@ -158,6 +160,7 @@ def _raise_open_files() -> None:
 
 
 async def _run(settings: GatewaySettings) -> None:
+    http = settings.endpoint()  # first: what contradicts itself starts nothing
     if settings.stdio:
         from mcp_gpu.serving.stdio import claim
 
@@ -165,7 +168,7 @@ async def _run(settings: GatewaySettings) -> None:
     async with open_fleet(settings) as fleet:
         await serve_gateway(
             fleet,
-            settings.endpoint(),
+            http,
             stdio=settings.stdio,
             delay_seconds=settings.shutdown_delay_seconds,
         )
@@ -342,13 +345,12 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
         options["contexts"] = list(settings.context)
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
-        if settings.agent_token_file is not None:
-            options["token_file"] = str(settings.agent_token_file)
-        if settings.agent_ca_file is not None:
-            options["ca_file"] = str(settings.agent_ca_file)
-        if settings.agent_server_name:
-            options["server_name"] = settings.agent_server_name
+        for_tls = {each: getattr(settings, f"agent_{each}") for each in FOR_TLS}
+        options |= {each: str(value) for each, value in for_tls.items() if value}
     options |= settings.transport_options.get(name, {})
-    if options.get("token_file") and options.get("scheme") == "http":
-        raise ValueError("--agent-token-file needs --agent-scheme https: a token goes over TLS")
+    if options.get("scheme") == "http":
+        idle = [f"--agent-{each.replace('_', '-')}" for each in FOR_TLS if options.get(each)]
+        if idle:
+            need = "needs" if len(idle) == 1 else "need"
+            raise ValueError(f"{' and '.join(idle)} {need} --agent-scheme https")
     return options

@@ -75,7 +75,6 @@ class LogSettings(BaseSettings):
         env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,
         cli_avoid_json=True,

@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from io import StringIO
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.fleet.question import plain
 from mcp_gpu.fleet.router import FanOut
 from mcp_gpu.fleet.selection import UnknownNodes
-from mcp_gpu.gateway import open_fleet
+from mcp_gpu.gateway import Fleet, open_fleet
 from mcp_gpu.registry import Arguments
 from mcp_gpu.settings import SettingError, TerminalSettings
 from mcp_gpu.tools.fleet_answer import FleetAnswer
@@ -41,6 +41,7 @@ from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.ways import ways_line
 from transports.base import Target
 from transports.errors import TransportError
+from transports.hosts import is_loopback
 from transports.http import HttpSettings, HttpTransport
 from transports.registry import read_options
 from transports.session import call_tool
@@ -49,6 +50,7 @@ from transports.text import one_line
 __all__ = [
     "LIMIT",
     "SEVERITY_COLOURS",
+    "agents",
     "all_pages",
     "explained",
     "from_agents",
@@ -187,6 +189,20 @@ def explained() -> Iterator[None]:
         raise SettingError(f"{error}; known: {known}") from error
 
 
+@asynccontextmanager
+async def agents(settings: TerminalSettings) -> AsyncIterator[Fleet]:
+    """The agents themselves, for a command without `--url`.
+
+    Raises:
+        SettingError: they are not named well, or something is set that is for `--url`.
+    """
+    for name in ("ca_file", "plain_token"):
+        if getattr(settings, name):
+            raise SettingError(f"--{name.replace('_', '-')} goes with --url only")
+    async with open_fleet(settings) as fleet:
+        yield fleet
+
+
 async def from_agents(
     settings: TerminalSettings,
     tool: str,
@@ -200,7 +216,7 @@ async def from_agents(
         SettingError: no agents are known, or not those that were named.
     """
 
-    async with open_fleet(settings) as fleet:
+    async with agents(settings) as fleet:
         with explained():
             return await fleet.router.fan_out(
                 tool, arguments, result, nodes=settings.nodes or None, progress=report
@@ -245,7 +261,11 @@ async def gateway(
             raise SettingError(f"no answer from {settings.url}: {error}") from error
         return _read(settings.url, outcome, result)
 
-    async with transport:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(transport)
+        except ValueError as error:
+            raise SettingError(f"--url {settings.url}: {error}") from error
         yield ask
 
 
@@ -253,25 +273,34 @@ def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
     try:
         url = urlsplit(settings.url)
         options = {"scheme": url.scheme, "path": url.path or "/mcp"}
-        token_file = "" if settings.token_file is None else str(settings.token_file)
-        if url.scheme == "https":
-            options["token_file"], token_file = token_file, ""
-        if settings.ca_file is not None:
-            options["ca_file"] = str(settings.ca_file)
         port = url.port or (443 if url.scheme == "https" else 80)
         if not url.hostname:
             raise ValueError("no host in it")
         target = Target(addresses=(url.hostname,), port=port)
-        transport = HttpTransport(
-            read_options(HttpSettings, options),
-            plain_token_file=token_file,
-            beyond_loopback=settings.plain_token,
-        )
-        return transport, target
+        token_file = "" if settings.token_file is None else str(settings.token_file)
+        if url.scheme == "https":
+            options["token_file"], token_file = token_file, ""
+            options["ca_file"] = "" if settings.ca_file is None else str(settings.ca_file)
+        chosen = read_options(HttpSettings, options)
     except ValueError as error:
         raise SettingError(
             f"--url {settings.url!r}: {error}; it looks like http://127.0.0.1:8080/mcp"
         ) from error
+    if chosen.scheme == "http":
+        _check_plain(settings, url.hostname)
+    return HttpTransport(chosen, plain_token_file=token_file), target
+
+
+def _check_plain(settings: TerminalSettings, host: str) -> None:
+    """Over plain HTTP there is no certificate to check, and a token is shown to all on the way."""
+    if settings.ca_file is not None:
+        raise SettingError(f"--ca-file is for --url https://..., which {settings.url} is not")
+    if settings.token_file is not None and not (settings.plain_token or is_loopback(host)):
+        raise SettingError(
+            f"--url {settings.url}: a token goes over https, or to this machine: call "
+            "https://..., or http://127.0.0.1:PORT/mcp while kubectl port-forward runs; or give "
+            "--plain-token, and whoever is on the way can read it and call with it"
+        )
 
 
 def _read(url: str, outcome: CallToolResult, result: type[R]) -> R:

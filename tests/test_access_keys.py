@@ -1,6 +1,9 @@
 """Kubernetes tokens that the cluster's public keys prove."""
 
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,12 @@ import anyio
 import jwt
 import pytest
 
-from mcp_gpu.serving.access import documents
+from mcp_gpu.serving.access import documents, keys, reading, tokens
 from mcp_gpu.serving.access.model import AccessPolicy
 from support.door import Clock, Door, door
 from support.kubeapi.access import POD_TOKEN, FakeCluster, Fault
 from support.signer import Signer, kubernetes_claims, with_public_key, without_signature
+from support.wire import PATIENCE_SECONDS
 
 POLICY = AccessPolicy(kubernetes_tokens="jwks", token_audiences=("gpu", "gpu.example"))
 
@@ -50,17 +54,17 @@ async def test_each_key_has_an_algorithm(
 
 
 @pytest.mark.parametrize(
-    "made",
+    "claims",
     [
-        token(audience="gpu.example"),
-        token(aud=["another", "gpu"]),
-        token(aud="gpu"),
-        token(seconds=-10),  # within what a clock may be off
-        token(nbf=None),
+        {"audience": "gpu.example"},
+        {"aud": ["another", "gpu"]},
+        {"aud": "gpu"},
+        {"seconds": -10},  # within what a clock may be off
+        {"nbf": None},
     ],
 )
-async def test_what_is_good(cluster: FakeCluster, opened: Door, made: str) -> None:
-    assert (await opened.call(made)).status_code == 200
+async def test_what_is_good(cluster: FakeCluster, opened: Door, claims: dict[str, Any]) -> None:
+    assert (await opened.call(token(**claims))).status_code == 200
 
 
 def tampered(made: str) -> str:
@@ -157,13 +161,14 @@ async def test_only_the_users_that_are_named_count(
         assert (await opened.call(token(name="gateway"))).status_code == 200
 
 
-async def test_keys_are_rotated(cluster: FakeCluster, opened: Door, clock: Clock) -> None:
+async def test_keys_are_rotated(
+    cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "PAUSE_SECONDS", 0.05)
     old, new = token(), token(Signer("two"))
     assert (await opened.call(old)).status_code == 200
     cluster.signers.append(Signer("two"))
     # It names a key that is not known: reason enough to look, once in a few seconds.
-    assert (await opened.call(new)).status_code == 401
-    clock.now += 6
     assert (await opened.call(new)).status_code == 200
     cluster.signers.pop(0)
     assert (await opened.call(old)).status_code == 200
@@ -172,11 +177,30 @@ async def test_keys_are_rotated(cluster: FakeCluster, opened: Door, clock: Clock
     assert (await opened.call(new)).status_code == 200
 
 
-async def test_unknown_keys_are_no_flood_at_the_api_server(
-    cluster: FakeCluster, opened: Door, clock: Clock
+async def test_a_stranger_who_names_an_unknown_key_has_no_new_one_refused(
+    cluster: FakeCluster, opened: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """He has the keys read just before the cluster publishes another."""
+    monkeypatch.setattr(keys, "PAUSE_SECONDS", 0.05)
+    assert (await opened.call(ONE.sign(kubernetes_claims(), kid="none"))).status_code == 401
+    cluster.signers.append(Signer("two"))
+    assert (await opened.call(token(Signer("two")))).status_code == 200
+    # Where it takes too long it is not known what the token is.
+    monkeypatch.setattr(keys, "PAUSE_SECONDS", 3_600)
+    assert (await opened.call(ONE.sign(kubernetes_claims(), kid="none"))).status_code == 401
+    cluster.signers.append(Signer("three"))
+    monkeypatch.setattr(keys, "WAIT_SECONDS", 0.05)
+    put_off = await opened.call(token(Signer("three")))
+    assert put_off.status_code == 503
+    assert put_off.headers["retry-after"] == "5"
+
+
+async def test_unknown_keys_are_no_flood_at_the_api_server(
+    cluster: FakeCluster, opened: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "PAUSE_SECONDS", 3_600)
     assert (await opened.call(token())).status_code == 200
-    clock.now += 6
+    monkeypatch.setattr(keys, "WAIT_SECONDS", 0.05)
     statuses: list[int] = []
 
     async def call_once(name: str) -> None:
@@ -186,8 +210,54 @@ async def test_unknown_keys_are_no_flood_at_the_api_server(
     async with anyio.create_task_group() as tasks:
         for number in range(50):
             tasks.start_soon(call_once, f"key-{number}")
-    assert statuses == [401] * 50
-    assert cluster.asked == {"openid-configuration": 2, "jwks": 2}
+    assert statuses == [503] * 50
+    assert cluster.asked == READ
+    assert (await opened.call(token())).status_code == 200
+
+
+async def test_few_wait_for_a_key_that_is_not_known(
+    cluster: FakeCluster, opened: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "PAUSE_SECONDS", 3_600)
+    monkeypatch.setattr(keys, "WAIT_SECONDS", 3_600)
+    monkeypatch.setattr(keys, "WAITING", 1)
+    assert (await opened.call(token())).status_code == 200
+    unknown = ONE.sign(kubernetes_claims(), kid="none")
+    async with anyio.create_task_group() as tasks:
+
+        async def call_once() -> None:
+            assert (await opened.call(unknown)).status_code == 503
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(call_once)
+        tasks.start_soon(call_once)
+
+
+async def test_nobody_who_shows_a_known_key_waits_for_the_next(
+    cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((documents, "SECONDS"), (keys, "FETCH_SECONDS"), (keys, "WAIT_SECONDS")):
+        monkeypatch.setattr(module, name, 3_600)
+    assert (await opened.call(token())).status_code == 200
+    cluster.fault = "hang"
+    clock.now += 301
+    for _ in range(3):
+        assert (await opened.call(token())).status_code == 200
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while cluster.asked["openid-configuration"] < 2:
+            await anyio.sleep(0.01)
+
+
+async def test_keys_are_renewed_behind_a_call(
+    cluster: FakeCluster, opened: Door, clock: Clock
+) -> None:
+    assert (await opened.call(token())).status_code == 200
+    cluster.signers[:] = [Signer("two")]
+    clock.now += 301
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while (await opened.call(token())).status_code != 401:
+            await anyio.sleep(0.01)
+    assert (await opened.call(token(Signer("two")))).status_code == 200
 
 
 async def test_good_keys_are_used_while_the_api_server_is_away(
@@ -284,3 +354,65 @@ async def test_static_tokens_stay_good_beside(
         assert (await opened.call("a-static-token-of-this-test")).status_code == 200
         assert (await opened.call(token())).status_code == 503
         assert (await opened.call("another")).status_code == 401
+
+
+async def test_a_token_file_that_does_not_answer_holds_up_nobody(
+    cluster: FakeCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A pipe that nobody writes into, for a network file system that has gone."""
+    monkeypatch.setattr(tokens, "TOKENS_SECONDS", 0.0)
+    file = tmp_path / "static"
+    file.write_text("a-static-token-of-this-test\n")
+    policy = AccessPolicy(token_file=file, kubernetes_tokens="jwks", token_audiences=("gpu",))
+    async with door(policy, caplog, POD_TOKEN, "a-static-token-of-this-test") as opened:
+        assert (await opened.call(token())).status_code == 200
+        monkeypatch.setattr(reading, "SECONDS", 0.1)
+        file.unlink()
+        os.mkfifo(file)
+        pipe = None
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while pipe is None:
+                put_off = await opened.call("a-static-token-of-this-test")
+                assert put_off.status_code == 503
+                assert put_off.headers["retry-after"] == "5"
+                with suppress(OSError):  # nobody has opened it yet to read
+                    pipe = os.open(file, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            threads = threading.active_count()
+            for _ in range(10):
+                assert (await opened.call("a-static-token-of-this-test")).status_code == 503
+                assert (await opened.call(token())).status_code == 200
+            assert threading.active_count() <= threads
+        finally:
+            file.unlink()
+            file.write_text("a-static-token-of-this-test\n")
+            os.close(pipe)
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while (await opened.call("a-static-token-of-this-test")).status_code != 200:
+                await anyio.sleep(0.01)
+    assert caplog.text.count("nobody is let in by a static token: token file") == 1
+
+
+async def test_credentials_that_do_not_answer_are_not_waited_for(
+    cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "SECONDS", 0.1)
+    credentials = cluster.folder / "token"
+    credentials.unlink()
+    os.mkfifo(credentials)
+    pipe = None
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while pipe is None:
+            assert (await opened.call(token())).status_code == 503
+            clock.now += 6
+            with suppress(OSError):
+                pipe = os.open(credentials, os.O_WRONLY | os.O_NONBLOCK)
+    credentials.unlink()
+    credentials.write_text(POD_TOKEN)
+    os.close(pipe)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        while (await opened.call(token())).status_code != 200:
+            clock.now += 6

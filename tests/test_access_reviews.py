@@ -166,6 +166,8 @@ async def test_unknown_tokens_are_no_flood_at_the_api_server(
     known = token(cluster)
     assert (await opened.call(known)).status_code == 200
     monkeypatch.setattr(answers, "KEPT", 16)
+    monkeypatch.setattr(answers, "SECONDS", 3_600)
+    monkeypatch.setattr(documents, "SECONDS", 3_600)
     cluster.held = anyio.Event()
     statuses: list[int] = []
 
@@ -184,6 +186,39 @@ async def test_unknown_tokens_are_no_flood_at_the_api_server(
     assert cluster.most_under_way == answers.IN_FLIGHT
     assert (await opened.call(known)).status_code == 200
     assert cluster.asked == {"tokenreviews": 65}
+
+
+async def test_who_was_good_before_does_not_wait_behind_strangers(
+    cluster: FakeCluster, opened: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have all turns and the server is slow, just when his minute is over."""
+    monkeypatch.setattr(answers, "SECONDS", 3_600)
+    monkeypatch.setattr(documents, "SECONDS", 3_600)
+    known = token(cluster)
+    assert (await opened.call(known)).status_code == 200
+    clock.now += 61
+    cluster.held = held = anyio.Event()
+    statuses: list[int] = []
+
+    async def call_once() -> None:
+        statuses.append((await opened.call(token(cluster, valid=False))).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2 * answers.IN_FLIGHT):
+            tasks.start_soon(call_once)
+        while cluster.under_way < answers.IN_FLIGHT:
+            await anyio.lowlevel.checkpoint()
+        cluster.held = None
+        assert (await opened.call(known)).status_code == 200
+        # Nor once the server was away for a moment.
+        clock.now += 61
+        cluster.fault = 500
+        assert (await opened.call(known)).status_code == 503
+        cluster.fault = None
+        clock.now += 2
+        assert (await opened.call(known)).status_code == 200
+        held.set()
+    assert statuses == [401] * 2 * answers.IN_FLIGHT
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ async def test_a_right_is_for_one_tool(cluster: FakeCluster, opened: Door, accep
     message = refused.json()["error"]["message"]
     assert message.startswith(
         f"'{USER}' may not call the tool 'who': the right 'call' on 'tools.gpu.mcp/who' in "
-        "namespace gpu is missing. It is granted by: echo "
+        "namespace gpu is missing. If there is such a tool (tools/list), "
+        "it is granted by: printf %s "
     )
     assert cluster.specs[0] == {
         "user": USER,
@@ -78,9 +79,9 @@ async def test_a_right_is_for_one_tool(cluster: FakeCluster, opened: Door, accep
 
 def granted_by(message: str) -> tuple[dict[str, Any], list[str]]:
     """What the command in a refusal applies, and its other words."""
-    words = shlex.split(message.partition("It is granted by: ")[2])
-    assert words[0] == "echo"
-    return json.loads(words[1]), words[2:]
+    words = shlex.split(message.partition("it is granted by: ")[2])
+    assert words[:2] == ["printf", "%s"]
+    return json.loads(words[2]), words[3:]
 
 
 async def test_the_refusal_holds_the_command_that_grants_the_right(

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from mcp_gpu.cli import main
 from mcp_gpu.serving.access.model import AccessPolicy, OAuth
 from mcp_gpu.settings import AgentSettings, GatewaySettings, ServeSettings, SettingError
 from support.cluster import PROGRAM
@@ -112,16 +113,35 @@ def test_on_loopback_an_issuer_needs_no_certificate(host: str) -> None:
     assert chosen(**{**OAUTH, "oauth_issuer": f"http://{host}:9000"}).oauth is not None
 
 
-async def test_the_program_says_so_in_one_line() -> None:
+@pytest.mark.parametrize("role", [["gateway", "--agents-file"], ["agent", "--simulate"]])
+async def test_the_program_says_so_in_one_line_before_it_starts_anything(role: list[str]) -> None:
+    """Even before it finds that a file which it needs for the rest is not there."""
     with anyio.fail_after(60):
         done = await anyio.run_process(
-            [*PROGRAM, "gateway", "--agents", "a=127.0.0.1", "--kubernetes-tokens", "review"],
+            [*PROGRAM, *role, "/nowhere", "--kubernetes-tokens", "review"],
             check=False,
             stderr=subprocess.PIPE,
         )
     assert done.returncode == 2
-    assert (
-        done.stderr.decode()
-        .splitlines()[-1]
-        .startswith("mcp-gpu gateway: --kubernetes-tokens needs --token-audiences: ")
-    )
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"mcp-gpu {role[0]}: --kubernetes-tokens needs --token-audiences: ")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--token-file", "x"],
+        ["--allow-anonymous"],
+        ["--kubernetes-tokens", "jwks", "--token-audiences", "gpu"],
+        ["--tls-cert-file", "x", "--tls-key-file", "y"],
+    ],
+)
+def test_without_http_nobody_is_asked_for_a_token_in_vain(
+    flags: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["agent", "--simulate", "/nowhere", "--no-http", *flags]) == 2
+    named = ", ".join(each for each in flags if each.startswith("--"))
+    assert capfd.readouterr().err == f"mcp-gpu agent: --no-http leaves nothing to do for {named}\n"
+    # In a pod the same variables are there for an agent that serves standard input alone.
+    assert main(["agent", "--simulate", "/nowhere", "--no-http", "--stdio", *flags]) == 2
+    assert "--simulate: " in capfd.readouterr().err

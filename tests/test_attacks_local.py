@@ -21,8 +21,9 @@ import mcp_gpu.serving.unixsocket
 from mcp_gpu.serving.server import ListenError, serve
 from support.demo_server import registry
 from support.wire import call, serving, unix_lines
-from transports import BadPeer, Target, TransportError
+from transports.base import Target
 from transports.command import CommandTransport
+from transports.errors import BadPeer, TransportError
 from transports.exec import ExecTransport
 from transports.http import HttpTransport
 from transports.portforward import PortForwardTransport

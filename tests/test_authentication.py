@@ -158,6 +158,21 @@ async def test_a_token_counts_as_long_as_it_is_in_the_file(
     assert "third" not in caplog.text
 
 
+async def test_a_file_that_cannot_be_read_is_told_once(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(static, "TOKENS_SECONDS", 0.0)
+    async with guarded(tokens) as (url, client):
+        for _ in range(2):
+            caplog.clear()
+            await anyio.Path(tokens).unlink()
+            for _ in range(3):
+                assert (await ask(client, url, "Bearer first")).status_code == 401
+            assert caplog.text.count("nobody is let in") == 1
+            await anyio.Path(tokens).write_text("first")
+            assert (await ask(client, url, "Bearer first")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [(None, "No such file"), ("\n", "holds no token"), ("two words\n", "may not hold blanks")],
@@ -260,6 +275,8 @@ async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
         refused = await status("--url", url, "--token-file", str(tmp_path / "agent"))
     assert kept.returncode == 2
     assert b"a token goes over https, or to this machine" in kept.stderr
+    for way_out in (b"https://", b"kubectl port-forward", b"--plain-token"):
+        assert way_out in kept.stderr
     assert told.returncode == 0, told.stderr
     assert refused.returncode == 2
     assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr

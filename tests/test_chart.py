@@ -21,7 +21,6 @@ from mcp_gpu.settings import (
     AgentSettings,
     GatewaySettings,
 )
-from mcp_gpu.variables import unknown_variables
 from support import chart, podsecurity
 from support.chart import CHART, CI_VALUES, ROOT, render
 from support.cluster import END_SECONDS, PROGRAM, Running
@@ -100,6 +99,43 @@ def test_long_release_names_still_make_legal_names() -> None:
     assert chart.faults_of(render(name=name)) == []
 
 
+def scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from scalars(inner)
+    else:
+        yield value
+
+
+@every_ci_file
+def test_names_that_yaml_would_take_for_something_else_stay_names(path: Path) -> None:
+    values = chart.values_of(path) | {"fullnameOverride": "gpu"}
+    rendered = render(values, name="123", namespace="2024")
+    assert {e["metadata"].get("namespace", "2024") for e in rendered.objects} == {"2024"}
+    assert {123, 2024} & {each for e in rendered.objects for each in scalars(e)} == set()
+    for entry in rendered.objects:
+        assert entry["metadata"]["labels"]["app.kubernetes.io/instance"] == "123"
+
+
+def test_names_that_values_give_stay_names_too() -> None:
+    own = {"tls": {"source": "secret", "existingSecret": "1"}}
+    ingress = {
+        "enabled": True,
+        "hosts": ["h.example"],
+        "className": "1",
+        "tls": {"secretName": "1"},
+    }
+    values = {
+        "auth": {"static": {"existingSecret": "1"}},
+        "agent": {**own, "priorityClassName": "1"},
+        "gateway": {**own, "priorityClassName": "1", "ingress": ingress},
+        "image": {"pullSecrets": ["1"]},
+        "gpu": {"runtimeClassName": "1"},
+        "clusterDomain": "1",
+    }
+    assert chart.faults_of(render(values, name="true", namespace="1")) == []
+
+
 def test_two_installs_share_no_name() -> None:
     def names(**where: str) -> set[tuple[str, str, str]]:
         return {
@@ -127,7 +163,6 @@ def test_every_variable_is_a_setting_of_its_role(
         ours = {name: text for name, text in variables.items() if name.startswith(PREFIX)}
         known = {PREFIX + name.upper() for name in settings.model_fields}
         assert ours.keys() - known == set()
-        assert list(unknown_variables(ours)) == []
         with monkeypatch.context() as patched:
             for name, text in ours.items():
                 patched.setenv(name, text)
@@ -411,8 +446,9 @@ def test_a_name_that_no_service_may_have_is_refused(name: str) -> None:
     assert render({"fullnameOverride": "first"}, name=name).one("Service", "gateway")
 
 
-def test_the_installation_guide_names_only_values_that_exist() -> None:
-    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+def test_the_installation_guides_name_only_values_that_exist() -> None:
+    pages = sorted((ROOT / "docs").glob("install*.md"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     known = {".".join(leaf) for leaf in leaves(DEFAULTS)}
     roots = "|".join(DEFAULTS)
     named = re.findall(rf"`((?:{roots})\.[A-Za-z.]+)", text)

@@ -14,7 +14,7 @@ import helm_python
 import pytest
 
 from support import chart
-from support.chart import CHART, CI_VALUES, Rendered, render
+from support.chart import CHART, CI_VALUES, ROOT, Rendered, render
 from support.helmapi import api_server
 from support.manifests import container, environment, every_pod, files, projected, rules
 from transports.exec import ExecSettings, ExecTransport
@@ -73,7 +73,10 @@ def test_every_grant_goes_to_an_account_of_this_release_and_none_is_wide(path: P
     for kind in ("Role", "ClusterRole"):
         roles = {entry["metadata"]["name"]: entry for entry in rendered.all(kind)}
         bindings = rendered.all(f"{kind}Binding")
-        assert sorted(roles) == sorted(b["roleRef"]["name"] for b in bindings)
+        bound = sorted(b["roleRef"]["name"] for b in bindings)
+        # Without the clients' account the right to call tools waits for whom it is given to.
+        unbound = {} if any(a.endswith("-client") for a in accounts) else {"gpu-mcp-mcp-gpu-caller"}
+        assert bound == sorted(roles.keys() - unbound)
         for binding in bindings:
             assert binding["roleRef"]["kind"] == kind
             (subject,) = binding["subjects"]
@@ -98,22 +101,37 @@ def test_what_the_clients_account_may_is_to_call_tools_and_no_pod_of_ours_runs_a
         assert pod["spec"]["serviceAccountName"] != account["metadata"]["name"]
 
 
+OAUTH = {"issuer": "https://login.example.org", "resource": "https://gpu.example.org/mcp"}
+
+
 @pytest.mark.parametrize(
-    ("kubernetes", "reviews"),
+    ("auth", "reviews", "bound"),
     [
-        ({"enabled": True, "accessReview": True}, 2),
-        ({"enabled": True, "accessReview": False}, 1),
-        ({"enabled": False, "accessReview": True}, 0),
+        ({}, REVIEWS, True),
+        ({"accessReview": False}, REVIEWS[:1], False),
+        ({"kubernetes": {"enabled": False}}, [], False),
+        ({"kubernetes": {"enabled": False}, "oauth": OAUTH}, REVIEWS[1:], False),
+        (
+            {"accessReview": False, "kubernetes": {"enabled": False}, "oauth": OAUTH},
+            [],
+            False,
+        ),
     ],
 )
 def test_the_gateway_may_ask_about_tokens_and_rights_only_where_it_does(
-    kubernetes: dict[str, bool], reviews: int
+    auth: dict[str, Any], reviews: list[tuple[str, str, str]], bound: bool
 ) -> None:
-    rendered = render({"auth": {"kubernetes": kubernetes}})
-    granted = rules(rendered, "ClusterRole")
-    assert [review for review in REVIEWS if review in granted] == REVIEWS[:reviews]
-    assert ("MCP_GPU_ACCESS_REVIEW" in environment(rendered, "gateway")) == (reviews == 2)
-    assert bool(rules(rendered, "Role", "client")) == (reviews == 2)
+    rendered = render({"auth": auth, "rbac": {"nodes": False, "diagnosis": False}})
+    assert rules(rendered, "ClusterRole") == reviews
+    variables = environment(rendered, "gateway")
+    asks = REVIEWS[1] in reviews
+    assert ("MCP_GPU_ACCESS_REVIEW" in variables) == asks
+    assert bool(rules(rendered, "Role", "client")) == asks
+    # The right to call is there for whoever logs in, and the notes say how to give it.
+    bindings = [e for e in rendered.all("RoleBinding") if e["roleRef"]["name"].endswith("-caller")]
+    assert [e["subjects"][0]["name"] for e in bindings] == ["gpu-mcp-mcp-gpu-client"] * bound
+    logs_in = asks and "MCP_GPU_OAUTH_ISSUER" in variables
+    assert (f"--user '{OAUTH['issuer']}#SUBJECT'" in rendered.notes) == logs_in
 
 
 def test_agents_may_ask_about_tokens_only_where_they_do() -> None:
@@ -195,12 +213,44 @@ def test_a_gateway_that_opens_no_streams_may_not_exec() -> None:
     assert resources == ["endpointslices", "pods"]
 
 
-def test_nothing_is_granted_in_the_whole_cluster_when_nothing_there_is_to_be_read() -> None:
-    nothing = {"nodes": False, "diagnosis": False}
-    rendered = render({"rbac": nothing, "auth": {"kubernetes": {"enabled": False}}})
-    assert [e for e in rendered.objects if e["kind"].startswith("Cluster")] == []
-    assert len(rendered.all("Role")) == 1
-    assert rules(render({"rbac": nothing}), "ClusterRole") == REVIEWS
+CLUSTER_WIDE = {
+    "ClusterRole", "ClusterRoleBinding",
+    "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+}  # fmt: skip
+"""Kinds of the chart's that lie in no namespace."""
+
+
+def test_with_rights_in_one_namespace_alone_it_installs_as_the_guide_says() -> None:
+    text = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## With rights in one namespace alone\n")
+    command = section.split("```")[1]
+    flags = [flag.replace('""', "") for flag in re.findall(r"--set (\S+)", command)]
+    values = helm_python.parse_set_string(",".join(flags))
+    with api_server(namespaced=True) as config:
+        rendered = render(values, config=config)
+        # Of a cluster where policies would be the default.
+        assert {e["kind"] for e in rendered.objects} & CLUSTER_WIDE == set()
+        assert len(rendered.all("Role")) == 1
+        with pytest.raises(helm_python.HelmError, match="RuntimeClass"):
+            render({**values, "gpu": {"runtimeClassName": "auto"}}, config=config)
+    # Each of them is needed, but for the default that is named.
+    for flag in flags:
+        key = flag.partition("=")[0]
+        if key in {"image.repository", "auth.agents.verify", "gpu.runtimeClassName"}:
+            continue
+        others = [other for other in flags if other != flag]
+        if key == "auth.accessReview":
+            others += ["auth.oauth.issuer=https://login.example.org"]
+            others += ["auth.oauth.resource=https://gpu.example.org/mcp"]
+        with api_server() as config:
+            wider = render(helm_python.parse_set_string(",".join(others)), config=config)
+        assert {e["kind"] for e in wider.objects} & CLUSTER_WIDE, key
+
+
+def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
+    for path in CI_VALUES:
+        for entry in render(chart.values_of(path)).objects:
+            assert ("namespace" in entry["metadata"]) != (entry["kind"] in CLUSTER_WIDE)
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
@@ -347,6 +397,8 @@ def test_without_authentication_there_is_no_token_and_no_certificate_and_the_not
         "gpu-mcp-mcp-gpu-agent", "gpu-mcp-mcp-gpu-gateway",
     }  # fmt: skip
     assert "WARNING: auth.mode is none" in rendered.notes
+    other = render({"auth": {"mode": "none"}, "agent": {"port": 9408}}).notes
+    assert "reaches port 8080 of the gateway or port 9408 of an agent reads" in other
     assert "WARNING" not in render().notes
 
 
@@ -374,6 +426,9 @@ def test_a_gateway_that_would_believe_no_token_is_refused_with_the_way_out() -> 
     assert variables["MCP_GPU_OAUTH_ISSUER"] == oauth["issuer"]
     assert variables["MCP_GPU_OAUTH_RESOURCE"] == oauth["resource"]
     assert "gpu.example.org" in variables["MCP_GPU_ALLOWED_HOSTS"].split(",")
+    for useless in ({"resource": oauth["resource"]}, {"scopes": ["gpu.read"]}):
+        with pytest.raises(helm_python.HelmError, match=r"of no use without auth\.oauth\.issuer"):
+            render({"auth": {"oauth": useless}})
     with pytest.raises(helm_python.HelmError, match=r"auth\.oauth\.resource has to be"):
         render({"auth": {"oauth": {"issuer": "https://login.example.org"}}})
 

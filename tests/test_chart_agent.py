@@ -197,26 +197,90 @@ def test_simulated_gpus_need_no_way_to_real_ones() -> None:
     assert variables(plain.pods()["agent"])["MCP_GPU_GPU_ACCESS"] == "none"
 
 
+def runtime_class(name: str) -> Object:
+    about = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "x"}
+    return {**about, "metadata": {"name": name}}
+
+
+def node(name: str, **labels: str) -> Object:
+    """A node, with these labels of GPU feature discovery."""
+    named = {f"nvidia.com/gpu.{label}": text for label, text in labels.items()}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": named}}
+
+
+PLAIN = [node("a"), node("b", present="false"), {**node("c"), "metadata": {"name": "c"}}]
+
+PRESENT = {"key": "nvidia.com/gpu.present", "operator": "In", "values": ["true"]}
+
+
 @pytest.mark.parametrize(
-    ("there", "wanted", "used"),
+    ("there", "gpus", "wanted", "used"),
     [
-        (["nvidia"], "auto", "nvidia"),
-        (["gvisor"], "auto", None),
-        ([], "auto", None),
-        (["nvidia"], "", None),
-        ([], "nvidia-cdi", "nvidia-cdi"),
+        (["nvidia"], True, "auto", "nvidia"),
+        (["nvidia"], False, "auto", None),
+        (["gvisor"], True, "auto", None),
+        ([], True, "auto", None),
+        (["nvidia"], True, "", None),
+        (["nvidia"], False, "nvidia", "nvidia"),
+        ([], False, "nvidia-cdi", "nvidia-cdi"),
     ],
 )
-def test_the_runtime_class_is_used_where_the_cluster_has_it(
-    there: list[str], wanted: str, used: str | None
+def test_the_runtime_class_is_used_where_the_cluster_has_it_and_nodes_that_know_it(
+    there: list[str], gpus: bool, wanted: str, used: str | None
 ) -> None:
-    about = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": "x"}
-    classes = [{**about, "metadata": {"name": name}} for name in there]
-    with api_server(classes) as config:
+    nodes = [*PLAIN, node("d", present="true")] if gpus else PLAIN
+    with api_server([*map(runtime_class, there), *nodes]) as config:
         rendered = render({"gpu": {"runtimeClassName": wanted}}, config=config)
-    assert rendered.pods()["agent"]["spec"].get("runtimeClassName") == used
+    assert chart.faults_of(rendered) == []
+    spec = rendered.pods()["agent"]["spec"]
+    assert spec.get("runtimeClassName") == used
     # An answer without GPUs is then to be expected, and the notes say what to do.
     assert ("gpu.runtimeClassName=nvidia" in rendered.notes) is (used is None)
+    # The runtime of other nodes would never start such a pod. Who names a class names nodes, too.
+    chosen = [PRESENT] if used and wanted == "auto" else []
+    assert required(spec) == chosen
+    assert ("nvidia.com/gpu.present=true alone" in rendered.notes) is bool(chosen)
+    found = "there is a RuntimeClass nvidia, but no node" in rendered.notes
+    assert found is (there == ["nvidia"] and not gpus and wanted == "auto")
+
+
+def required(spec: Object) -> list[Object]:
+    """What labels of nodes a pod wants by its affinity."""
+    affinity = spec.get("affinity", {}).get("nodeAffinity", {})
+    terms = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    return [e for term in terms.get("nodeSelectorTerms", []) for e in term["matchExpressions"]]
+
+
+ARM = {"key": "kubernetes.io/arch", "operator": "In", "values": ["arm64"]}
+
+
+@pytest.mark.parametrize(
+    ("placement", "wanted"),
+    [
+        ({"nodeSelector": {"pool": "gpu"}}, []),
+        (
+            {
+                "affinity": {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [{"matchExpressions": [ARM]}]
+                        }
+                    }
+                }
+            },
+            [ARM],
+        ),
+    ],
+)
+def test_who_chooses_nodes_has_the_runtime_class_on_those(
+    placement: Object, wanted: list[Object]
+) -> None:
+    with api_server([runtime_class("nvidia"), *PLAIN]) as config:
+        rendered = render({"agent": placement}, config=config)
+    spec = rendered.pods()["agent"]["spec"]
+    assert spec["runtimeClassName"] == "nvidia"
+    assert required(spec) == wanted
+    assert "gpu.present" not in rendered.notes
 
 
 # --- a claim on the DRA driver -----------------------------------------------------------------

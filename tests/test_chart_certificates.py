@@ -17,7 +17,9 @@ from support.manifests import container, environment, every_pod, files
 
 DAY = 86_400
 
-BOTH = {"gateway": {"tls": {"source": "generated"}, "allowedHosts": ["gpu.example.org", "*"]}}
+HOSTS = ["gpu.example.org", "*", "203.0.113.7", "2001:db8::7"]
+
+BOTH = {"gateway": {"tls": {"source": "generated"}, "allowedHosts": HOSTS}}
 """Certificates of both sides."""
 
 SERVICES = "gpu-diagnostics.svc"
@@ -77,6 +79,9 @@ def shake_hands(server: Object, authority: str, name: str, folder: Path) -> None
         ("gateway", "localhost", True),
         ("gateway", "127.0.0.1", True),
         ("gateway", "::1", True),
+        ("gateway", "203.0.113.7", True),
+        ("gateway", "2001:db8::7", True),
+        ("gateway", "203.0.113.8", False),
         ("gateway", "evil.example.org", False),
         ("gateway", f"gpu-mcp-mcp-gpu-agent.{SERVICES}", False),
     ],
@@ -227,6 +232,43 @@ def test_cert_manager_makes_an_authority_and_two_certificates() -> None:
         assert f"{full}-{side}.{SERVICES}" in certificate["dnsNames"]
         (volume,) = [v for v in every_pod(rendered)[side]["volumes"] if v["name"] == "tls"]
         assert volume["secret"]["secretName"] == certificate["secretName"]
+
+
+def test_cert_manager_is_asked_for_addresses_as_such_and_for_no_bare_wildcard() -> None:
+    tls = {"source": "certManager"}
+    oauth = {"issuer": "https://login.example.org", "resource": "https://[2001:db8::8]:8443/mcp"}
+    hosts = [*HOSTS, "*.example.org"]
+    rendered = render({"auth": {"oauth": oauth}, "gateway": {"tls": tls, "allowedHosts": hosts}})
+    certificate = certificates(rendered)["gpu-mcp-mcp-gpu-gateway-issued"]
+    addresses = ["127.0.0.1", "::1", "203.0.113.7", "2001:db8::7", "2001:db8::8"]
+    assert certificate["ipAddresses"] == addresses
+    assert set(certificate["dnsNames"]) & {*addresses, "*"} == set()
+    assert {"gpu.example.org", "*.example.org", "localhost"} < set(certificate["dnsNames"])
+
+
+@pytest.mark.parametrize(
+    "host", ["gpu.example.org:8443", "203.0.113.7:8443", "[::1]", "https://gpu.example.org", "a,b"]
+)
+def test_a_name_with_more_than_a_name_is_refused(host: str) -> None:
+    with pytest.raises(helm_python.HelmValuesError, match="allowedHosts"):
+        render({"gateway": {"allowedHosts": [host]}})
+
+
+@pytest.mark.parametrize("side", ["agent", "gateway"])
+@pytest.mark.parametrize(
+    ("source", "given", "needed"),
+    [
+        ("generated", {"existingSecret": "mine"}, "secret"),
+        ("certManager", {"existingSecret": "mine"}, "secret"),
+        ("generated", {"issuerRef": {"name": "mine"}}, "certManager"),
+        ("secret", {"existingSecret": "mine", "issuerRef": {"name": "mine"}}, "certManager"),
+    ],
+)
+def test_what_a_source_of_certificates_does_not_use_is_refused(
+    side: str, source: str, given: Object, needed: str
+) -> None:
+    with pytest.raises(helm_python.HelmError, match=rf"set {side}\.tls\.source={needed}$"):
+        render({side: {"tls": {"source": source, **given}}})
 
 
 def test_with_an_issuer_of_ones_own_there_is_the_certificate_alone() -> None:

@@ -11,7 +11,6 @@ from pydantic_settings import BaseSettings
 
 from mcp_gpu.serving.server import DRAIN_SECONDS, LAST_RESORT_SECONDS
 from mcp_gpu.settings import PREFIX, DoctorSettings, StatusSettings
-from mcp_gpu.variables import unknown_variables
 from support import chart
 from support.chart import CHART, CI_VALUES, Object, Rendered, render
 from support.manifests import container, environment
@@ -125,7 +124,6 @@ def test_what_the_helm_tests_are_told_are_settings_of_their_commands(path: Path)
         (only,) = pod["spec"]["containers"]
         command, *flags = only["args"]
         names = {entry["name"] for entry in only["env"]}
-        assert not list(unknown_variables(dict.fromkeys(names, "")))
         told = {name.removeprefix(PREFIX).lower() for name in names if name.startswith(PREFIX)}
         told |= {flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags}
         assert told <= set(commands[command].model_fields)
@@ -192,6 +190,69 @@ def test_a_way_from_outside_leads_to_what_clients_call_and_to_nothing_else(
 def test_a_way_from_outside_needs_a_name(way: str) -> None:
     with pytest.raises(helm_python.HelmError, match="the names that clients call"):
         render({"gateway": {way: {"enabled": True}}})
+
+
+@pytest.mark.parametrize(
+    ("way", "values"),
+    [
+        ("ingress", {"hosts": [HOST]}),
+        ("httpRoute", {"hostnames": [HOST], "parentRefs": [{"name": "g"}]}),
+    ],
+)
+def test_a_way_that_would_lead_nowhere_is_refused(way: str, values: dict[str, Any]) -> None:
+    gateway = {way: {"enabled": True, **values}}
+    with pytest.raises(helm_python.HelmError, match=r"set gateway\.enabled=true"):
+        render({"gateway": {**gateway, "enabled": False}})
+    mapped = {**OAUTH, "resource": f"https://{HOST}/gpu/mcp"}
+    with pytest.raises(helm_python.HelmError, match="end it in /mcp"):
+        render({"gateway": gateway, "auth": {"oauth": mapped}})
+    # A proxy of one's own may map paths.
+    assert mapped["resource"] in render({"auth": {"oauth": mapped}}).notes
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"ingress": {"enabled": True, "hosts": ["*.example.org"]}},
+        {
+            "httpRoute": {
+                "enabled": True, "hostnames": ["*.example.org"], "parentRefs": [{"name": "g"}],
+            }
+        },
+    ],
+)  # fmt: skip
+def test_the_notes_leave_a_name_open_that_is_open(way: dict[str, Any]) -> None:
+    notes = render({"gateway": way}).notes
+    assert "https://HOST.example.org/mcp" in notes
+    assert "*." not in notes
+
+
+@pytest.mark.parametrize(
+    "auth", [{"oauth": OAUTH}, {"oauth": OAUTH, "kubernetes": {"enabled": False}}]
+)
+def test_no_two_commands_of_the_notes_add_a_server_of_one_name(auth: dict[str, Any]) -> None:
+    notes = render({"auth": auth}).notes
+    names = [line.split()[5] for line in notes.splitlines() if "claude mcp add" in line]
+    assert names == ["gpu-login", "gpu"]
+    alone = {"oauth": OAUTH, "kubernetes": {"enabled": False}, "static": {"enabled": False}}
+    assert (
+        f"claude mcp add --transport http gpu {OAUTH['resource']}" in render({"auth": alone}).notes
+    )
+
+
+@pytest.mark.parametrize("kind", ["LoadBalancer", "NodePort", "ClusterIP"])
+def test_tokens_that_reach_a_port_of_the_outside_in_the_clear_are_warned_about(kind: str) -> None:
+    def warned(**gateway: Any) -> bool:
+        auth = gateway.pop("auth", {})
+        values = {"gateway": {"service": {"type": kind}, **gateway}, "auth": auth}
+        return f"WARNING: gateway.service.type is {kind}" in render(values).notes
+
+    outside = kind != "ClusterIP"
+    assert warned() == outside
+    alone = {"oauth": OAUTH, "kubernetes": {"enabled": False}, "static": {"enabled": False}}
+    assert warned(auth=alone) == outside
+    assert not warned(tls={"source": "generated"})
+    assert not warned(auth={"mode": "none"})
 
 
 def test_tokens_that_reach_an_ingress_in_the_clear_are_warned_about() -> None:

@@ -10,8 +10,9 @@ import pytest
 from mcp.types import TextContent
 
 from support.peer import PEER, Peer, children, relayed, until
-from transports import BadPeer, Target, TimedOut, Unreachable
+from transports.base import Target
 from transports.command import CommandTransport
+from transports.errors import BadPeer, TimedOut, Unreachable
 from transports.session import call_tool
 
 WRITE_ARGV = "import sys; sys.stderr.write(' '.join(map(repr, sys.argv[1:]))); sys.exit(1)"

@@ -240,6 +240,22 @@ async def test_status_shows_the_fleet_from_a_gateway_and_from_the_agents(folder:
             ["--agents", "a", "--agent-scheme", "https", "--agent-ca-file", "/nowhere.pem"],
             "transport 'http': ca_file '/nowhere.pem'",
         ),
+        (
+            ["--agents", "a", "--agent-ca-file", "x", "--agent-server-name", "y"],
+            "--agent-ca-file and --agent-server-name need --agent-scheme https",
+        ),
+        (["--agents", "a", "--ca-file", "x"], "--ca-file goes with --url only"),
+        (["--agents", "a", "--plain-token"], "--plain-token goes with --url only"),
+        (["--url", "ftp://127.0.0.1/mcp"], "it looks like http://127.0.0.1:8080/mcp"),
+        (["--url", "http:///mcp"], "no host in it; it looks like http://127.0.0.1:8080/mcp"),
+        (
+            ["--url", "http://127.0.0.1:1/mcp", "--ca-file", "x"],
+            "--ca-file is for --url https://..., which http://127.0.0.1:1/mcp is not",
+        ),
+        (
+            ["--url", "https://127.0.0.1:1/mcp", "--ca-file", "/nowhere.pem"],
+            "--url https://127.0.0.1:1/mcp: ca_file '/nowhere.pem': ",
+        ),
         (["--agents", "a", "--transport-options", '{"http": ["secret"]}'], "--transport-options"),
     ],
 )

@@ -58,6 +58,7 @@ def tables() -> str:
     """Every command's settings as Markdown."""
     parts = []
     for name, command in cli.COMMANDS.items():
+        cli.describe(command.settings)
         summary = (command.settings.__doc__ or "").strip()
         rows = ["| variable | default | meaning |", "|---|---|---|"]
         for field_name, field in command.settings.model_fields.items():
@@ -95,8 +96,9 @@ def test_no_setting_takes_a_name_that_kubernetes_uses() -> None:
         for name in command.settings.model_fields
     }
     assert known & links.keys() == set()
-    assert list(unknown_variables(links)) == []
-    assert list(unknown_variables({"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
+    classes = [command.settings for command in cli.COMMANDS.values()]
+    assert list(unknown_variables(classes, links)) == []
+    assert list(unknown_variables(classes, {"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
 
 
 def test_the_readme_names_only_commands_and_files_that_exist() -> None:
@@ -108,6 +110,31 @@ def test_the_readme_names_only_commands_and_files_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)\b", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What may follow the # of a link to a page: its headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name) if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target) | named_in(target), link
+
+
+def named_in(page: Path) -> set[str]:
+    """Anchors that a page sets itself."""
+    return set(re.findall(r'<a (?:id|name)="([^"]+)"', page.read_text(encoding="utf-8")))
 
 
 TOOLS: dict[str, tuple[type[Arguments], ...]] = {

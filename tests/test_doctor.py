@@ -230,6 +230,8 @@ async def test_several_clusters_are_diagnosed_one_by_one(tmp_path: Path) -> None
     [
         (["--agents", "a=127.0.0.1", "--strict"], "--strict goes with --in-cluster only"),
         (["--agents", "a", "--wait-seconds", "9"], "--wait-seconds goes with --in-cluster only"),
+        (["--agents", "a=127.0.0.1", "--plain-token"], "--plain-token goes with --url only"),
+        (["--agents", "a", "--in-cluster", "--ca-file", "x"], "--ca-file goes with --url only"),
         (["--in-cluster", "--url", "http://x/mcp"], "--in-cluster and --url given together"),
         (["--in-cluster", "--wait-seconds", "601"], "--wait-seconds: input should be less"),
         (["--url", "http://127.0.0.1:1/mcp"], "no answer from http://127.0.0.1:1/mcp"),

@@ -16,8 +16,10 @@ from support.kubeapi.credentials import Authority
 from support.kubeapi.streams import AGENT, Faults, Pod, StreamsServer, one_pod, probe_refused
 from support.peer import Peer, children, connections_to, relayed, text_of, until
 from support.wire import serving
-from transports import BadPeer, Broken, Denied, Gone, Target, TransportError, Unreachable, turns
+from transports import turns
+from transports.base import Target
 from transports.channels import V4, V5
+from transports.errors import BadPeer, Broken, Denied, Gone, TransportError, Unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.registry import load
 from transports.session import call_tool

@@ -18,18 +18,9 @@ from starlette.routing import Route
 
 from support.kubeapi.credentials import Authority
 from support.peer import Peer, listen, serve_http, speaking, swallowing, until
-from transports import (
-    BadPeer,
-    Broken,
-    Denied,
-    Target,
-    TimedOut,
-    TransportError,
-    Unreachable,
-    exchange,
-)
-from transports import http as http_module
-from transports.base import PAD_CHARS
+from transports import exchange, pool
+from transports.base import PAD_CHARS, Target
+from transports.errors import BadPeer, Broken, Denied, TimedOut, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
 
@@ -541,4 +532,4 @@ async def test_a_missing_authority_is_told_on_entering() -> None:
 
 
 def test_connections_are_given_up_before_the_server_does() -> None:
-    assert http_module.KEEPALIVE_SECONDS < 75  # uvicorn's timeout_keep_alive in mcp_gpu
+    assert pool.KEEPALIVE_SECONDS < 75  # uvicorn's timeout_keep_alive in mcp_gpu

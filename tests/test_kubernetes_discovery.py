@@ -143,6 +143,10 @@ UNSCHEDULABLE = {
     "reason": "Unschedulable",
     "message": "0/3 nodes are available: 1 Insufficient memory.",
 }
+STUCK = (
+    "; after more than a minute its node may not know its RuntimeClass, or a Secret or volume is "
+    "missing: kubectl -n gpu describe pod"
+)
 INIT = {"name": "driver", "restartCount": 2, "state": waiting("CrashLoopBackOff")}
 
 
@@ -155,8 +159,21 @@ INIT = {"name": "driver", "restartCount": 2, "state": waiting("CrashLoopBackOff"
         ),
         (pod("n1", phase="Pending"), "has not started (Pending)"),
         (
-            pod("n1", phase="Pending", state=waiting("ContainerCreating")),
-            "is starting (ContainerCreating)",
+            pod(
+                "n1",
+                phase="Pending",
+                state=waiting("ContainerCreating"),
+                startTime="2026-01-01T00:00:00Z",
+            ),
+            f"is starting (ContainerCreating since 2026-01-01T00:00:00Z){STUCK} agent-n1",
+        ),
+        (
+            pod("n1", phase="Pending", state=waiting("PodInitializing")),
+            "is starting (PodInitializing)",
+        ),
+        (
+            pod("n1", phase="Pending", state=waiting("ContainerCreating"), restarts=1),
+            "does not stay up (ContainerCreating, 1 restart)",
         ),
         (
             pod("n1", phase="Pending", state=waiting("ImagePullBackOff", "Back-off pulling x:1")),
@@ -309,7 +326,7 @@ async def test_a_pod_on_a_node_that_is_not_ready_says_so(api: FakeApiServer) -> 
     said = "the node is not ready: Kubelet stopped posting node status."
     assert table.explanations["uid-n1"].text == f"agent pod agent-n1 runs and is not ready; {said}"
     assert missing(table) == {
-        "n2": f"agent pod agent-n2 is starting (ContainerCreating); {said}",
+        "n2": f"agent pod agent-n2 is starting (ContainerCreating){STUCK} agent-n2; {said}",
     }
 
 

@@ -19,7 +19,9 @@ from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status
 from support.kubeapi.streams import AGENT, REVIEWS, Pod, StreamsServer, one_pod
 from support.peer import Peer, relayed, serve_http, swallowing
-from transports import BadPeer, Denied, Gone, Target, Transport, TransportError, Unreachable, pods
+from transports import pods
+from transports.base import Target, Transport
+from transports.errors import BadPeer, Denied, Gone, TransportError, Unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.portforward import PortForwardSettings, PortForwardTransport
 

@@ -22,7 +22,9 @@ from support.kubeapi.pods import Faults
 from support.kubeapi.streams import AGENT, Pod, StreamsServer, one_pod, probe_refused
 from support.peer import Peer, connections_to, serve_http, speaking, text_of, until
 from support.wire import serving
-from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable, turns
+from transports import turns
+from transports.base import Target
+from transports.errors import BadPeer, Broken, Gone, TimedOut, TransportError, Unreachable
 from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.registry import load
 from transports.session import call_tool

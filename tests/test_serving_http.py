@@ -24,7 +24,8 @@ from mcp_gpu.serving.pages import Readiness
 from mcp_gpu.serving.server import HttpEndpoint, ListenError, Listening, serve
 from support.demo_server import Gate, registry
 from support.wire import ERAS, PATIENCE_SECONDS, call, end_of, headers, request, serving
-from transports import Denied, Target
+from transports.base import Target
+from transports.errors import Denied
 from transports.http import HttpTransport
 from transports.session import call_tool
 

@@ -20,8 +20,10 @@ from mcp.types import (
 )
 
 from support.peer import Peer, children, relayed, text_of, until
-from transports import BadPeer, Broken, Gone, Target, TimedOut, TransportError, Unreachable, turns
+from transports import turns
+from transports.base import Target
 from transports.command import CommandTransport
+from transports.errors import BadPeer, Broken, Gone, TimedOut, TransportError, Unreachable
 from transports.framing import LineSplitter, decode, encode
 from transports.session import call_tool
 from transports.stream import Pipe, StreamSettings, StreamTransport

@@ -21,8 +21,8 @@ from mcp_gpu.fleet.discovery import AbsentAgent, Explanation, Table
 from mcp_gpu.fleet.selection import UnknownNodes
 from support.fleet import Agent, KnownPaths, Path, PathKnown, inventory
 from support.peer import Peer, listen, reset, serve_http, speaking
-from transports import Denied, Gone, Target, Transport, Unreachable
-from transports.base import PAD_CHARS
+from transports.base import PAD_CHARS, Target, Transport
+from transports.errors import Denied, Gone, Unreachable
 from transports.http import HttpSettings, HttpTransport
 
 

@@ -17,9 +17,18 @@ from anyio.abc import ByteStream
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
 from support.peer import Peer, listen, reset, serve_http, speaking
-from transports import BadPeer, Denied, Gone, Target, TimedOut, Transport, TransportError
+from transports.base import Target, Transport
 from transports.command import CommandTransport
-from transports.errors import Failure, Symptom, Unreachable
+from transports.errors import (
+    BadPeer,
+    Denied,
+    Failure,
+    Gone,
+    Symptom,
+    TimedOut,
+    TransportError,
+    Unreachable,
+)
 from transports.exchange import none_worked, unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpSettings, HttpTransport

@@ -115,6 +115,7 @@ async def test_where_the_device_does_not_open_the_kernel_is_asked(
         assert log.state.covers_since == STARTED
         ring.write(90, FALLEN, caller="[   T17]")
         await heard.wait()
+    assert ring.asked[0] == 0  # to see whether it may be asked, before the thread that reads
     first, second = events
     assert (first.code, first.at, first.pid, first.process) == (31, STARTED + 60.5, 42, "python3")
     assert (second.code, second.at, second.bus_id) == (79, STARTED + 90, "0000:53:00")
@@ -214,6 +215,7 @@ async def test_the_kernel_of_this_machine_is_asked() -> None:
     except OSError as error:
         pytest.skip(f"syslog(2): {error}")
     assert len(newest) <= 4096
+    assert syslog.kernel(0) == b""
     assert newest in (b"", b"\n") or newest.startswith(b"<")
     log = KernelLog(
         refuse, boot=Boot.of_this_machine(), deliver=lambda event: None, call=syslog.kernel

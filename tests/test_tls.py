@@ -1,10 +1,12 @@
 """TLS served: handshakes, bounds, and certificates that change and end while it runs."""
 
+import json
 import logging
+import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -23,8 +26,10 @@ from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, TlsFiles
 from mcp_gpu.serving.server import Listening, serve
 from mcp_gpu.settings import AgentSettings, SettingError
+from support.cluster import SERVER_NAME, Running, served_with, start_all
 from support.demo_server import Gate, registry
 from support.kubeapi.credentials import Authority
+from support.ports import free_ports
 from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving
 
 EVENTS = "application/json, text/event-stream"
@@ -180,16 +185,32 @@ async def test_a_request_in_the_clear_learns_what_is_spoken_here(
     assert [each for each in told if each.name.startswith(("mcp_gpu", "asyncio", "uvicorn"))] == []
 
 
-async def test_a_handshake_that_does_not_come_is_not_waited_for(
-    authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "begun"),
+    [
+        ("tls.HANDSHAKE_SECONDS", b""),
+        ("tls.HANDSHAKE_SECONDS", b"\x16\x03\x01\x02\x00\x01"),
+        ("http.HEADER_SECONDS", b""),
+        ("http.HEADER_SECONDS", HEAD),
+    ],
+)
+async def test_what_does_not_come_is_not_waited_for(
+    bound: str,
+    begun: bytes,
+    authority: Authority,
+    files: TlsFiles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.tls, "HANDSHAKE_SECONDS", 0.05)
+    monkeypatch.setattr(f"mcp_gpu.serving.{bound}", 0.05)
     async with https(authority, files) as (_, _, listening):
-        for begun in (b"", b"\x16\x03\x01\x02\x00\x01"):
-            async with await anyio.connect_tcp(*listening.http[0]) as stream:
-                if begun:
-                    await stream.send(begun)
-                assert await end_of(stream) == b""
+        if bound.startswith("tls"):
+            opened: ByteStream = await anyio.connect_tcp(*listening.http[0])
+        else:
+            opened = await secured(listening, trust(authority))
+        async with opened as stream:
+            if begun:
+                await stream.send(begun)
+            assert await end_of(stream) == b""
 
 
 async def test_idle_sockets_take_nobody_his_place(
@@ -218,30 +239,90 @@ def _end(connection: socket.socket) -> bytes:
         return b""
 
 
-async def test_a_head_that_does_not_come_is_not_waited_for(
-    authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
-    async with https(authority, files) as (_, _, listening):
-        for begun in (b"", HEAD):
-            async with await secured(listening, trust(authority)) as stream:
-                if begun:
-                    await stream.send(begun)
-                assert await end_of(stream) == b""
-
-
 async def test_connections_over_the_limit_are_turned_away(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """While the others are all in calls, so that none can make room."""
     monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    gate = Gate()
+    answers: list[httpx.Response] = []
     async with (
-        https(authority, files) as (_, _, listening),
-        await secured(listening, trust(authority)) as first,
+        https(authority, files, registry(gate)) as (url, client, listening),
+        anyio.create_task_group() as tasks,
     ):
-        await first.send(HEAD + b"\r\n")
-        assert b" 200 " in await first.receive()
+
+        async def ask() -> None:
+            answers.append(await client.post(f"{url}/mcp", json=call("wait")))
+
+        tasks.start_soon(ask)
+        await gate.until_entered(1)
         async with await secured(listening, trust(authority)) as second:
             assert b" 503 " in await end_of(second)
+        gate.open.set()
+    assert answers[0].json()["result"]["content"][0]["text"] == "waited"
+
+
+GOODBYES = {
+    "idle": b"",
+    "in a head": b"GET /heal",
+    "with a request": HEAD + b"\r\n",
+    "in a body": b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{",
+}
+
+
+@pytest.fixture(scope="module")
+async def program(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """A process of its own: one that turns for ever would take the test with it."""
+    folder = tmp_path_factory.mktemp("program")
+    authority = Authority(folder)
+    (port,) = free_ports(1)
+    arguments = ["agent", "--simulate", "demo", "--node-name", "t4-a", "--http-port", str(port)]
+    arguments += ["--socket", str(folder / "s"), *served_with(authority)]
+    running = Running(arguments, port, folder / "log", authority=authority)
+    async with AsyncExitStack() as stack:
+        await start_all(stack, [running])
+        yield running
+
+
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("sent", GOODBYES.values(), ids=GOODBYES)
+async def test_a_goodbye_ends_the_connection_and_nothing_else(
+    program: Running, sent: bytes, hangs_up: bool
+) -> None:
+    arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+    assert isinstance(program.trust, ssl.SSLContext)
+    tls = program.trust.wrap_bio(arriving, leaving, server_hostname=SERVER_NAME)
+    with anyio.fail_after(PATIENCE_SECONDS):
+        async with await anyio.connect_tcp("127.0.0.1", program.port) as stream:
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await stream.send(leaving.read())
+                    arriving.write(await stream.receive())
+            if sent:
+                tls.write(sent)
+            with suppress(ssl.SSLWantReadError):
+                tls.unwrap()
+            await stream.send(leaving.read())
+            if hangs_up:
+                await stream.send_eof()
+            await end_of(stream)
+        async with httpx.AsyncClient(
+            verify=program.trust, trust_env=False, timeout=PATIENCE_SECONDS
+        ) as client:
+            assert (await client.get(f"{program.url}/healthz")).status_code == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl, which says goodbye")
+async def test_curl_says_goodbye_and_is_not_the_last_client(program: Running) -> None:
+    assert program.authority is not None
+    curl = ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "20"]
+    curl += ["--cacert", str(program.authority.certificate), f"{program.url}/healthz"]
+    for _ in range(3):
+        done = await anyio.run_process(curl)
+        assert json.loads(done.stdout) == {"status": "healthy"}
 
 
 async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files: TlsFiles) -> None:
@@ -252,23 +333,6 @@ async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files:
             await gate.until_entered(1)
             tasks.cancel_scope.cancel()
         await gate.until_cancelled(1)
-
-
-async def test_a_client_that_says_goodbye_is_let_go_and_costs_nobody_else(
-    authority: Authority, files: TlsFiles
-) -> None:
-    """curl does, and keeps the TCP connection until it is closed from here."""
-    async with https(authority, files) as (url, client, listening):
-        stream = await secured(listening, trust(authority))
-        async with stream.transport_stream as tcp:
-            await stream.send(HEAD + b"\r\n")
-            answer = b""
-            while not answer.endswith(b"}"):  # all of it, or what is left would come after goodbye
-                answer += await stream.receive()
-            with anyio.fail_after(PATIENCE_SECONDS):
-                await stream.unwrap()
-                assert await end_of(tcp) == b""
-        assert (await client.get(f"{url}/healthz")).status_code == 200
 
 
 async def test_a_stop_answers_what_is_in_flight_and_waits_for_no_idle_connection(

@@ -3,7 +3,7 @@
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from anyio.streams.tls import TLSStream
 from support.cluster import PROGRAM, cluster, trusting
 from support.kubeapi.credentials import Authority
 from support.peer import Peer, serve_http, speaking, swallowing, text_of, until
-from transports import BadPeer, Target, TransportError, Unreachable
 from transports import http as http_module
-from transports.errors import Symptom
+from transports.base import Target
+from transports.errors import BadPeer, Symptom, TransportError, Unreachable
 from transports.http import HttpSettings, HttpTransport
 from transports.session import call_tool
 
@@ -48,6 +48,10 @@ async def echo(transport: HttpTransport, target: Target) -> None:
 
 
 WAYS: Any = pytest.mark.parametrize("ask", [probe, echo])
+
+NARROW_BYTES = 500
+"""Less than a server's first words in TLS."""
+
 Way = Callable[[HttpTransport, Target], Awaitable[None]]
 
 
@@ -213,6 +217,40 @@ async def test_a_handshake_that_is_never_answered_is_told_as_such(tmp_path: Path
             with pytest.raises(Unreachable, match="connect timed out") as other:
                 await probe(transport, at(port))
             assert other.value.symptom == "connect_timeout"
+
+
+async def test_a_handshake_too_large_for_the_path_is_told_from_a_dead_server(
+    tmp_path: Path,
+) -> None:
+    """As where a link has a smaller MTU than pods believe, and nobody tells them."""
+
+    def narrow(port: int) -> Callable[[ByteStream], Awaitable[None]]:
+        async def carry(taken: ByteStream, given: ByteStream) -> None:
+            async for chunk in taken:
+                if len(chunk) <= NARROW_BYTES:
+                    await given.send(chunk)
+            await given.send_eof()
+
+        async def relay(near: ByteStream) -> None:
+            async with await anyio.connect_tcp("127.0.0.1", port) as far:
+                with suppress(anyio.BrokenResourceError):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(carry, near, far)
+                        await carry(far, near)
+                        tasks.cancel_scope.cancel()
+
+        return relay
+
+    authority = Authority(tmp_path)
+    chosen = settings(authority, connect_timeout_seconds=1.0)
+    async with (
+        cluster(tmp_path, FLEET, authority=authority) as running,
+        speaking(narrow(running.agents["a"].port)) as target,
+        HttpTransport(chosen) as transport,
+    ):
+        with pytest.raises(Unreachable, match="a few bytes in the clear are answered") as caught:
+            await probe(transport, target)
+    assert caught.value.symptom == "large_lost"
 
 
 async def test_a_connection_cut_in_the_handshake_is_told_as_such(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from mcp.types.version import LATEST_MODERN_VERSION
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.streams import Pod, one_pod
 from support.peer import PEER, Peer, children, listen, relayed, serve_http, text_of, until
-from transports import BadPeer, Broken, Identity, Target, TimedOut, Transport, Unreachable
-from transports.base import PAD_CHARS
+from transports.base import PAD_CHARS, Identity, Target, Transport
 from transports.command import CommandTransport
+from transports.errors import BadPeer, Broken, TimedOut, Unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport

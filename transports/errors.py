@@ -19,10 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from transports.base import Target
 from transports.text import one_line
+
+if TYPE_CHECKING:
+    from transports.base import Target
 
 Reason = Literal["unreachable", "denied", "not_running", "broken", "timeout", "bad_response"]
 """The closed list of reasons a path can fail for."""
@@ -39,6 +41,7 @@ Symptom = Literal[
     "tls_scheme",
     "reset",
     "silent",
+    "large_lost",
     "unauthorized",
     "forbidden",
     "http_error",
@@ -157,6 +160,13 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
             yield from leaves(inner)
     else:
         yield error
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what led to it, outermost first, each as its leaves."""
+    while error is not None:
+        yield from leaves(error)
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

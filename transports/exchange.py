@@ -15,7 +15,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -36,7 +35,7 @@ from transports.errors import (
     Symptom,
     TransportError,
     Unreachable,
-    leaves,
+    causes,
 )
 from transports.framing import MAX_FRAME_BYTES
 from transports.text import one_line
@@ -257,7 +256,7 @@ def unreachable(
     if isinstance(error, httpx2.ConnectTimeout):
         words = f"{where}: connect timed out after {timeout_seconds:g} s"
         return NotConnected(Unreachable, words, "connect_timeout")
-    for cause in _causes(error):
+    for cause in causes(error):
         match cause:
             case TransportError():
                 return NotConnected(type(cause), cause.message, cause.symptom)
@@ -278,7 +277,7 @@ def unreachable(
 
 def died(error: httpx2.TransportError) -> Refused:
     """What became of a request whose connection existed, or seemed to."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, TransportError):  # the way that the connection took knows more
             kind = Refused if isinstance(cause, Broken) else NotConnected
             return kind(type(cause), cause.message, cause.symptom)
@@ -286,12 +285,6 @@ def died(error: httpx2.TransportError) -> Refused:
     if isinstance(error, httpx2.RemoteProtocolError) and "without" not in str(error):
         return Refused(BadPeer, "what answers does not speak HTTP")
     return Refused(Broken, "the connection closed before the answer was complete")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield from leaves(error)
-        error = error.__cause__ or error.__context__
 
 
 def _media_type(response: httpx2.Response) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-__all__ = ["is_address", "is_loopback", "is_name"]
+__all__ = ["is_address", "is_dns_name", "is_loopback"]
 
 
 def is_address(host: str) -> bool:
@@ -21,7 +21,7 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
-def is_name(host: str) -> bool:
+def is_dns_name(host: str) -> bool:
     """Whether it may be a DNS name."""
     labels = host.split(".")
     fits = all(0 < len(each) < 64 and each.replace("-", "").isalnum() for each in labels)

@@ -30,7 +30,8 @@ from transports.exchange import (
     unreachable,
 )
 from transports.framing import MAX_FRAME_BYTES
-from transports.hosts import is_address, is_loopback, is_name
+from transports.hosts import is_address, is_dns_name
+from transports.pool import Pool
 from transports.registry import read_options
 from transports.tasks import OwnsTasks
 from transports.tls import Trust
@@ -43,16 +44,13 @@ VERSION_PATH = "/version"
 PROBE_BYTES = 4 * PAD_CHARS
 """Room for the padding and an identity document."""
 
-KEEPALIVE_SECONDS = 60.0
-"""How long a connection is kept between calls: less than the 75 s of the agent's server, so
-that it is we who close it, and no call meets a connection that is being closed."""
-
 NEXT_ADDRESS_SECONDS = 0.25
 """How long a probe waits for one address before it asks the next as well: the delay that RFC 8305
 recommends for choosing between IPv6 and IPv4."""
 
-CLOSE_SECONDS = 2.0
-"""How long closing an agent's connections may take; TLS says goodbye."""
+KNOCK_SECONDS = 0.4
+"""How long an agent may take to answer a few bytes in the clear, after it has been silent in the
+handshake: with the connect timeout that is still less than a probe's time."""
 
 CA_SECONDS = 5.0
 """How often the file of authorities is looked at."""
@@ -89,31 +87,10 @@ class HttpSettings:
         for option in ("ca_file", "server_name", "token", "token_file"):
             if getattr(self, option) and self.scheme != "https":
                 raise ValueError(f"{option} needs the scheme https")
-        if self.server_name and not is_name(self.server_name):
+        if self.server_name and not is_dns_name(self.server_name):
             raise ValueError("server_name is not a DNS name")
         if not self.path.startswith("/"):
             raise ValueError("path must start with a slash")
-
-
-class _Pool(httpx2.AsyncHTTPTransport):
-    """The connections to one agent, each opened by `network`, or over TCP without one.
-
-    httpx2 has no option for that; httpcore2, of which it is made, has.
-    """
-
-    def __init__(
-        self,
-        tls: ssl.SSLContext,
-        max_connections: int,
-        network: httpcore2.AsyncNetworkBackend | None,
-    ) -> None:
-        super().__init__(verify=tls, trust_env=False)
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=tls,
-            max_connections=max_connections,
-            keepalive_expiry=KEEPALIVE_SECONDS,
-            network_backend=network,
-        )
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +100,7 @@ class _Agent:
     A pool of its own: one pool over many hosts takes time quadratic in their number.
     """
 
-    pool: _Pool
+    pool: Pool
     tls: ssl.SSLContext
     address: str = ""
     """The one that worked last, which calls go to and probes ask first."""
@@ -134,10 +111,9 @@ class _Agent:
 class HttpTransport(OwnsTasks):
     """Reaches an agent by streamable HTTP at `<scheme>://<address>:<port><path>`.
 
-    A token goes over https alone, to a server that has proven its name. A person's own tunnel, such
-    as `kubectl port-forward`, ends on this machine, hence `plain_token_file`: the token in it is
-    shown over plain http to loopback addresses, and to others `beyond_loopback`. Neither is an
-    option, so that no setting of a gateway opens it.
+    A token goes over https alone, to a server that has proven its name. The one in
+    `plain_token_file` goes over plain http as well: for who knows the way, as a person knows where
+    his own tunnel ends. It is no option, so that no setting of a gateway opens it.
     Of several addresses a probe finds the first that works, within moments. Calls go there; where
     it no longer connects, they try the others in order.
     Proxy variables of the environment are not read: pod addresses are never behind a proxy.
@@ -145,19 +121,12 @@ class HttpTransport(OwnsTasks):
 
     name = "http"
 
-    def __init__(
-        self,
-        settings: HttpSettings | None = None,
-        *,
-        plain_token_file: str = "",
-        beyond_loopback: bool = False,
-    ) -> None:
+    def __init__(self, settings: HttpSettings | None = None, *, plain_token_file: str = "") -> None:
         self.settings = settings or HttpSettings()
         self._agents: dict[str, _Agent] = {}
         self._outdated: list[_Agent] = []
         """Replaced while they were in use: closed when they no longer are."""
         self._trust = Trust(self.settings.ca_file)
-        self._on_loopback_alone = bool(plain_token_file) and not beyond_loopback
         file = self.settings.token_file or plain_token_file
         self._token = BearerToken(self.settings.token, file)
 
@@ -278,10 +247,30 @@ class HttpTransport(OwnsTasks):
     async def _ask(self, agent: _Agent, address: str, port: int, pad_chars: int) -> Identity:
         url = f"{self.settings.scheme}://agent{VERSION_PATH}?pad={pad_chars}"
         request = httpx2.Request("GET", url, extensions={"timeout": self._timeout().as_dict()})
-        async with aclosing(await self._send_to(agent, address, port, request)) as response:
+        try:
+            arrived = await self._send_to(agent, address, port, request)
+        except NotConnected as error:
+            failure = error.failure
+            if failure.symptom == "silent" and await self._answers_a_knock(agent, address, port):
+                words = f"{failure.message}, and a few bytes in the clear are answered"
+                raise NotConnected(Unreachable, words, "large_lost") from error
+            raise
+        async with aclosing(arrived) as response:
             if response.status_code != 200:
                 raise refusal(response, await read_refusal(response))
             return _identity(await read_body(response, PROBE_BYTES), pad_chars)
+
+    async def _answers_a_knock(self, agent: _Agent, address: str, port: int) -> bool:
+        """Whether a server that is silent in the TLS handshake, in which packets are large, answers
+        plain HTTP: most tell in a small packet that they speak HTTPS."""
+        request = httpx2.Request("GET", f"http://agent{VERSION_PATH}")
+        with anyio.move_on_after(KNOCK_SECONDS):
+            try:
+                await (await self._send_to(agent, address, port, request)).aclose()
+            except Refused as error:
+                return error.failure.kind is BadPeer  # an answer, if none in HTTP
+            return True
+        return False
 
     async def _send_to(
         self, agent: _Agent, address: str, port: int, request: httpx2.Request
@@ -313,9 +302,6 @@ class HttpTransport(OwnsTasks):
         return httpx2.Timeout(None, connect=self.settings.connect_timeout_seconds)
 
     async def _read_token(self, target: Target) -> str:
-        if self._on_loopback_alone and not all(map(is_loopback, target.addresses)):
-            message = "a token goes over https, or to this machine: not over http to another"
-            raise Denied(message, target=target, transport=self.name, symptom="credentials")
         try:
             return await self._token.read()
         except (OSError, ValueError) as error:
@@ -333,7 +319,7 @@ class HttpTransport(OwnsTasks):
             if agent is not None:
                 self._outdated.append(agent)
             tls, address = self._trust.context, agent.address if agent else ""
-            pool = _Pool(tls, self.settings.max_connections, self._network(target))
+            pool = Pool(tls, self.settings.max_connections, self._network(target))
             agent = self._agents[target.key] = _Agent(pool, tls, address)
         agent.users += 1
         try:
@@ -371,16 +357,11 @@ class HttpTransport(OwnsTasks):
                 unused = agent.used_at <= unused_since or agent.tls is not self._trust.context
                 if at_all or (unused and not agent.users):
                     del self._agents[key]
-                    tasks.start_soon(_close_pool, agent.pool)
+                    tasks.start_soon(agent.pool.close)
             for agent in tuple(self._outdated):
                 if at_all or not agent.users:
                     self._outdated.remove(agent)
-                    tasks.start_soon(_close_pool, agent.pool)
-
-
-async def _close_pool(pool: _Pool) -> None:
-    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-        await pool.aclose()
+                    tasks.start_soon(agent.pool.close)
 
 
 def _to(

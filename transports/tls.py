@@ -49,27 +49,25 @@ class Trust:
         """
         await anyio.to_thread.run_sync(self._read)
 
-    async def renew(self) -> bool:
-        """Read them again if the file has changed; whether there is a new context. One that cannot
-        be read is told of once, and what was trusted stays."""
-        if not self._file:
-            return False
-        return await anyio.to_thread.run_sync(self._renew)
+    async def renew(self) -> None:
+        """Read them again if the file has changed. One that cannot be read is told of once, and
+        what was trusted stays."""
+        if self._file:
+            await anyio.to_thread.run_sync(self._renew)
 
-    def _renew(self) -> bool:
+    def _renew(self) -> None:
         try:
             if version(os.stat(self._file)) == self._read_at:
                 self._told = ""
-                return False
+                return
             self._read()
         except (OSError, ValueError) as error:
             if self._told != str(error):
                 self._told = str(error)
                 logger.error("the authorities trusted before stay: %s", error)
-            return False
+            return
         self._told = ""
         logger.info("trusting the new authorities of %s", self._file)
-        return True
 
     def _read(self) -> None:
         try:

@@ -14,4 +14,7 @@ JOURNAL: Final = (
     "(chart: agent.privileges=kernelLog)"
 )
 PROCESSES: Final = "hostPID: true (chart: agent.privileges=processes)"
-ADMIN: Final = "CAP_SYS_ADMIN and NVIDIA_MIG_MONITOR_DEVICES=all (chart: agent.privileges=admin)"
+ADMIN: Final = (
+    "CAP_SYS_ADMIN and MIG's monitor below /dev/nvidia-caps (chart: agent.privileges=admin, with "
+    "gpu.access=cdi unless the container toolkit is in legacy mode)"
+)

@@ -117,7 +117,7 @@ class Syslog:
 
     def open(self) -> None:
         """Raises: OSError: this process may not ask."""
-        self._read(_LATEST_BYTES)
+        self._read(0)  # the kernel checks as for any other, and walks through no messages
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -22,7 +22,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_gpu.serving.access.gate import Gate
@@ -81,7 +81,9 @@ async def serve_http(
         drain_seconds: how long calls in flight may still take.
     """
     async with gate, _session_managers(server, endpoint.body_bytes) as (events, plain):
-        app = _App(endpoint, gate, {**pages.paths, **gate.pages}, events, plain)
+        app = _parting(
+            _App(endpoint, gate, {**pages.paths, **gate.pages}, events, plain), pages.stop
+        )
         handshakes = Handshakes()
         config = uvicorn.Config(
             app,
@@ -140,6 +142,22 @@ class _HttpServer(uvicorn.Server):
         self._stop.end_subscriptions()
         self._handshakes.end_all()
         await super().shutdown(sockets)
+
+
+def _parting(app: ASGIApp, stop: Stop) -> ASGIApp:
+    """Once the end is certain each answer is its connection's last, and says so: a client's next
+    request then goes over a new one, to whoever serves on, and meets no end of this server."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start" and stop.announced.is_set():
+                headers = [*message.get("headers", ()), (b"connection", b"close")]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await app(scope, receive, say)
+
+    return serve
 
 
 def _over_tls(certificate: Certificate, handshakes: Handshakes) -> Any:

@@ -8,7 +8,6 @@ The SDK's own check can allow neither all pod IPs nor a domain.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from transports.hosts import is_address, is_loopback
 
 __all__ = ["RebindingGuard", "refusal"]
 
@@ -68,9 +69,8 @@ class RebindingGuard:
         host = _hostname(header)
         if not host:
             return False
-        return (
-            host == "localhost" or _is_address(host) or any(_matches(host, a) for a in self._hosts)
-        )
+        local = host == "localhost" or is_address(host)
+        return local or any(_matches(host, allowed) for allowed in self._hosts)
 
     def _admits(self, header: str) -> bool:
         origin = header.lower()
@@ -79,8 +79,7 @@ class RebindingGuard:
         scheme, _, rest = origin.partition("://")
         if scheme not in ("http", "https"):
             return False
-        host = _hostname(rest)
-        return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+        return is_loopback(_hostname(rest))
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
@@ -103,16 +102,8 @@ def _hostname(header: str) -> str:
         return ""
     address, name = found.groups()
     if address is not None:
-        return address if ":" in address and _is_address(address) else ""
+        return address if ":" in address and is_address(address) else ""
     return name.removesuffix(".")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _matches(host: str, allowed: str) -> bool:

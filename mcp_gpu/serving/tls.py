@@ -168,13 +168,13 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         return not self._tcp.is_closing()
 
     def _read(self) -> None:
-        """Hand over what has arrived until OpenSSL wants more, which it raises, or the client has
-        said goodbye, after which OpenSSL reads nothing, again and again."""
+        """Hand over what has arrived until OpenSSL wants more, which it raises."""
         assert self._above is not None
         while not self._tcp.is_closing():
-            if data := self._tls.read(CHUNK_BYTES):
+            data = self._tls.read(CHUNK_BYTES)
+            if data:
                 self._above.data_received(data)
-            else:
+            else:  # the client's goodbye, from now on the answer to every read
                 self.close()
 
     def _flush(self) -> None:

@@ -74,7 +74,7 @@ def child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env={k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")},
+        env=_environment(),
         start_new_session=True,  # Ctrl-C is for this process, which ends them in order
     )
     watchdog = threading.Timer(life_seconds, process.kill)
@@ -90,6 +90,17 @@ def child(
                 process.wait(END_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, without our settings, and with byte code kept.
+
+    What is installed has its byte code, as pip writes it. A checkout's is written at the first
+    start, unless this variable forbids it: then each start compiles all modules anew.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MCP_GPU_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept
 
 
 def listening_port(process: Child) -> int:

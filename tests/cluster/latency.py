@@ -19,8 +19,10 @@ import anyio
 from bench.figures import Section, Variant, interleaved, medians
 from cluster import faults
 from cluster.cluster import at_hand
+from cluster.images import busybox_image
 from cluster.plan import Plan
-from cluster.pods import Pod
+from cluster.pods import Pod, pods
+from cluster.probes import SELECTOR, probes
 from cluster.release import CALL, CALL_SECONDS, Release, image, installed, ways
 from mcp_gpu.gateway import make_transports, open_fleet
 from mcp_gpu.settings import FleetSettings
@@ -55,11 +57,20 @@ begins by so much later."""
 VALUES = ("gateway.nodeSelector.kubernetes\\.io/hostname=n1", "auth.mode=none")
 
 
-async def measure(kubeconfig: str, kubectl: Sequence[str], agents: Sequence[Target]) -> bool:
-    """Print the figures. The first agent is on this node. True if all limits were kept."""
+BESIDE = "latency-probes"
+"""Namespace of pods with a program that does nothing, which agents' image has not."""
+
+
+async def measure(
+    kubeconfig: str, kubectl: Sequence[str], agents: Sequence[Target], beside: Sequence[str]
+) -> bool:
+    """Print the figures. The first agent is on this node; `beside` names a pod on the node of each.
+    True if all limits were kept."""
     sections = []
-    for place, target in zip(("same node", "other node"), agents, strict=True):
-        sections.append(await _paths(place, target, kubeconfig, kubectl))
+    places = zip(("same node", "other node"), agents, beside, strict=True)
+    for place, target, neighbour in places:
+        true = [*kubectl, "-n", BESIDE, "exec", neighbour, "--", "true"]
+        sections.append(await _paths(place, target, kubeconfig, true))
         print(f"\n{sections[-1]}", flush=True)
     healthy = Section(f"the whole cluster, by a router of its own each of {ROUTERS} times")
     for transports in (*((path,) for path in PATHS), PATHS):
@@ -75,11 +86,10 @@ async def measure_broken(kubeconfig: str, agent: Target) -> None:
     print(f"\n{section}", flush=True)
 
 
-async def _paths(place: str, target: Target, kubeconfig: str, kubectl: Sequence[str]) -> Section:
+async def _paths(place: str, target: Target, kubeconfig: str, true: Sequence[str]) -> Section:
     section = Section(f"{place}, median of {ROUNDS} each")
     url = f"http://{target.addresses[0]}:{target.port}/healthz"
     curl = ["curl", "-s", "--noproxy", "*", "-m", "10", "-o", "/dev/null", url]
-    true = [*kubectl, "-n", target.namespace, "exec", target.pod, "--", "true"]
 
     variants: dict[str, Variant] = {"kubectl": partial(_run, true), "curl": partial(_run, curl)}
     async with AsyncExitStack() as stack:
@@ -156,7 +166,11 @@ def _inside(release: Release) -> int:
     near = next(agent for agent in agents if agent.node.name == gateway.node.name)
     far = next(agent for agent in agents if agent.node.name == "n2")
     kubectl = release.cluster.command("kubectl")
-    told = [str(release.cluster.kubeconfig), kubectl, [_told(agent) for agent in (near, far)]]
+    found = pods(release.cluster, BESIDE, SELECTOR, len(release.cluster.nodes))
+    names = {pod.node.name: pod.name for pod in found}
+    beside = [names[agent.node.name] for agent in (near, far)]
+    agents_told = [_told(agent) for agent in (near, far)]
+    told = [str(release.cluster.kubeconfig), kubectl, agents_told, beside]
 
     def run(scenario: str) -> int:
         command = [*gateway.wires, sys.executable, "-m", "cluster.latency"]
@@ -233,10 +247,10 @@ def main(arguments: Sequence[str]) -> int:
     """Without arguments bring up what is needed; with two be the measuring process."""
     if arguments:
         scenario, told = arguments
-        kubeconfig, kubectl, agents = json.loads(told)
+        kubeconfig, kubectl, agents, beside = json.loads(told)
         targets = [Target(**{**a, "addresses": tuple(a["addresses"])}) for a in agents]
         if scenario == "healthy":
-            return 0 if anyio.run(measure, kubeconfig, kubectl, targets) else 1
+            return 0 if anyio.run(measure, kubeconfig, kubectl, targets, beside) else 1
         anyio.run(measure_broken, kubeconfig, targets[0])
         return 0
     with ExitStack() as stack:
@@ -244,7 +258,8 @@ def main(arguments: Sequence[str]) -> int:
         release = stack.enter_context(
             installed(cluster, image(cluster), "latency", "latency", *VALUES)
         )
-        status = _inside(release)
+        with probes(cluster, BESIDE, busybox_image().name):
+            status = _inside(release)
         return status if _chosen(release) else 1
 
 

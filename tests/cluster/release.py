@@ -86,22 +86,29 @@ class Release:
         """The certificate of who signed the gateway's own; None where it serves plain HTTP."""
 
     def set(self, *values: str) -> str:
+        """`upgrade`, and wait until it has been rolled out; helm's words."""
+        said = self.upgrade(*values)
+        self.ready()
+        return said
+
+    def upgrade(self, *values: str) -> str:
         """Install or upgrade with these values beside simulated GPUs; helm's words."""
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(self._namespace()))
         return self._helm("upgrade", "--install", values=[SURGE, ALONE, *values])
 
     def install(self) -> str:
-        """As a stranger does, with the chart's defaults beside simulated GPUs; helm's words."""
-        return self._helm("install", "--create-namespace")
+        """As a stranger does, with the chart's defaults beside simulated GPUs, and wait until it
+        is rolled out; helm's words."""
+        said = self._helm("install", "--create-namespace")
+        self.ready()
+        return said
 
     def _helm(self, *words: str, values: Sequence[str] = ()) -> str:
         repository, _, tag = self.image.name.rpartition(":")
         named = [f"image.repository={repository}", f"image.tag={tag}", "simulate.enabled=true"]
         flags = [f"--set={value}" for value in (*named, *values)]
         place = ["--namespace", self.namespace]
-        said = self.cluster.helm(*words, self.name, str(CHART), *flags, *place)
-        self.ready()
-        return said
+        return self.cluster.helm(*words, self.name, str(CHART), *flags, *place)
 
     def tested(self) -> str:
         """What `helm test` prints, with the logs of its pods; these are gone after it.
@@ -128,10 +135,7 @@ class Release:
     def ready(self) -> None:
         """Wait until what is installed is rolled out."""
         for kind in ("daemonset", "deployment"):
-            query = ["get", kind, "-l", f"app.kubernetes.io/instance={self.name}", "-o", "name"]
-            for found in self.kubectl(*query).split():
-                rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
-                self.kubectl(*rollout, timeout=READY_SECONDS + 10)
+            self.rolled_out(kind)
         service = f"{self.fullname}-gateway"
         spec = json.loads(self.kubectl("get", "service", service, "-o", "json"))["spec"]
         self.address = spec["clusterIP"]
@@ -141,6 +145,13 @@ class Release:
             self.authority.write_text(self.secret(self._certificate(), "ca.crt"))
         wait("the last of the old pods gone", self._is_settled, READY_SECONDS)
         wait("the gateway's Service", self._is_served, READY_SECONDS)
+
+    def rolled_out(self, kind: str) -> None:
+        """Wait until what is installed of that kind is rolled out."""
+        query = ["get", kind, "-l", f"app.kubernetes.io/instance={self.name}", "-o", "name"]
+        for found in self.kubectl(*query).split():
+            rollout = ["rollout", "status", found, f"--timeout={READY_SECONDS}s"]
+            self.kubectl(*rollout, timeout=READY_SECONDS + 10)
 
     def restart_gateway(self) -> None:
         """A new process, with no knowledge and no connection."""

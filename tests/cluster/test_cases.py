@@ -16,7 +16,8 @@ from cluster.cluster import Access, Cluster
 from cluster.release import Release, image, installed
 from support import execcases, forwardcases
 from support.kubeapi import cases
-from transports import Denied, Target, TransportError
+from transports.base import Target
+from transports.errors import Denied, TransportError
 
 NAMESPACE = "shared-cases"
 
@@ -50,13 +51,18 @@ def site(release: Release, stranger: str) -> execcases.ExecSite:
 def forward_site(
     release: Release, stranger: str, tmp_path_factory: pytest.TempPathFactory
 ) -> forwardcases.ForwardSite:
-    token_file = tmp_path_factory.mktemp("token") / "token"
-    token_file.write_text(release.token("agent-token"))
+    folder = tmp_path_factory.mktemp("agents")
+    token_file, ca_file = folder / "token", folder / "ca.crt"
+    agent = f"{release.fullname}-agent"
+    gateway = f"{release.fullname}-gateway"
+    token_file.write_text(release.account_token(gateway, f"{agent}.{NAMESPACE}"))
+    ca_file.write_text(release.secret(f"{agent}-tls", "ca.crt"))
     return forwardcases.ForwardSite(
         kubeconfig=str(release.cluster.kubeconfig),
         stranger=stranger,
         token_file=str(token_file),
         target=Target(namespace=NAMESPACE, pod=release.agents()[2].name),
+        trust={"ca_file": str(ca_file), "server_name": f"{agent}.{NAMESPACE}.svc"},
     )
 
 

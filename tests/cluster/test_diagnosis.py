@@ -105,6 +105,14 @@ def test_a_cause_is_named(release: Release, code: str) -> None:
 
 
 @pytest.mark.usefixtures("before")
+def test_an_mtu_is_named_where_not_even_the_handshake_comes_through(release: Release) -> None:
+    """As with long chains of certificates, or keys that are safe from quantum computers."""
+    with faults.black_hole(release.cluster, "n3", 700, overlay=True):
+        (cause,) = diagnosis(release)["causes"]
+        assert (cause["code"], cause["nodes"]) == ("mtu", ["n3"])
+
+
+@pytest.mark.usefixtures("before")
 def test_vxlan_everywhere_mends_what_the_diagnosis_names(release: Release) -> None:
     with faults.source_destination_check(release.cluster):
         (cause,) = diagnosis(release)["causes"]

@@ -62,18 +62,23 @@ def test_a_caller_without_the_token_is_refused(release: Release) -> None:
         assert status == "401"
         assert "bearer token" in body
     agent = release.agents()[0]
-    url = f"http://{agent.address}:8080/mcp"
+    url = f"https://{agent.address}:8080/mcp"
     token = release.token()
     shown = ["-H", f"Authorization: Bearer {token}", "-H", "Content-Type: application/json"]
-    curl = ["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", *shown]
+    curl = ["curl", "-sk", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", *shown]
     # A client's token does not open agents.
     assert agent.run(*curl, "-d", json.dumps(CALL), url) == "401"
 
 
-def test_the_generated_tokens_outlive_upgrades(release: Release) -> None:
-    before = release.token(), release.token("agent-token")
+def test_what_the_chart_generates_outlives_upgrades(release: Release) -> None:
+    def made() -> tuple[str, ...]:
+        certificate = f"{release.fullname}-agent-tls"
+        secrets = (release.secret(certificate, key) for key in ("tls.crt", "ca.crt"))
+        return (release.token(), *secrets)
+
+    before = made()
     release.set(N1, "log.level=debug")
-    assert (release.token(), release.token("agent-token")) == before
+    assert made() == before
     release.set(N1)
 
 

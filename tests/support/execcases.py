@@ -5,6 +5,7 @@ Each case takes an `ExecSite` and is a test body; `CASES` are all of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,9 @@ import pytest
 from mcp import Client
 
 from support.wire import ERAS, byte_transport
-from transports import Denied, Gone, Target, TransportError, Unreachable, channels
+from transports import channels
+from transports.base import Target
+from transports.errors import Denied, Gone, TransportError, Unreachable
 from transports.exec import ExecSettings, ExecTransport
 from transports.kubernetes import KubernetesApi
 from transports.session import call_tool
@@ -148,15 +151,20 @@ async def a_relay_that_is_killed_is_replaced(site: ExecSite) -> None:
 
 
 async def exit_statuses_and_last_words_are_told(site: ExecSite) -> None:
+    unable = re.escape(f"cannot run {site.python!r} in container 'agent': exit status 127")
     expected: list[tuple[str, type[TransportError], str]] = [
-        ("exit 0", Unreachable, "exit status 0 before it answered"),
-        ("echo last words >&2; exit 7", Unreachable, "exit status 7 before it answered: last wo"),
-        ("exit 3", Gone, "exit status 3"),
-        ("kill -9 $$", Unreachable, "exit status 137"),
-        ("no-such-program", Unreachable, "cannot run 'sh' in container 'agent': exit status 127"),
+        ("", Unreachable, "exit status 0 before it answered"),
+        (
+            "import sys; sys.stderr.write('last words'); sys.exit(7)",
+            Unreachable,
+            "exit status 7 before it answered: last wo",
+        ),
+        ("raise SystemExit(3)", Gone, "exit status 3"),
+        ("import os; os.kill(os.getpid(), 9)", Unreachable, "exit status 137"),
+        ("raise SystemExit(127)", Unreachable, unable),  # as a shell says of what it cannot find
     ]
     for script, kind, words in expected:
-        await _fails(site, site.transport("sh", "-c", script), kind, words)
+        await _fails(site, site.transport(site.python, "-c", script), kind, words)
 
 
 async def a_command_that_the_image_lacks_is_named(site: ExecSite) -> None:
@@ -179,8 +187,10 @@ async def a_caller_without_the_role_is_denied(site: ExecSite) -> None:
 
 async def the_end_of_input_reaches_a_program(site: ExecSite) -> None:
     data = "größe ".encode() * 400_000
-    assert await site.run("cat", stdin=data) == (0, data)
-    assert await site.run("sh", "-c", "cat >/dev/null; exit 5", stdin=b"x") == (5, b"")
+    cat = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
+    assert await site.run(site.python, "-c", cat, stdin=data) == (0, data)
+    read = "import sys; sys.stdin.read(); sys.exit(5)"
+    assert await site.run(site.python, "-c", read, stdin=b"x") == (5, b"")
 
 
 async def a_persons_session_may_be_of_either_era(site: ExecSite) -> None:

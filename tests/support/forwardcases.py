@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from transports import Denied, Gone, Target, TransportError, Unreachable
+from transports.base import Target
+from transports.errors import Denied, Gone, TransportError, Unreachable
 from transports.portforward import PortForwardSettings, PortForwardTransport
 from transports.session import call_tool
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -16,7 +16,11 @@ __all__ = ["api_server"]
 NAMESPACE = "gpu-diagnostics"
 
 RESOURCES = {
-    "v1": {"Secret": ("secrets", True), "Namespace": ("namespaces", False)},
+    "v1": {
+        "Secret": ("secrets", True),
+        "Namespace": ("namespaces", False),
+        "Node": ("nodes", False),
+    },
     "node.k8s.io/v1": {"RuntimeClass": ("runtimeclasses", False)},
 }
 """What is served: of each API version the kinds that a template may look up, each with its plural
@@ -24,16 +28,25 @@ and whether it lies in a namespace."""
 
 
 @contextmanager
-def api_server(objects: Iterable[Mapping[str, Any]] = ()) -> Iterator[helm_python.Config]:
-    """An API server with these objects."""
-    documents = _documents(objects)
+def api_server(
+    objects: Iterable[Mapping[str, Any]] = (), *, namespaced: bool = False
+) -> Iterator[helm_python.Config]:
+    """An API server with these objects; `namespaced`: to whoever installs it shows what lies in the
+    namespace alone."""
+    documents = _documents(list(objects))
+    roots = {"/version", "/api", "/apis", *map(_root, RESOURCES)}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            document = documents.get(self.path.partition("?")[0])
-            missing = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound", "code": 404}
-            body = json.dumps(document or missing).encode()
-            self.send_response(200 if document else 404)
+            path = self.path.partition("?")[0]
+            document = documents.get(path)
+            status, reason = (200, "") if document else (404, "NotFound")
+            if namespaced and path not in roots and f"/namespaces/{NAMESPACE}/" not in path:
+                status, reason = 403, "Forbidden"
+            if reason:
+                document = {"kind": "Status", "apiVersion": "v1", "reason": reason, "code": status}
+            body = json.dumps(document).encode()
+            self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -59,7 +72,7 @@ def api_server(objects: Iterable[Mapping[str, Any]] = ()) -> Iterator[helm_pytho
             thread.join()
 
 
-def _documents(objects: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _documents(objects: Collection[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     groups = [version.partition("/") for version in RESOURCES if "/" in version]
     documents: dict[str, dict[str, Any]] = {
         "/version": {"major": "1", "minor": "33", "gitVersion": "v1.33.0"},
@@ -77,11 +90,16 @@ def _documents(objects: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]
         },
     }
     for version, kinds in RESOURCES.items():
+        for kind, (plural, namespaced) in kinds.items():
+            if not namespaced:
+                items = [e for e in objects if (e["apiVersion"], e["kind"]) == (version, kind)]
+                listed = {"apiVersion": version, "kind": f"{kind}List", "items": items}
+                documents[f"{_root(version)}/{plural}"] = listed
         documents[_root(version)] = {
             "kind": "APIResourceList",
             "groupVersion": version,
             "resources": [
-                {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get"]}
+                {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get", "list"]}
                 for kind, (plural, namespaced) in kinds.items()
             ],
         }

@@ -11,15 +11,33 @@ may look at on its node. */}}
 {{- if has (include "mcp-gpu.gpuAccess" .) (list "runtimeClass" "cdi" "volumeMounts") -}}true{{- end -}}
 {{- end }}
 
-{{/* The RuntimeClass of agents' pods, empty for the nodes' default runtime. */}}
-{{- define "mcp-gpu.runtimeClassName" -}}
+{{/* The runtime of agents' pods, as a JSON object: class, the RuntimeClass, empty for the nodes'
+default runtime; nodes, empty where values say which nodes agents run on, or the runtime is that of
+all, else "labelled" for the nodes with GPUs alone and "none" where no node is known to have any. A
+pod whose RuntimeClass its node's runtime does not know never starts, and nothing keeps it off. */}}
+{{- define "mcp-gpu.runtime" -}}
+{{- $class := "" -}}
+{{- $nodes := "" -}}
 {{- if include "mcp-gpu.asksToolkit" . -}}
-{{- if ne .Values.gpu.runtimeClassName "auto" -}}
-{{- .Values.gpu.runtimeClassName -}}
-{{- else if .Capabilities.APIVersions.Has "node.k8s.io/v1" -}}
-{{- if lookup "node.k8s.io/v1" "RuntimeClass" "" "nvidia" -}}nvidia{{- end -}}
+{{- $class = .Values.gpu.runtimeClassName -}}
+{{- if eq $class "auto" -}}
+{{- $class = "" -}}
+{{- if lookup "node.k8s.io/v1" "RuntimeClass" "" "nvidia" -}}
+{{- if or .Values.agent.affinity (omit (.Values.agent.nodeSelector | default dict) "kubernetes.io/os") -}}
+{{- $class = "nvidia" -}}
+{{- else -}}
+{{- $nodes = "none" -}}
+{{- range (lookup "v1" "Node" "" "").items -}}
+{{- if eq (dig "metadata" "labels" "nvidia.com/gpu.present" "" .) "true" -}}
+{{- $class = "nvidia" -}}
+{{- $nodes = "labelled" -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- dict "class" $class "nodes" $nodes | toJson -}}
 {{- end }}
 
 {{/* agent.privileges as a number, 0 for unprivileged, and as much as xidAnalysis wants. */}}
@@ -98,7 +116,8 @@ securityContext:
 - name: NVIDIA_DRIVER_CAPABILITIES
   value: utility
 {{- if ge (include "mcp-gpu.agentLevel" . | int) 4 }}
-# Refused by the toolkit without CAP_SYS_ADMIN.
+# Read by the toolkit in its legacy mode alone, and refused there without CAP_SYS_ADMIN. In CDI mode
+# /dev/nvidia-caps comes with the devices for management (gpu.access=cdi).
 - name: NVIDIA_MIG_MONITOR_DEVICES
   value: all
 {{- end }}

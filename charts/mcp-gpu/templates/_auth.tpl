@@ -15,9 +15,9 @@
 {{- if and .Values.gateway.enabled (eq .Values.auth.mode "token") .Values.auth.oauth.issuer -}}true{{- end -}}
 {{- end }}
 
-{{/* Non-empty where RBAC decides which tools a caller may call. */}}
+{{/* Non-empty where RBAC decides which tools a caller may call: of those whose token names them. */}}
 {{- define "mcp-gpu.accessReview" -}}
-{{- if and (include "mcp-gpu.kubernetesTokens" .) .Values.auth.kubernetes.accessReview -}}true{{- end -}}
+{{- if and (or (include "mcp-gpu.kubernetesTokens" .) (include "mcp-gpu.oauth" .)) .Values.auth.accessReview -}}true{{- end -}}
 {{- end }}
 
 {{/* Non-empty where agents have a port, and want a token there. */}}
@@ -55,6 +55,9 @@
   value: "true"
 {{- else if not (or $auth.kubernetes.enabled $auth.static.enabled $auth.oauth.issuer) -}}
 {{- fail "auth.mode=token, and no kind of token is believed: set auth.kubernetes.enabled, auth.static.enabled or auth.oauth.issuer; auth.mode=none lets everyone in" -}}
+{{- end -}}
+{{- if and (or $auth.oauth.resource $auth.oauth.scopes) (not $auth.oauth.issuer) -}}
+{{- fail "auth.oauth.resource and auth.oauth.scopes are of no use without auth.oauth.issuer: set that to the authorization server's URL" -}}
 {{- end -}}
 {{- if include "mcp-gpu.staticTokens" . }}
 - name: MCP_GPU_TOKEN_FILE
@@ -114,7 +117,7 @@
 {{- define "mcp-gpu.staticVolume" -}}
 - name: auth
   secret:
-    secretName: {{ include "mcp-gpu.secretName" . }}
+    secretName: {{ include "mcp-gpu.secretName" . | quote }}
     defaultMode: 0440
     items:
       - {key: client-token, path: client-token}

@@ -36,8 +36,12 @@ that Helm and it never claim the same one. Takes (list . COMPONENT). */}}
 {{- dict "dns" (list $name $qualified (printf "*.%s" $qualified)) "ip" list | toJson -}}
 {{- else -}}
 {{- /* localhost and its addresses: the near end of a port-forward. */ -}}
-{{- $dns := append (include "mcp-gpu.gatewayHosts" $root | splitList ",") "localhost" -}}
-{{- dict "dns" (without $dns "*" | uniq) "ip" (list "127.0.0.1" "::1") | toJson -}}
+{{- $dns := list -}}
+{{- $ip := list "127.0.0.1" "::1" -}}
+{{- range append (include "mcp-gpu.gatewayHosts" $root | splitList ",") "localhost" -}}
+{{- if regexMatch "^([0-9]{1,3}\\.){3}[0-9]{1,3}$|:" . }}{{ $ip = append $ip . }}{{ else }}{{ $dns = append $dns . }}{{ end -}}
+{{- end -}}
+{{- dict "dns" (without $dns "*" | uniq) "ip" (uniq $ip) | toJson -}}
 {{- end -}}
 {{- end }}
 
@@ -58,7 +62,7 @@ that Helm and it never claim the same one. Takes (list . COMPONENT). */}}
 {{- define "mcp-gpu.tlsVolume" -}}
 - name: tls
   secret:
-    secretName: {{ include "mcp-gpu.tlsSecret" . }}
+    secretName: {{ include "mcp-gpu.tlsSecret" . | quote }}
     defaultMode: 0440
     items:
       - {key: tls.crt, path: tls.crt}
@@ -78,7 +82,7 @@ apiVersion: v1
 kind: Secret
 metadata:
   name: {{ index . 2 }}
-  namespace: {{ $root.Release.Namespace }}
+  namespace: {{ $root.Release.Namespace | quote }}
   labels:
     {{- include "mcp-gpu.labels" (list $root (index . 1)) | nindent 4 }}
   annotations:

@@ -36,7 +36,7 @@ gateway is, so that it meets what the gateway meets. */}}
 - name: MCP_GPU_AGENT_ADDRESS
   value: {{ .Values.gateway.agentAddress }}
 - name: MCP_GPU_CLUSTER_DOMAIN
-  value: {{ .Values.clusterDomain }}
+  value: {{ .Values.clusterDomain | quote }}
 {{- end }}
 {{- if include "mcp-gpu.showsToken" . }}
 - name: MCP_GPU_AGENT_SCHEME
@@ -74,7 +74,7 @@ gateway is, so that it meets what the gateway meets. */}}
           expirationSeconds: 3600
           path: token
       - secret:
-          name: {{ include "mcp-gpu.tlsSecret" (list . "agent") }}
+          name: {{ include "mcp-gpu.tlsSecret" (list . "agent") | quote }}
           items:
             - {key: ca.crt, path: ca.crt}
 {{- end -}}

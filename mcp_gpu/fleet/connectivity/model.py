@@ -10,9 +10,9 @@ from transports.errors import Symptom
 
 __all__ = ["NodeSurvey", "Outcome", "PathResult", "Place", "Survey"]
 
-Outcome = Literal["ok", "large_lost", "wrong_identity", "not_tried"] | Symptom
-"""`large_lost`: small answers arrive and padded ones do not. `wrong_identity`: somebody else
-answers. Otherwise how the failure looks."""
+Outcome = Literal["ok", "wrong_identity", "not_tried"] | Symptom
+"""`wrong_identity`: somebody else answers. Otherwise how the failure looks, `large_lost` being that
+small answers arrive and padded ones do not."""
 
 
 @dataclass(frozen=True, slots=True)

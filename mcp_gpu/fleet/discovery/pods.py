@@ -43,7 +43,7 @@ def read_pod(document: Mapping[str, Any]) -> Pod:
         created=metadata.get("creationTimestamp", ""),
         running=running,
         ready=ready and not terminating,
-        trouble="is being deleted" if terminating else "" if ready else _trouble(status),
+        trouble="is being deleted" if terminating else "" if ready else _trouble(metadata, status),
     )
 
 
@@ -52,7 +52,7 @@ def _name(node: str) -> str:
     return node if is_name(node) else ""
 
 
-def _trouble(status: Mapping[str, Any]) -> str:
+def _trouble(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> str:
     """Why the pod is not ready."""
     phase = status.get("phase", "Unknown")
     if phase in ("Failed", "Succeeded"):
@@ -66,6 +66,9 @@ def _trouble(status: Mapping[str, Any]) -> str:
     for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting is not None:
+            fresh = not container.get("restartCount")
+            if fresh and waiting.get("reason") == "ContainerCreating":
+                return _creating(metadata, status)
             return _waiting(container, waiting)
     agent = _agent(status)
     ending = _ending(_agent_state(status))
@@ -78,13 +81,24 @@ def _trouble(status: Mapping[str, Any]) -> str:
     return f"has not started ({phase})"
 
 
+def _creating(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    """What keeps a container from being made is only in events. With the time, since a pod that
+    is stuck does not change, and would not be read again after a minute."""
+    since = f" since {status['startTime']}" if status.get("startTime") else ""
+    return (
+        f"is starting (ContainerCreating{since}); after more than a minute its node may not know "
+        "its RuntimeClass, or a Secret or volume is missing: "
+        f"kubectl -n {metadata['namespace']} describe pod {metadata['name']}"
+    )
+
+
 def _waiting(container: Mapping[str, Any], waiting: Mapping[str, Any]) -> str:
     reason = waiting.get("reason") or "waiting"
     if container.get("restartCount"):
         return _said(
             f"does not stay up ({reason}, {_restarts(container)})", _last_ending(container)
         )
-    if reason in ("ContainerCreating", "PodInitializing"):
+    if reason == "PodInitializing":
         return f"is starting ({reason})"
     return _said(f"cannot start ({reason})", waiting.get("message"))
 

@@ -21,6 +21,9 @@ KEPT = 4096
 IN_FLIGHT = 16
 """Most questions under way. Others wait: unknown tokens must not become a flood at the server."""
 
+KNOWN_IN_FLIGHT = 4
+"""As many more for those whose last answer was good, who would otherwise wait behind strangers."""
+
 SECONDS = 5.0
 """Longest wait for an answer, one's turn included."""
 
@@ -40,7 +43,8 @@ class Answers(Generic[T]):
     """What was answered, by key. The same question is never under way twice.
 
     Good answers (those that are true) and others are kept apart, so that no number of bad tokens
-    drives out what is known of good ones.
+    drives out what is known of good ones. One that is over stays, as the mark of who has a place of
+    his own when he is asked about again.
     """
 
     def __init__(self) -> None:
@@ -48,6 +52,7 @@ class Answers(Generic[T]):
         self._bad: OrderedDict[bytes, _Kept[T]] = OrderedDict()
         self._turns: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
         self._slots = anyio.Semaphore(IN_FLIGHT)
+        self._known_slots = anyio.Semaphore(KNOWN_IN_FLIGHT)
 
     async def get(self, key: bytes, ask: Callable[[], Awaitable[tuple[T, float]]]) -> T:
         """The answer, asked for where none is kept.
@@ -73,15 +78,26 @@ class Answers(Generic[T]):
         return kept.answer
 
     async def _ask(self, key: bytes, ask: Callable[[], Awaitable[tuple[T, float]]]) -> _Kept[T]:
-        answer: T | Unverifiable
         try:
-            async with self._slots:
+            async with self._known_slots if key in self._good else self._slots:
                 answer, seconds = await ask()
         except Unverifiable as error:
-            answer, seconds = Unverifiable(str(error)), FAILED_SECONDS
-        kept = _Kept(answer, monotonic() + seconds)
-        shelf = self._good if answer and not isinstance(answer, Unverifiable) else self._bad
-        shelf[key] = kept
+            # What was known of it stays the mark.
+            return self._keep(self._bad, key, Unverifiable(str(error)), FAILED_SECONDS)
+        if answer:
+            return self._keep(self._good, key, answer, seconds)
+        self._good.pop(key, None)
+        return self._keep(self._bad, key, answer, seconds)
+
+    def _keep(
+        self,
+        shelf: OrderedDict[bytes, _Kept[T]],
+        key: bytes,
+        answer: T | Unverifiable,
+        seconds: float,
+    ) -> _Kept[T]:
+        kept = shelf[key] = _Kept(answer, monotonic() + seconds)
+        shelf.move_to_end(key)
         if len(shelf) > KEPT:
             shelf.popitem(last=False)
         return kept
@@ -92,5 +108,4 @@ class Answers(Generic[T]):
             if kept is not None and monotonic() < kept.until:
                 shelf.move_to_end(key)
                 return kept
-            shelf.pop(key, None)
         return None

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
-import anyio.to_thread
 
 from mcp_gpu.serving.access.documents import Documents
 from mcp_gpu.serving.access.model import Unverifiable
+from mcp_gpu.serving.access.reading import Reader
+from transports.files import Version, version
 
 __all__ = ["ClusterApi", "NotInPod"]
 
@@ -47,8 +49,9 @@ class ClusterApi:
                 raise NotInPod(f"there is no {self._folder / name}")
         self.namespace = (self._folder / "namespace").read_text(encoding="utf-8").strip()
         """The pod's own."""
+        self._reader = Reader("this pod's own credentials")
         self._documents: Documents | None = None
-        self._trusted: tuple[int, int] | None = None
+        self._trusted: Version | None = None
         self._opening = anyio.Lock()
 
     async def get(self, path: str) -> Any:
@@ -80,7 +83,7 @@ class ClusterApi:
 
     async def _ask(self, method: str, path: str, document: Any) -> Any:
         try:
-            authorization, authority = await anyio.to_thread.run_sync(self._read)
+            authorization, authority = await self._reader.read(self._read)
             documents = await self._open(authority)
         except (OSError, ValueError) as error:
             raise Unverifiable(f"this pod's own credentials: {_words(error)}") from None
@@ -99,18 +102,17 @@ class ClusterApi:
                 raise Unverifiable(f"{SERVER} answers {method} {path} with HTTP {status}")
         return answer
 
-    def _read(self) -> tuple[str, tuple[int, int]]:
+    def _read(self) -> tuple[str, Version]:
         """The Authorization header, and what tells one authority's file from the next."""
         token = (self._folder / "token").read_text(encoding="ascii").strip()
         if not token or not token.isprintable():
             raise ValueError("the token is none")
-        status = (self._folder / "ca.crt").stat()
-        return f"Bearer {token}", (status.st_mtime_ns, status.st_ino)
+        return f"Bearer {token}", version((self._folder / "ca.crt").stat())
 
-    async def _open(self, authority: tuple[int, int]) -> Documents:
+    async def _open(self, authority: Version) -> Documents:
         async with self._opening:
             if self._documents is None or authority != self._trusted:
-                tls = await anyio.to_thread.run_sync(_tls, self._folder / "ca.crt")
+                tls = await self._reader.read(partial(_tls, self._folder / "ca.crt"))
                 former, self._documents = self._documents, Documents(SERVER, tls, proxies=False)
                 self._trusted = authority
                 if former is not None:

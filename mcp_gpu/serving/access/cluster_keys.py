@@ -37,6 +37,10 @@ class SignedTokens:
             return None
         return caller
 
+    async def keep(self) -> None:
+        """See `IssuerKeys`."""
+        await self._keys.keep()
+
     async def _fetch(self) -> Published:
         # Not where the document says: that may be a place for others, outside of the cluster.
         said = await self._cluster.get("/.well-known/openid-configuration")

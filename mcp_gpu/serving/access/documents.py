@@ -6,7 +6,7 @@ What goes wrong is told without the library's own words, which may quote a heade
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,7 +15,7 @@ import httpx2
 from pydantic_core import from_json
 
 from mcp_gpu.serving.access.model import Unverifiable
-from transports.errors import leaves
+from transports.errors import causes
 
 __all__ = ["Documents"]
 
@@ -25,8 +25,9 @@ SECONDS = 4.0
 DOCUMENT_BYTES = 1 << 20
 """Longest one that is read. Key sets and reviews have a few kilobytes."""
 
-CONNECTIONS = 16
-"""Most connections to one server."""
+CONNECTIONS = 40
+"""Most connections to one server: as many as there are questions under way, about tokens and about
+rights (`answers`), so that none waits behind others for a connection."""
 
 KEEP_ALIVE_SECONDS = 20.0
 """How long one is kept idle: less than servers keep theirs, so that it is we who close it."""
@@ -110,16 +111,10 @@ class Documents:
 
 
 def _words(error: Exception) -> str:
-    for cause in _causes(error):
+    for cause in causes(error):
         match cause:
             case ssl.SSLError():
                 return f"TLS: {getattr(cause, 'verify_message', '') or cause.reason or 'failed'}"
             case ConnectionRefusedError():
                 return "connection refused"
     return "no connection" if isinstance(error, httpx2.ConnectError) else "the connection broke"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield from leaves(error)
-        error = error.__cause__ or error.__context__

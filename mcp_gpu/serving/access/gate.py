@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qsl
 
+import anyio
 from mcp_types import JSONRPCMessage, JSONRPCNotification, JSONRPCRequest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -60,6 +62,8 @@ class Gate:
         self._challenge: dict[str, str] = {}
         self.pages: dict[str, Page] = {}
         """What is answered beside `/mcp`, by path."""
+        self._chores: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What runs beside the calls."""
         self._resources = AsyncExitStack()
         self._quiet_until = 0.0
         if policy.token_file is not None:
@@ -78,6 +82,7 @@ class Gate:
             self._challenge = resource.challenge
             tokens = AccessTokens(policy.oauth)
             self._verifiers.append(tokens)
+            self._chores.append(tokens.keep)
             self._resources.push_async_callback(tokens.aclose)
         if policy.kubernetes_tokens != "off" or policy.access_review:
             self._ask_cluster(policy)
@@ -102,13 +107,20 @@ class Gate:
         elif policy.kubernetes_tokens == "jwks":
             from mcp_gpu.serving.access.cluster_keys import SignedTokens
 
-            self._verifiers.append(SignedTokens(cluster, **chosen))
+            signed = SignedTokens(cluster, **chosen)
+            self._verifiers.append(signed)
+            self._chores.append(signed.keep)
         if policy.access_review:
             from mcp_gpu.serving.access.rights import Rights
 
             self._rights = Rights(cluster, policy.access_namespace)
 
     async def __aenter__(self) -> Self:
+        if self._chores:
+            tasks = await self._resources.enter_async_context(anyio.create_task_group())
+            self._resources.callback(tasks.cancel_scope.cancel)
+            for chore in self._chores:
+                tasks.start_soon(chore)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -18,18 +18,27 @@ __all__ = ["IssuerKeys", "Published"]
 
 logger = logging.getLogger(__name__)
 
-FRESH_SECONDS = 600.0
-"""Age at which keys are read anew: one that the issuer has withdrawn counts no longer than this,
+FRESH_SECONDS = 300.0
+"""Age at which a caller has keys read anew, and is answered by the old ones meanwhile."""
+
+STALE_SECONDS = 600.0
+"""Age at which he waits for that: one that the issuer has withdrawn counts no longer than this,
 while the issuer answers."""
 
 USABLE_SECONDS = 86_400.0
 """Age up to which they are used while it does not."""
 
 PAUSE_SECONDS = 5.0
-"""Shortest time between two attempts: tokens that name unknown keys must not become a flood."""
+"""Shortest time between two readings: tokens that name unknown keys must not become a flood."""
 
 FETCH_SECONDS = 8.0
 """Longest time for one, which may be several requests."""
+
+WAIT_SECONDS = 8.0
+"""Longest time that a caller waits for one: the rest of the pause, and what it then takes."""
+
+WAITING = 64
+"""Most callers who wait out a pause. It takes no good token to be one, only to name a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Published:
 
 
 class IssuerKeys:
-    """The keys of one issuer, read when first needed.
+    """The keys of one issuer, read when first needed, by `keep`.
 
     Args:
         fetch: reads them. Raises `Unverifiable`.
@@ -58,7 +67,24 @@ class IssuerKeys:
         self._read_at = 0.0
         self._next_at = 0.0
         self._failure: str | None = None
-        self._reading = anyio.Lock()
+        """Why the last reading gave none."""
+        self._begun = self._ended = 0
+        """Readings so far."""
+        self._wanted = anyio.Event()
+        self._end = anyio.Event()
+        self._waiting = 0
+
+    async def keep(self) -> None:
+        """Read the keys when callers want it, for as long as there may be any."""
+        while True:
+            await self._wanted.wait()
+            await anyio.sleep(self._pause())
+            self._wanted = anyio.Event()
+            self._begun += 1
+            await self._read()
+            self._ended = self._begun
+            self._end.set()
+            self._end = anyio.Event()
 
     async def claims(self, token: str, issuer: str = "") -> Mapping[str, Any] | None:
         """The claims of a token that the issuer has signed for one of the audiences.
@@ -75,9 +101,12 @@ class IssuerKeys:
         identifier = key_id(token)
         if identifier is None:
             return None
-        await self._renew(identifier)
-        if monotonic() - self._read_at >= USABLE_SECONDS:
+        if self._age() >= USABLE_SECONDS:
             self._keys = {}
+        if self._lacks(identifier):
+            await self._wait_for(identifier)
+        elif self._age() >= FRESH_SECONDS and not self._pause():
+            self._want()
         key = self._key(identifier)
         if key is not None:
             return signed(token, key, issuer=self._issuer, audiences=self._audiences)
@@ -91,20 +120,39 @@ class IssuerKeys:
             return key
         return self._keys.get(identifier)
 
-    async def _renew(self, identifier: str) -> None:
-        """Read the keys if this one is not among them or they are old, and it is time to."""
-        if not self._due(identifier):
-            return
-        if self._key(identifier) is not None and self._reading.locked():
-            return  # somebody is at it, and nobody has to wait
-        async with self._reading:
-            if self._due(identifier):
-                await self._read()
+    def _age(self) -> float:
+        return monotonic() - self._read_at
 
-    def _due(self, identifier: str) -> bool:
-        now = monotonic()
-        old = now - self._read_at >= FRESH_SECONDS
-        return now >= self._next_at and (old or self._key(identifier) is None)
+    def _pause(self) -> float:
+        return max(0.0, self._next_at - monotonic())
+
+    def _lacks(self, identifier: str) -> bool:
+        """Whether this key is not known, or known from too long ago to count without a try."""
+        old = self._failure is None and self._age() >= STALE_SECONDS
+        return old or self._key(identifier) is None
+
+    def _want(self) -> None:
+        if self._ended == self._begun:  # else one is under way
+            self._wanted.set()
+
+    async def _wait_for(self, identifier: str) -> None:
+        """Wait for this key, until a reading has ended that began after now: one that began before
+        may have missed it."""
+        if self._pause() and self._failure is None and self._waiting >= WAITING:
+            raise Unverifiable("too many tokens name keys that are not known")
+        before = self._begun
+        self._waiting += 1
+        try:
+            with anyio.move_on_after(WAIT_SECONDS) as patience:
+                while self._lacks(identifier) and self._ended <= before:
+                    if self._failure is not None and self._pause():
+                        return
+                    self._want()
+                    await self._end.wait()
+        finally:
+            self._waiting -= 1
+        if patience.cancelled_caught and self._key(identifier) is None:
+            raise Unverifiable(f"no key of this name within {WAIT_SECONDS:g} s")
 
     async def _read(self) -> None:
         failure: str | None = None
@@ -119,6 +167,8 @@ class IssuerKeys:
             failure = f"not read within {FETCH_SECONDS:g} s"
         except ValueError as error:
             failure = f"the issuer's key set has {error}"
+        except Exception as error:  # boundary: nobody else would read them again
+            failure = f"reading failed with {type(error).__name__}"
         if failure is not None and failure != self._failure:
             logger.warning("public keys of tokens: %s", failure)
         self._failure = failure

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, Self
 from urllib.parse import urlsplit
+
+from transports.hosts import is_loopback
 
 __all__ = [
     "AccessPolicy",
@@ -154,13 +155,9 @@ def is_secure(url: str) -> bool:
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
-        if parts.scheme == "https":
-            return bool(host)
-        return parts.scheme == "http" and (
-            host == "localhost" or ipaddress.ip_address(host).is_loopback
-        )
     except ValueError:
         return False
+    return bool(host) if parts.scheme == "https" else parts.scheme == "http" and is_loopback(host)
 
 
 def _is_url(url: str) -> bool:

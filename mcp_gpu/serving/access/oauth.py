@@ -84,6 +84,10 @@ class AccessTokens:
         name = f"{issuer}#{claims['sub']}"
         return Caller(kind="oauth", name=name, groups=("system:authenticated",))
 
+    async def keep(self) -> None:
+        """See `IssuerKeys`."""
+        await self._keys.keep()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._documents.aclose()

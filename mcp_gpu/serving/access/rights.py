@@ -66,8 +66,8 @@ class Rights:
         what = f"{RESOURCE}.{GROUP}/{shown}"
         return (
             f"{caller.name!r} may not call the tool {shown!r}: the right {VERB!r} on {what!r} in "
-            f"namespace {self._namespace} is missing. It is granted by: "
-            f"{self._grant(caller, shown)}"
+            f"namespace {self._namespace} is missing. If there is such a tool (tools/list), it is "
+            f"granted by: {self._grant(caller, shown)}"
         )
 
     async def _ask(self, spec: Any) -> tuple[bool, float]:
@@ -105,4 +105,6 @@ class Rights:
             "subjects": [subject],
         }
         both = json.dumps({"apiVersion": "v1", "kind": "List", "items": [role, binding]})
-        return f"echo {shlex.quote(both)} | kubectl -n {shlex.quote(self._namespace)} apply -f -"
+        # Not echo, which in some shells reads what backslashes there are in JSON.
+        given = f"printf %s {shlex.quote(both)}"
+        return f"{given} | kubectl -n {shlex.quote(self._namespace)} apply -f -"

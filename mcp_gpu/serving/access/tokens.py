@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import logging
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import anyio
-import anyio.to_thread
 
-from mcp_gpu.serving.access.model import Caller
+from mcp_gpu.serving.access.model import Caller, Unverifiable
+from mcp_gpu.serving.access.reading import Reader
 
 __all__ = ["StaticTokens", "read_tokens"]
 
@@ -27,9 +28,11 @@ class StaticTokens:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._tokens: tuple[bytes, ...] | None = None
+        self._reader = Reader(f"token file {file}")
+        self._tokens: tuple[bytes, ...] | Unverifiable | None = None
         self._read_at = 0.0
         self._reading = anyio.Lock()
+        self._failure: str | None = None
 
     async def verify(self, token: str) -> Caller | None:
         """See `Verifier`."""
@@ -40,16 +43,28 @@ class StaticTokens:
 
     async def _current(self) -> tuple[bytes, ...]:
         async with self._reading:
-            now = monotonic()
-            if self._tokens is None or now - self._read_at >= TOKENS_SECONDS:
-                try:
-                    self._tokens = await anyio.to_thread.run_sync(read_tokens, self._file)
-                except (OSError, ValueError) as error:
-                    # Closed, not open: what was valid once may have been withdrawn since.
-                    self._tokens = ()
-                    logger.error("nobody is let in by a static token: token file: %s", error)
-                self._read_at = now
+            if self._tokens is None or monotonic() - self._read_at >= TOKENS_SECONDS:
+                self._tokens = await self._read()
+                self._read_at = monotonic()
+            if isinstance(self._tokens, Unverifiable):
+                raise Unverifiable(str(self._tokens))
             return self._tokens
+
+    async def _read(self) -> tuple[bytes, ...] | Unverifiable:
+        """What is in the file now; nothing where it cannot be read."""
+        tokens: tuple[bytes, ...] | Unverifiable
+        failure: str | None = None
+        try:
+            tokens = await self._reader.read(partial(read_tokens, self._file))
+        except Unverifiable as error:
+            tokens, failure = error, str(error)
+        except (OSError, ValueError) as error:
+            # Closed, not open: what was valid once may have been withdrawn since.
+            tokens, failure = (), f"token file: {error}"
+        if failure is not None and failure != self._failure:
+            logger.error("nobody is let in by a static token: %s", failure)
+        self._failure = failure
+        return tokens
 
 
 def read_tokens(file: Path) -> tuple[bytes, ...]:

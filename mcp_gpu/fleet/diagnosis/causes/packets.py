@@ -29,10 +29,10 @@ def mtu(case: Case) -> Judgement:
         return None
     vias = sorted({p.via for a in found for p in a.paths if p.outcome == "large_lost"})
     over = " and ".join(vias)
-    evidence = [f"small answers arrive from {few(names(found))} over {over}, padded ones do not"]
+    evidence = [f"small answers arrive from {few(names(found))} over {over}, large ones do not"]
     carried = [agent for agent in found if agent.carried]
     if carried:
-        evidence.append("the same padded answer arrives whole on another path")
+        evidence.append("a padded answer arrives whole on another path")
     elif len(vias) > 1:
         evidence.append("on every path: it is the nodes' own link")
     overlay, felix = case.overlay, case.evidence.felix

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.cluster import Access
+from cluster.cluster import Access, Cluster
 from cluster.plan import API_SERVICE_ADDRESS
-from cluster.pods import Pod
+from cluster.pods import Pod, pods
 from cluster.process import CommandError, run
 
-__all__ = ["PORT", "SELECTOR", "ask_api_server", "fetch", "probes"]
+__all__ = ["PORT", "SELECTOR", "answers", "ask_api_server", "fetch", "probes", "stranger"]
 
 PORT = 8080
 SELECTOR = "app=probe"
@@ -84,6 +85,35 @@ def probes(cluster: Access, namespace: str, image: str) -> Iterator[None]:
         cluster.kubectl("delete", "namespace", namespace, timeout=180)
 
 
+@contextmanager
+def stranger(cluster: Cluster, namespace: str, image: str, port: int = PORT) -> Iterator[Pod]:
+    """A pod of somebody else's on n1, in a namespace that is there; it answers at that port."""
+    quiet = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "stranger",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["httpd", "-f", "-p", str(port), "-h", "/etc"],
+        "securityContext": quiet,
+    }
+    spec = {"nodeName": "n1", "terminationGracePeriodSeconds": 1, "containers": [container]}
+    labels = {"app": "stranger"}
+    metadata = {"name": "stranger", "namespace": namespace, "labels": labels}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(pod))
+    try:
+        (found,) = pods(cluster, namespace, "app=stranger", 1)
+        yield found
+    finally:
+        cluster.kubectl("-n", namespace, "delete", "pod", "stranger")
+
+
 def fetch(pod: Pod, address: str, path: str = "") -> str | None:
     """What a pod gets from there; None if nothing, or not all of it, in FETCH_SECONDS."""
     # Both are the container's own: wget's own limit crashes in Debian's build of busybox.
@@ -93,6 +123,16 @@ def fetch(pod: Pod, address: str, path: str = "") -> str | None:
         return run(*enter, *wget, f"http://{address}:{PORT}/{path}").strip()
     except CommandError:
         return None
+
+
+def answers(sender: Pod, url: str) -> bool:
+    """Whether a pod gets any answer over HTTP from there, in FETCH_SECONDS."""
+    curl = ["curl", "-sk", "--noproxy", "*", "-m", str(FETCH_SECONDS), "-o", "/dev/null", url]
+    try:
+        sender.run(*curl)
+    except CommandError:
+        return False
+    return True
 
 
 def ask_api_server(pod: Pod, token: str, path: str) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ from cluster.images import Image, build_image
 from cluster.pods import Pod, pods
 from cluster.process import CommandError, wait
 
-__all__ = ["CALL", "CHART", "Release", "call", "image", "installed", "removed", "ways"]
+__all__ = [
+    "CALL",
+    "CHART",
+    "Release",
+    "call",
+    "everywhere",
+    "forwarded",
+    "image",
+    "installed",
+    "removed",
+    "ways",
+]
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mcp-gpu"
@@ -81,15 +93,38 @@ class Release:
 
     def upgrade(self, *values: str) -> str:
         """Install or upgrade with these values beside simulated GPUs; helm's words."""
-        repository, _, tag = self.image.name.rpartition(":")
-        named = [f"image.repository={repository}", f"image.tag={tag}"]
-        before = [*named, "simulate.enabled=true", SURGE, ALONE]
-        flags = [f"--set={value}" for value in (*before, *values)]
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(self._namespace()))
-        return self.cluster.helm(
-            *["upgrade", "--install", self.name, str(CHART), *flags],
-            *["--namespace", self.namespace],
-        )
+        return self._helm("upgrade", "--install", values=[SURGE, ALONE, *values])
+
+    def install(self) -> str:
+        """As a stranger does, with the chart's defaults beside simulated GPUs, and wait until it
+        is rolled out; helm's words."""
+        said = self._helm("install", "--create-namespace")
+        self.ready()
+        return said
+
+    def _helm(self, *words: str, values: Sequence[str] = ()) -> str:
+        repository, _, tag = self.image.name.rpartition(":")
+        named = [f"image.repository={repository}", f"image.tag={tag}", "simulate.enabled=true"]
+        flags = [f"--set={value}" for value in (*named, *values)]
+        place = ["--namespace", self.namespace]
+        return self.cluster.helm(*words, self.name, str(CHART), *flags, *place)
+
+    def tested(self) -> str:
+        """What `helm test` prints, with the logs of its pods; these are gone after it.
+
+        Raises:
+            CommandError: a test failed. What the pre-flight has found is in its notes.
+        """
+        words = ["test", self.name, "--namespace", self.namespace, "--logs", "--timeout=4m"]
+        preflight, call = f"{self.fullname}-test", f"{self.fullname}-test-call"
+        try:
+            return self.cluster.helm(*words)
+        except CommandError as error:
+            error.add_note(self.kubectl("logs", preflight))
+            raise
+        finally:
+            self.kubectl("delete", "pod", "--ignore-not-found", preflight, call)
 
     def _namespace(self) -> dict[str, Any]:
         """The strictest that Kubernetes has."""
@@ -287,3 +322,27 @@ def ways(answer: dict[str, Any]) -> dict[str, str]:
     """The path of each node that answered, the reason of each that did not."""
     answered = {node["node"]: node["via"] for node in answer["nodes"]}
     return answered | {failure["node"]: failure["reason"] for failure in answer["failures"]}
+
+
+def everywhere(cluster: Cluster, way: str) -> dict[str, str]:
+    """What `ways` says where every node has answered by that path."""
+    return dict.fromkeys(cluster.nodes, way)
+
+
+class forwarded:
+    """A port of this machine that leads to the gateway's Service."""
+
+    def __init__(self, release: Release) -> None:
+        words = ["port-forward", f"service/{release.fullname}-gateway", ":8080"]
+        self._command = release.cluster.command("kubectl", "-n", release.namespace, *words)
+
+    def __enter__(self) -> str:
+        self._running = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._running.stdout is not None
+        return self._running.stdout.readline().split()[2].rpartition(":")[2]
+
+    def __exit__(self, *_: object) -> None:
+        self._running.terminate()
+        self._running.wait(30)
+        assert self._running.stdout is not None
+        self._running.stdout.close()

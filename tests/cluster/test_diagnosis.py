@@ -123,21 +123,16 @@ def test_vxlan_everywhere_mends_what_the_diagnosis_names(release: Release) -> No
 
 @pytest.mark.usefixtures("before")
 def test_a_helm_test_passes_and_fails_by_whether_every_node_is_reached(release: Release) -> None:
-    words = ["test", release.name, "--namespace", NAMESPACE, "--logs", "--timeout", "4m"]
-    pod = f"{release.fullname}-test"
-    try:
-        assert "pre-flight passed: 3 nodes reached" in release.cluster.helm(*words)
-        with (
-            faults.source_destination_check(release.cluster),
-            faults.undialled(release.cluster, "n2"),
-            pytest.raises(CommandError),
-        ):
-            release.cluster.helm(*words)
-        said = release.kubectl("logs", pod)
-        assert "pre-flight failed: no path leads to 1 of 3 nodes" in said
-        assert "vxlanMode" in said
-    finally:
-        release.kubectl("delete", "pod", pod, "--ignore-not-found")
+    assert "pre-flight passed: 3 nodes reached" in release.tested()
+    with (
+        faults.source_destination_check(release.cluster),
+        faults.undialled(release.cluster, "n2"),
+        pytest.raises(CommandError) as failed,
+    ):
+        release.tested()
+    (said,) = failed.value.__notes__
+    assert "pre-flight failed: no path leads to 1 of 3 nodes" in said
+    assert "vxlanMode" in said
 
 
 def test_a_person_is_told_the_same_in_a_terminal(release: Release) -> None:

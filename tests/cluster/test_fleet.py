@@ -13,11 +13,10 @@ import pytest
 from cluster import faults
 from cluster.cluster import Cluster
 from cluster.images import Image
-from cluster.process import CommandError, run, wait
-from cluster.release import CALL, CHART, Release, image, installed, removed, ways
-from mcp_gpu import __version__, attach
+from cluster.process import CommandError, wait
+from cluster.release import CALL, Release, everywhere, image, installed, ways
+from mcp_gpu import attach
 from support import node as foreign
-from support.chart import PREDECESSOR
 
 NAMESPACE = "gpu-diagnostics"
 
@@ -34,10 +33,6 @@ def built(own_cluster: Cluster) -> Image:
 def release(own_cluster: Cluster, built: Image) -> Iterator[Release]:
     with installed(own_cluster, built, "gpu", NAMESPACE, N1) as found:
         yield found
-
-
-def everywhere(cluster: Cluster, way: str) -> dict[str, str]:
-    return dict.fromkeys(cluster.nodes, way)
 
 
 @pytest.mark.parametrize("address", ["ip", "dns"])
@@ -168,47 +163,6 @@ def test_without_the_right_to_exec_nodes_beyond_http_are_denied_by_name(
         assert set(ways(answer).values()) == {"denied"}
         words = {failure["message"] for failure in answer["failures"]}
         assert all("pods/exec" in text for text in words), words
-
-
-@pytest.mark.parametrize("flags", PREDECESSOR)
-def test_the_installs_of_the_predecessor_work_as_written(
-    own_cluster: Cluster, built: Image, flags: str
-) -> None:
-    """Its three installs and its curl, with no more than auth.mode=none: no simulated GPU, and
-    no name of an image."""
-    own_cluster.alias_image(built, f"docker.io/library/mcp-gpu:{__version__}")
-    release = Release(own_cluster, built, "gpu-mcp", "typed")
-    with removed(own_cluster, "gpu-mcp", "typed"):
-        words = ["install", "gpu-mcp", str(CHART), "--namespace", "typed", "--create-namespace"]
-        notes = own_cluster.helm(*words, "--set", flags, "--set", "auth.mode=none")
-        assert "WARNING: auth.mode is none" in notes
-        release.ready()
-        with forwarded(release) as port:
-            curl = ["curl", "-s", "--noproxy", "*", "-X", "POST", f"http://localhost:{port}/mcp"]
-            said = run(*curl, "-H", "Content-Type: application/json", "-d", json.dumps(CALL))
-        answer = json.loads(said)["result"]["structuredContent"]
-        assert ways(answer) == everywhere(own_cluster, "exec" if "stdio" in flags else "http")
-        logs = release.kubectl("logs", f"deployment/{release.fullname}-gateway")
-        assert "NO AUTHENTICATION" in logs
-
-
-class forwarded:
-    """A port of this machine that leads to the gateway's Service."""
-
-    def __init__(self, release: Release) -> None:
-        words = ["port-forward", f"service/{release.fullname}-gateway", ":8080"]
-        self._command = release.cluster.command("kubectl", "-n", release.namespace, *words)
-
-    def __enter__(self) -> str:
-        self._running = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
-        assert self._running.stdout is not None
-        return self._running.stdout.readline().split()[2].rpartition(":")[2]
-
-    def __exit__(self, *_: object) -> None:
-        self._running.terminate()
-        self._running.wait(30)
-        assert self._running.stdout is not None
-        self._running.stdout.close()
 
 
 @pytest.mark.node

@@ -12,7 +12,7 @@ from cluster.cluster import Cluster
 from cluster.plan import API_SERVICE_ADDRESS
 from cluster.pods import Pod, pods
 from cluster.policies import policies_enforced, settle
-from cluster.probes import PORT, SELECTOR, fetch, probes
+from cluster.probes import PORT, SELECTOR, answers, fetch, probes, stranger
 from cluster.process import CommandError, run
 
 NAMESPACE = "policed"
@@ -25,15 +25,9 @@ STRANGER = {"matchLabels": {"app": "stranger"}}
 def answering(own_cluster: Cluster, busybox: str) -> Iterator[list[Pod]]:
     """The probes, one on each node, and last a stranger beside the first of them."""
     with probes(own_cluster, NAMESPACE, busybox):
-        placed = '--overrides={"spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 1}}'
-        start = ["run", "stranger", f"--image={busybox}", "--labels=app=stranger", placed]
-        httpd = ["httpd", "-f", "-p", str(PORT), "-h", "/etc"]
-        own_cluster.kubectl("-n", NAMESPACE, *start, "--command", "--", *httpd)
-        stranger = pods(own_cluster, NAMESPACE, "app=stranger", 1)
-        try:
-            yield [*pods(own_cluster, NAMESPACE, SELECTOR, 3), *stranger]
-        finally:
-            own_cluster.kubectl("-n", NAMESPACE, "delete", "pod", "stranger")
+        found = pods(own_cluster, NAMESPACE, SELECTOR, 3)
+        with stranger(own_cluster, NAMESPACE, busybox) as other:
+            yield [*found, other]
 
 
 @pytest.fixture(scope="module")
@@ -133,23 +127,13 @@ def test_who_may_be_called_is_judged_behind_the_service(
     to_probes = {"to": [{"podSelector": PROBES}], "ports": [{"port": PORT}]}
     apply(own_cluster, podSelector=STRANGER, policyTypes=["Egress"], egress=[to_probes])
     assert reached(stranger, *found) == [True] * 3
-    assert asked(stranger, f"http://{service}/")
-    assert not asked(stranger, f"https://{API_SERVICE_ADDRESS}/healthz")
+    assert answers(stranger, f"http://{service}/")
+    assert not answers(stranger, f"https://{API_SERVICE_ADDRESS}/healthz")
     address = {"ipBlock": {"cidr": f"{own_cluster.plan.api_address}/32"}}
     to_server = {"to": [address], "ports": [{"port": 6443}]}
     apply(own_cluster, podSelector=STRANGER, policyTypes=["Egress"], egress=[to_server])
-    assert asked(stranger, f"https://{API_SERVICE_ADDRESS}/healthz")
-    assert not asked(stranger, f"http://{service}/")
+    assert answers(stranger, f"https://{API_SERVICE_ADDRESS}/healthz")
+    assert not answers(stranger, f"http://{service}/")
     assert reached(stranger, *found) == [False] * 3
     # It may still be called, and answer.
-    assert asked(found[0], f"http://{stranger.address}:{PORT}/")
-
-
-def asked(sender: Pod, url: str) -> bool:
-    """Whether there was any answer over HTTP."""
-    curl = ["curl", "-sk", "--noproxy", "*", "-m", "3", "-o", "/dev/null", url]
-    try:
-        run(*sender.wires, *curl)
-    except CommandError:
-        return False
-    return True
+    assert answers(found[0], f"http://{stranger.address}:{PORT}/")

@@ -20,6 +20,7 @@ import h11
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import JSONRPCNotification, JSONRPCRequest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -286,9 +287,12 @@ class _App:
         try:
             message = decode(body)
         except ValueError:
-            # What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose.
-            return Response(encode(fault(body)), status_code=400, media_type="application/json")
-        return await self._gate.permit(caller, message) or body
+            return _bad(body)
+        if not isinstance(message, JSONRPCRequest | JSONRPCNotification):
+            return _bad(body)  # an answer, and nothing was asked; or one that is a request as well
+        # What goes on is what was judged: the SDK reads a body in its own way, and would run as a
+        # request what was taken here for something else.
+        return await self._gate.permit(caller, message) or encode(message)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""
@@ -333,6 +337,11 @@ class _App:
             tasks.start_soon(watch)
             await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
+
+
+def _bad(body: bytes) -> Response:
+    """What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose."""
+    return Response(encode(fault(body)), status_code=400, media_type="application/json")
 
 
 def _names_events(scope: Scope) -> bool:

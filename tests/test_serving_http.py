@@ -18,6 +18,7 @@ from mcp_types import ListToolsResult, PaginatedRequestParams
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import mcp_gpu.serving.http
+import mcp_gpu.serving.protocol
 from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.endpoint import bind
 from mcp_gpu.serving.pages import Readiness
@@ -436,7 +437,7 @@ async def raw_connection(**options: Any) -> AsyncIterator[anyio.abc.SocketStream
 async def test_a_head_that_does_not_come_is_not_waited_for(
     begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "HEADER_SECONDS", 0.05)
     async with raw_connection() as stream:
         if begun:
             await stream.send(begun)
@@ -446,7 +447,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_a_second_head_that_trickles_in_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "HEADER_SECONDS", 0.2)
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="first")))
         answered = b""
@@ -486,7 +487,7 @@ async def test_a_connection_that_was_reset_is_forgotten_at_once() -> None:
 
 
 async def test_connections_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "CONNECTIONS", 1)
     gate = Gate()
     async with (
         serving(registry(gate), http=HttpEndpoint(port=0)) as listening,

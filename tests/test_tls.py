@@ -1,5 +1,6 @@
 """TLS served: handshakes, bounds, and certificates that change and end while it runs."""
 
+import json
 import logging
 import socket
 import ssl
@@ -17,17 +18,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import mcp_gpu.serving.certificate
-import mcp_gpu.serving.http
+import mcp_gpu.serving.protocol
 import mcp_gpu.serving.tls
 from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, TlsFiles
 from mcp_gpu.serving.server import Listening, serve
 from mcp_gpu.settings import AgentSettings, SettingError
+from support.badinput import post
 from support.demo_server import Gate, registry
 from support.kubeapi.credentials import Authority
 from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving
 
 EVENTS = "application/json, text/event-stream"
+JSON = {"Content-Type": "application/json"}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 DAY = 86_400.0
 
@@ -221,7 +224,7 @@ def _end(connection: socket.socket) -> bytes:
 async def test_a_head_that_does_not_come_is_not_waited_for(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "HEADER_SECONDS", 0.05)
     async with https(authority, files) as (_, _, listening):
         for begun in (b"", HEAD):
             async with await secured(listening, trust(authority)) as stream:
@@ -233,15 +236,18 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_connections_over_the_limit_are_turned_away(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "CONNECTIONS", 1)
+    gate = Gate()
     async with (
-        https(authority, files) as (_, _, listening),
+        https(authority, files, registry(gate)) as (_, _, listening),
         await secured(listening, trust(authority)) as first,
     ):
-        await first.send(HEAD + b"\r\n")
-        assert b" 200 " in await first.receive()
+        await first.send(post({"Host": "localhost"} | JSON, json.dumps(call("wait")).encode()))
+        await gate.until_entered(1)
         async with await secured(listening, trust(authority)) as second:
             assert b" 503 " in await end_of(second)
+        gate.open.set()
+        assert b" 200 " in await first.receive()
 
 
 async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files: TlsFiles) -> None:

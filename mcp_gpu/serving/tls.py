@@ -145,6 +145,9 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._settled()
         self._tcp.abort()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._tcp.set_write_buffer_limits(high, low)
+
     def is_closing(self) -> bool:
         return self._tcp.is_closing()
 

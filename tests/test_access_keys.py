@@ -162,7 +162,8 @@ async def test_keys_are_rotated(cluster: FakeCluster, opened: Door, clock: Clock
     assert (await opened.call(old)).status_code == 200
     cluster.signers.append(Signer("two"))
     # It names a key that is not known: reason enough to look, once in a few seconds.
-    assert (await opened.call(new)).status_code == 401
+    unsure = await opened.call(new)
+    assert (unsure.status_code, unsure.headers["retry-after"]) == (503, "5")
     clock.now += 6
     assert (await opened.call(new)).status_code == 200
     cluster.signers.pop(0)
@@ -170,6 +171,22 @@ async def test_keys_are_rotated(cluster: FakeCluster, opened: Door, clock: Clock
     clock.now += 601
     assert (await opened.call(old)).status_code == 401
     assert (await opened.call(new)).status_code == 200
+
+
+async def test_a_stranger_has_no_good_token_called_bad(
+    cluster: FakeCluster, opened: Door, clock: Clock
+) -> None:
+    """By having the keys read just before the issuer publishes another."""
+    assert (await opened.call(token())).status_code == 200
+    clock.now += 6
+    strange = ONE.sign(kubernetes_claims(), kid="strange")
+    assert (await opened.call(strange)).status_code == 401
+    cluster.signers.append(Signer("two"))
+    clock.now += 1
+    assert (await opened.call(token(Signer("two")))).status_code == 503
+    assert (await opened.call(token())).status_code == 200
+    clock.now += 5
+    assert (await opened.call(token(Signer("two")))).status_code == 200
 
 
 async def test_unknown_keys_are_no_flood_at_the_api_server(
@@ -186,7 +203,8 @@ async def test_unknown_keys_are_no_flood_at_the_api_server(
     async with anyio.create_task_group() as tasks:
         for number in range(50):
             tasks.start_soon(call_once, f"key-{number}")
-    assert statuses == [401] * 50
+    # Those whose keys were looked for after they had come are known to be bad.
+    assert set(statuses) == {401, 503}
     assert cluster.asked == {"openid-configuration": 2, "jwks": 2}
 
 

@@ -56,6 +56,7 @@ class IssuerKeys:
         self._issuer = ""
         self._keys: Mapping[str, Key] = {}
         self._read_at = 0.0
+        self._readings = 0
         self._next_at = 0.0
         self._failure: str | None = None
         self._reading = anyio.Lock()
@@ -75,6 +76,7 @@ class IssuerKeys:
         identifier = key_id(token)
         if identifier is None:
             return None
+        readings = self._readings
         await self._renew(identifier)
         if monotonic() - self._read_at >= USABLE_SECONDS:
             self._keys = {}
@@ -83,6 +85,10 @@ class IssuerKeys:
             return signed(token, key, issuer=self._issuer, audiences=self._audiences)
         if self._failure is not None:
             raise Unverifiable(self._failure)
+        if self._readings == readings:
+            # Anybody can have the keys read by naming an unknown one; that must not be why a good
+            # token, whose key was published since, is said to be bad.
+            raise Unverifiable("its key was not published when the keys were last read, just now")
         return None
 
     def _key(self, identifier: str) -> Key | None:
@@ -108,6 +114,7 @@ class IssuerKeys:
 
     async def _read(self) -> None:
         failure: str | None = None
+        self._readings += 1
         try:
             with anyio.fail_after(FETCH_SECONDS):
                 published = await self._fetch()

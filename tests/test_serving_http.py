@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -272,6 +273,24 @@ async def test_readiness_is_told_with_its_reasons() -> None:
         answer = await client.get(url(listening, "/readyz"))
         assert answer.status_code == 200
         assert answer.json() == {"status": "ready", "nvml": "library absent"}
+
+
+@pytest.mark.parametrize("wants_token", [False, True])
+async def test_readiness_has_words_for_those_alone_who_may_call(
+    wants_token: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("a-static-token-of-this-test\n")
+    access = AccessPolicy(token_file=tmp_path / "tokens" if wants_token else None)
+    words = {"message": "cannot reach the API server 192.0.2.1"}
+    state = Readiness(False, {"nvml": "failed"}, words)
+    async with (
+        serving(
+            registry(), http=HttpEndpoint(port=0, access=access), readiness=lambda: state
+        ) as listening,
+        httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
+    ):
+        told = (await client.get(url(listening, "/readyz"))).json()
+    assert told == {"status": "not_ready", "nvml": "failed"} | ({} if wants_token else words)
 
 
 async def test_version_is_the_identity_padded_on_request() -> None:

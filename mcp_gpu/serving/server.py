@@ -121,7 +121,13 @@ async def serve(
         ListenError: a listener could not be opened; nothing was served.
     """
     stopping = Stop(_end_subscriptions(served.server), announced=stop or anyio.Event())
-    pages = Pages(identity=served.identity, calls=served.calls, readiness=readiness, stop=stopping)
+    pages = Pages(
+        identity=served.identity,
+        calls=served.calls,
+        readiness=readiness,
+        stop=stopping,
+        tells_all=http is not None and not http.access.wants_token,
+    )
     with ExitStack() as opened:
         listeners: list[Listener] = []
         addresses: tuple[tuple[str, int], ...] = ()

@@ -260,6 +260,10 @@ async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
         refused = await status("--url", url, "--token-file", str(tmp_path / "agent"))
     assert kept.returncode == 2
     assert b"a token goes over https, or to this machine" in kept.stderr
+    with_password = await status("--url", "https://someone:hidden@gpu.example.com/mcp")
+    assert with_password.returncode == 2
+    assert b"--url may hold no user name or password" in with_password.stderr
+    assert b"hidden" not in with_password.stderr + with_password.stdout
     assert told.returncode == 0, told.stderr
     assert refused.returncode == 2
     assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr

@@ -184,6 +184,7 @@ async def test_a_file_without_tokens_is_one_clear_error_at_the_start(
         (("localhost",), False, False),
         (("0.0.0.0",), False, True),
         (("0.0.0.0",), True, False),
+        (("127.0.0.1",), True, False),
     ],
 )
 async def test_who_lets_everybody_in_on_purpose_says_so(
@@ -199,6 +200,9 @@ async def test_who_lets_everybody_in_on_purpose_says_so(
         async with serving(registry(), http=HttpEndpoint(port=0, hosts=hosts, access=access)):
             pass
     assert ("NO AUTHENTICATION" in caplog.text) is warned
+    beyond_loopback = hosts == ("0.0.0.0",)
+    in_the_clear = guarded_by_token and beyond_loopback
+    assert ("the tokens that callers show cross the network" in caplog.text) is in_the_clear
 
 
 @pytest.mark.parametrize("hosts", [("0.0.0.0",), ("::",), ("127.0.0.1", "192.0.2.1"), ("",)])

@@ -67,7 +67,16 @@ class HttpEndpoint:
     @property
     def open_to_all(self) -> bool:
         """Whether other machines may call and need no token."""
-        return not self.access.wants_token and not all(map(is_loopback, self.hosts))
+        return not self.access.wants_token and self._beyond_loopback
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether callers on other machines show tokens over plain HTTP."""
+        return self.access.wants_token and self.tls is None and self._beyond_loopback
+
+    @property
+    def _beyond_loopback(self) -> bool:
+        return not all(map(is_loopback, self.hosts))
 
 
 def bind(endpoint: HttpEndpoint) -> list[socket.socket]:

@@ -164,12 +164,14 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     detail = {
         "nvml": snapshot.state,
         "gpus": snapshot.gpu_count,
-        "message": snapshot.failure.message if snapshot.failure else None,
-        "waiting": snapshot.waiting.message if snapshot.waiting else None,
         "simulated": snapshot.simulated,
     }
+    words = {
+        "message": snapshot.failure.message if snapshot.failure else None,
+        "waiting": snapshot.waiting.message if snapshot.waiting else None,
+    }
     looked = snapshot.state != "starting" or running_seconds >= FIRST_READ_SECONDS
-    return Readiness(looked, detail)
+    return Readiness(looked, detail, words)
 
 
 def _nvml(settings: AgentSettings, library: str | None) -> Nvml:

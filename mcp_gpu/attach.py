@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from errno import EPERM
 
 from mcp_gpu.sockets import SOCKET_ENV, UNIX, default_socket_path
 
@@ -64,6 +65,7 @@ class _Usage(Exception):
 class _Options:
     def __init__(self, arguments: Sequence[str]) -> None:
         self.path = default_socket_path()
+        self.named = False
         self.relay_only = False
         self.check = False
         idle: float | None = None
@@ -76,7 +78,7 @@ class _Options:
                         raise _Usage(f"{name} needs a value")
                     value = rest.pop(0)
                 if name == "--socket":
-                    self.path = value
+                    self.path, self.named = value, True
                 else:
                     idle = _seconds(value)
             elif name == "--relay-only" and not equals:
@@ -121,7 +123,7 @@ def main(arguments: Sequence[str]) -> int:
     # Dying of them silently is right for a relay; Python would print a traceback for SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        connection = _connect(options.path)
+        connection = _connect(options)
     except OSError as error:
         return _nobody(options, error)
     with connection:
@@ -134,15 +136,28 @@ def main(arguments: Sequence[str]) -> int:
             return 1
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(options: _Options) -> socket.socket:
+    """Raises OSError: nobody listens there, or somebody who is not to be believed."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(CONNECT_SECONDS)
-        connection.connect(path)
+        connection.connect(options.path)
+        owner = _owner(connection)
+        own = os.geteuid()
+        # The agent itself serves its own user and root alone, so this turns no agent away. Root may
+        # name the socket of any; where none is named, the way there is root's own.
+        if owner not in (own, 0) and not (own == 0 and options.named):
+            raise PermissionError(EPERM, f"what listens there is another user's, uid {owner}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _owner(connection: socket.socket) -> int:
+    """The uid of who listens: whoever was first may have made a socket where ours should be."""
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(told[4:8], sys.byteorder)  # struct ucred: pid, uid, gid
 
 
 def _nobody(options: _Options, error: OSError) -> int:

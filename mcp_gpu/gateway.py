@@ -234,15 +234,14 @@ def _readiness(discovery: Discovery) -> Readiness:
     try:
         table = discovery.table()
     except DiscoveryError as error:
-        return Readiness(False, {"discovery": str(error)})
+        return Readiness(False, words={"discovery_problem": str(error)})
     return Readiness(
         True,
         {
             "agents": len(table.targets),
-            "discovery": table.source,
             "discovery_age_seconds": round(max(time.time() - table.as_of, 0.0), 1),
-            "discovery_problem": table.problem,
         },
+        {"discovery": table.source, "discovery_problem": table.problem},
     )
 
 

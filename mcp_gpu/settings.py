@@ -13,6 +13,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -100,7 +101,8 @@ class ServeSettings(LogSettings):
     """Serve MCP on standard input and output, as clients that start this program want it."""
     allowed_hosts: Names = ()
     """DNS names clients may use in the Host header, `*.suffix` included. IP addresses and
-    localhost are always allowed: only a name can be rebound to another address."""
+    localhost are always allowed: only a name can be rebound to another address. So is the name in
+    --oauth-resource."""
     allowed_origins: Names = ()
     """Origins (scheme://host[:port]) of web pages that may call. None by default but pages
     from this machine."""
@@ -165,11 +167,16 @@ class ServeSettings(LogSettings):
         return HttpEndpoint(
             hosts=self.http_host,
             port=port,
-            allowed_hosts=self.allowed_hosts,
+            allowed_hosts=(*self.allowed_hosts, *self._own_name()),
             allowed_origins=self.allowed_origins,
             access=access,
             tls=self._tls(),
         )
+
+    def _own_name(self) -> tuple[str, ...]:
+        """What --oauth-resource, once known to be a URL, says that clients call this server."""
+        name = urlsplit(self.oauth_resource).hostname
+        return (name,) if name else ()
 
     def _tls(self) -> TlsFiles | None:
         if self.tls_cert_file is None and self.tls_key_file is None:

@@ -270,6 +270,11 @@ async def gateway(
 
 
 def _way_to(settings: TerminalSettings) -> tuple[HttpTransport, Target]:
+    if "@" in settings.url:
+        raise SettingError(
+            "--url may hold no user name or password, which would be in the list of processes and "
+            "are never sent; a token goes into a file, --token-file"
+        )
     try:
         url = urlsplit(settings.url)
         options = {"scheme": url.scheme, "path": url.path or "/mcp"}

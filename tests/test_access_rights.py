@@ -15,7 +15,7 @@ from mcp_gpu.serving.access.model import AccessPolicy
 from support.door import Clock, Door, door
 from support.kubeapi.access import POD_TOKEN, FakeCluster, Fault
 from support.signer import Signer, kubernetes_claims
-from support.wire import ERAS, call, request
+from support.wire import ERAS, call, headers, request
 
 USER = "system:serviceaccount:apps:caller"
 STATIC = "a-static-token-of-this-test"
@@ -141,6 +141,27 @@ async def test_a_notification_is_no_way_around(cluster: FakeCluster, opened: Doo
     message = call("who")
     del message["id"]
     assert (await opened.post(token(), message)).status_code == 403
+
+
+ANSWERS = {"result": {}, "error": {"code": 1, "message": "x", "data": 1}}
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json, text/event-stream"])
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("members", [["result"], ["error"], ["result", "error"]])
+async def test_a_request_that_is_an_answer_too_is_no_way_around(
+    cluster: FakeCluster, opened: Door, accept: str, era: str, members: list[str]
+) -> None:
+    """Whichever of both it is taken for, it is not judged as the one and run as the other."""
+    message = call("who") | {name: ANSWERS[name] for name in members}
+    told = headers(message, accept) if era != "legacy" else {"Accept": accept}
+    for spelt in (message, dict(reversed(message.items()))):
+        answer = await opened.client.post(
+            f"{opened.url}/mcp",
+            json=spelt,
+            headers=told | {"Authorization": f"Bearer {token()}"},
+        )
+        assert answer.status_code in (400, 403), answer.text
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "x" * 5000, "\x1b[2Jwho", "who'; rm -rf /; '"])

@@ -3,14 +3,20 @@
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
+import httpx
 import pytest
 
 from mcp_gpu.cli import main
 from mcp_gpu.serving.access.model import AccessPolicy, OAuth
 from mcp_gpu.settings import AgentSettings, GatewaySettings, ServeSettings, SettingError
 from support.cluster import PROGRAM
+from support.demo_server import registry
+from support.wire import PATIENCE_SECONDS, serving
+
+METADATA = "/.well-known/oauth-protected-resource"
 
 OAUTH = {
     "oauth_issuer": "https://id.example.com/x",
@@ -106,6 +112,23 @@ def test_a_contradiction_is_one_clear_error(settings: dict[str, Any], words: str
         assert "secret" not in str(caught.value)
         # Without HTTP none of it counts.
         assert role(**settings, stdio=True).endpoint() is None
+
+
+async def test_the_documented_way_to_log_in_is_served_under_its_own_name() -> None:
+    told = AgentSettings(**OAUTH, allowed_hosts=("other.example",), http_port=0).endpoint()
+    assert told is not None
+    name = urlsplit(OAUTH["oauth_resource"]).hostname
+    async with (
+        serving(registry(), http=told) as listening,
+        httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
+    ):
+        where = f"http://127.0.0.1:{listening.http[0][1]}"
+        for host, statuses in ((name, (401, 200)), ("other.example", (401, 200))):
+            for path, status in zip(("/mcp", METADATA), statuses, strict=True):
+                answer = await client.get(where + path, headers={"Host": str(host)})
+                assert answer.status_code == status, answer.text
+        foreign = await client.get(where + METADATA, headers={"Host": "evil.example"})
+        assert foreign.status_code == 421
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])

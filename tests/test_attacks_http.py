@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -16,8 +17,11 @@ import pytest
 from anyio.abc import ByteStream
 from mcp_types import METHOD_NOT_FOUND
 
+import mcp_gpu.serving.endpoint
 import mcp_gpu.serving.http
-from mcp_gpu.serving.server import HttpEndpoint
+import mcp_gpu.serving.protocol
+from mcp_gpu.serving.access.model import AccessPolicy
+from mcp_gpu.serving.endpoint import UNSENT_BYTES, HttpEndpoint, bind
 from support.badinput import Vitals, head, post
 from support.cluster import PROGRAM, Cluster, cluster
 from support.demo_server import registry
@@ -28,6 +32,7 @@ NOT_LINUX = pytest.mark.skipif(
 )
 
 ECHO = json.dumps(call("echo", text="in")).encode()
+HEADERS = {"Host": "localhost", "Content-Type": "application/json"}
 PAGES = ("/version", "/readyz", "/metrics")
 
 
@@ -355,7 +360,6 @@ SLOW = 500
 HELD_BYTES = 512 << 10
 """What each may make the process hold: an answer that is not read, and what it was made of."""
 
-HEADERS = {"Host": "localhost", "Content-Type": "application/json"}
 LISTEN = request("subscriptions/listen", notifications={"toolsListChanged": True})
 
 SLOW_CLIENTS = {
@@ -373,19 +377,100 @@ SLOW_CLIENTS = {
 """What each says before it falls silent."""
 
 
-@pytest.mark.parametrize("begun", [b"", b"POST /mcp HT", knock("/healthz", "Host: localhost")])
+UNREAD = b"GET /version?pad=99999 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500
+"""Asks for more than any buffer on the way holds."""
+
+EARLY = head(HEADERS | {"Content-Length": "2"})
+"""Wants no body to be refused: an answer comes where a token is wanted."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """How a client holds on to its connection."""
+
+    said: bytes = b""
+    answered: bytes = b""
+    """What is then awaited."""
+    more: bytes = b""
+    """What is said after that."""
+
+
+HOLDS = {
+    "nothing": Hold(),
+    "part of a head": Hold(b"POST /mcp HT"),
+    "idle": Hold(knock("/healthz", "Host: localhost"), b" 200 "),
+    "refused, and part of a body": Hold(EARLY, b" 401 ", b"x"),
+    "refused, and a body": Hold(EARLY, b" 401 ", b"xx"),
+    "refused, and a body and part of a head": Hold(EARLY, b" 401 ", b"xxGET"),
+    "a page, and part of a body": Hold(
+        head({"Host": "localhost", "Content-Length": "2"}, b"GET /version HTTP/1.1"), b" 200 ", b"x"
+    ),
+    "unread answers": Hold(UNREAD, b" 200 "),
+    "an unread answer, the last": Hold(
+        b"GET /version?pad=99999 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b" 200 ",
+    ),
+}
+
+
+@asynccontextmanager
+async def holding(port: int, hold: Hold) -> AsyncIterator[socket.socket]:
+    """A connection held in this way by a client that takes little before it reads."""
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", port))
+        raw.sendall(hold.said)
+        if hold.answered:
+            await anyio.wait_readable(raw)
+            assert hold.answered in raw.recv(4096)
+        raw.sendall(hold.more)
+        yield raw
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> AccessPolicy:
+    (tmp_path / "tokens").write_text("a-static-token-of-this-test\n")
+    return AccessPolicy(token_file=tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("how", HOLDS)
 async def test_clients_that_only_hold_on_make_room_for_others(
-    begun: bytes, monkeypatch: pytest.MonkeyPatch
+    how: str, tokens: AccessPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 8)
-    async with listening() as port, AsyncExitStack() as stack:
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "CONNECTIONS", 8)
+    monkeypatch.setattr(mcp_gpu.serving.endpoint, "UNSENT_BYTES", 4096)
+    async with listening(access=tokens) as port, AsyncExitStack() as stack:
         for _ in range(8):
-            stream = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port))
-            await say(stream, begun)
-            if begun.endswith(b"\r\n\r\n"):
-                assert b" 200 " in await stream.receive()
+            await stack.enter_async_context(holding(port, HOLDS[how]))
         for _ in range(20):
-            assert await status_of(port, knock("/mcp", "Host: localhost")) == 200
+            assert await status_of(port, knock("/version", "Host: localhost")) == 200
+
+
+@pytest.mark.parametrize("how", [how for how in HOLDS if how != "idle"])
+async def test_no_client_is_waited_for_without_end(
+    how: str, tokens: AccessPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even one that reads a little now and then."""
+    for clock in ("HEADER_SECONDS", "UNREAD_SECONDS", "KEEP_ALIVE_SECONDS"):
+        monkeypatch.setattr(mcp_gpu.serving.protocol, clock, 0.3)
+    monkeypatch.setattr(mcp_gpu.serving.http, "KEEP_ALIVE_SECONDS", 0.3)
+    monkeypatch.setattr(mcp_gpu.serving.endpoint, "UNSENT_BYTES", 4096)
+    async with listening(access=tokens) as port, holding(port, HOLDS[how]) as raw:
+        with suppress(ConnectionResetError):
+            await anyio.wait_readable(raw)
+            while raw.recv(100):
+                await anyio.sleep(0.05)
+                await anyio.wait_readable(raw)
+
+
+def test_an_unread_answer_holds_little_of_the_kernels_memory() -> None:
+    """What it takes ahead of a client is bounded for every connection, as Linux doubles it."""
+    (bound,) = bind(HttpEndpoint(hosts=("127.0.0.1",), port=0))
+    with bound, socket.create_connection(bound.getsockname()):
+        accepted, _ = bound.accept()
+        with accepted:
+            held = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert held <= 2 * UNSENT_BYTES
 
 
 @NOT_LINUX

@@ -154,6 +154,107 @@ async def test_the_uid_that_the_kernel_tells_decides(
         await still_serves(path)
 
 
+LISTEN = """
+with socket.socket(socket.AF_UNIX) as one:
+    one.bind(sys.argv[1])
+    os.chmod(sys.argv[1], 0o666)
+    one.listen()
+    print("listens", flush=True)
+    print(one.accept()[0].recv(100) if sys.stdin.readline() else None)
+"""
+
+ATTACH = """
+import os, socket, struct, sys
+from mcp_gpu.attach import main
+asked, uid = socket.socket.getsockopt, int(sys.argv.pop(1))
+own = int(sys.argv.pop(1))
+def getsockopt(self, level, option, *size):
+    if option == socket.SO_PEERCRED:
+        return struct.pack("3I", 1, uid, uid)
+    return asked(self, level, option, *size)
+socket.socket.getsockopt, os.geteuid = getsockopt, lambda: own
+sys.exit(main(sys.argv[1:]))
+"""
+
+SESSION = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
+
+
+@pytest.mark.parametrize(
+    ("uid", "own", "named", "believed"),
+    [
+        (1000, 1000, False, True),
+        (1000, 1000, True, True),
+        (0, 1000, False, True),
+        (1001, 1000, False, False),
+        (1001, 1000, True, False),
+        (2**32 - 1, 1000, False, False),
+        (0, 0, False, True),
+        (1001, 0, False, False),
+        (1001, 0, True, True),
+    ],
+)
+def test_who_listens_decides_whether_attach_speaks(
+    uid: int, own: int, named: bool, believed: bool, path: Path
+) -> None:
+    """The uids of both are put in the kernel's mouth."""
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as impostor:
+        impostor.bind(str(path))
+        impostor.listen()
+        impostor.settimeout(20)
+        there = ["--socket", str(path)] if named else []
+        with subprocess.Popen(
+            [sys.executable, "-c", ATTACH, str(uid), str(own), "--relay-only", *there],
+            env=os.environ | {"MCP_GPU_SOCKET": str(path)},
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as attached:
+            assert attached.stdin is not None
+            assert attached.stderr is not None
+            attached.stdin.write(SESSION)
+            attached.stdin.close()
+            connection, _ = impostor.accept()
+            with connection:
+                connection.settimeout(20)
+                heard = connection.recv(100)
+            said = attached.stderr.read().decode()
+    assert heard == (SESSION if believed else b"")
+    assert attached.returncode == (0 if believed else 3)
+    assert (f"another user's, uid {uid}" in said) is not believed
+
+
+@ROOT
+def test_an_impostor_at_the_agents_place_hears_nothing(path: Path) -> None:
+    """As the kernel tells it: user 1 was there first."""
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    become = "import os, socket, sys; os.setgroups([]); os.setgid(1); os.setuid(1)\n"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", become + LISTEN, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as impostor:
+        assert impostor.stdout is not None
+        assert impostor.stdout.readline() == "listens\n"
+        attach = (
+            "import os, sys; from mcp_gpu.attach import main\n"
+            f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        refused = subprocess.run(
+            [sys.executable, "-c", attach, "--relay-only", "--socket", str(path)],
+            input=SESSION,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+        heard, _ = impostor.communicate("now\n", timeout=20)
+    assert refused.returncode == 3
+    assert b"another user's, uid 1" in refused.stderr
+    assert heard.strip() == "b''"
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o707, 0o710, 0o701])
 def test_a_folder_that_others_may_enter_is_not_used(mode: int, path: Path) -> None:
     path.parent.mkdir()

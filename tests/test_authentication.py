@@ -199,6 +199,7 @@ async def test_a_file_without_tokens_is_one_clear_error_at_the_start(
         (("localhost",), False, False),
         (("0.0.0.0",), False, True),
         (("0.0.0.0",), True, False),
+        (("127.0.0.1",), True, False),
     ],
 )
 async def test_who_lets_everybody_in_on_purpose_says_so(
@@ -214,6 +215,9 @@ async def test_who_lets_everybody_in_on_purpose_says_so(
         async with serving(registry(), http=HttpEndpoint(port=0, hosts=hosts, access=access)):
             pass
     assert ("NO AUTHENTICATION" in caplog.text) is warned
+    beyond_loopback = hosts == ("0.0.0.0",)
+    in_the_clear = guarded_by_token and beyond_loopback
+    assert ("the tokens that callers show cross the network" in caplog.text) is in_the_clear
 
 
 @pytest.mark.parametrize("hosts", [("0.0.0.0",), ("::",), ("127.0.0.1", "192.0.2.1"), ("",)])
@@ -277,6 +281,10 @@ async def test_each_hop_shows_a_token_of_its_own(tmp_path: Path) -> None:
     assert b"a token goes over https, or to this machine" in kept.stderr
     for way_out in (b"https://", b"kubectl port-forward", b"--plain-token"):
         assert way_out in kept.stderr
+    with_password = await status("--url", "https://someone:hidden@gpu.example.com/mcp")
+    assert with_password.returncode == 2
+    assert b"--url may hold no user name or password" in with_password.stderr
+    assert b"hidden" not in with_password.stderr + with_password.stdout
     assert told.returncode == 0, told.stderr
     assert refused.returncode == 2
     assert b"HTTP 401 Unauthorized: The bearer token is not one" in refused.stderr

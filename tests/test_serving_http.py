@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from mcp_types import ListToolsResult, PaginatedRequestParams
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import mcp_gpu.serving.http
+import mcp_gpu.serving.protocol
 from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.endpoint import bind
 from mcp_gpu.serving.pages import Readiness
@@ -274,6 +276,24 @@ async def test_readiness_is_told_with_its_reasons() -> None:
         assert answer.json() == {"status": "ready", "nvml": "library absent"}
 
 
+@pytest.mark.parametrize("wants_token", [False, True])
+async def test_readiness_has_words_for_those_alone_who_may_call(
+    wants_token: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("a-static-token-of-this-test\n")
+    access = AccessPolicy(token_file=tmp_path / "tokens" if wants_token else None)
+    words = {"message": "cannot reach the API server 192.0.2.1"}
+    state = Readiness(False, {"nvml": "failed"}, words)
+    async with (
+        serving(
+            registry(), http=HttpEndpoint(port=0, access=access), readiness=lambda: state
+        ) as listening,
+        httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
+    ):
+        told = (await client.get(url(listening, "/readyz"))).json()
+    assert told == {"status": "not_ready", "nvml": "failed"} | ({} if wants_token else words)
+
+
 async def test_version_is_the_identity_padded_on_request() -> None:
     async with http() as (listening, client):
         plain = (await client.get(url(listening, "/version"))).json()
@@ -437,7 +457,7 @@ async def raw_connection(**options: Any) -> AsyncIterator[anyio.abc.SocketStream
 async def test_a_head_that_does_not_come_is_not_waited_for(
     begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "HEADER_SECONDS", 0.05)
     async with raw_connection() as stream:
         if begun:
             await stream.send(begun)
@@ -447,7 +467,7 @@ async def test_a_head_that_does_not_come_is_not_waited_for(
 async def test_a_second_head_that_trickles_in_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "HEADER_SECONDS", 0.2)
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="first")))
         answered = b""
@@ -487,7 +507,7 @@ async def test_a_connection_that_was_reset_is_forgotten_at_once() -> None:
 
 
 async def test_connections_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "CONNECTIONS", 1)
     gate = Gate()
     async with (
         serving(registry(gate), http=HttpEndpoint(port=0)) as listening,

@@ -1,5 +1,7 @@
 """TLS served: handshakes, bounds, and certificates that change and end while it runs."""
 
+import _ssl
+import ctypes
 import json
 import logging
 import shutil
@@ -20,7 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import mcp_gpu.serving.certificate
-import mcp_gpu.serving.http
+import mcp_gpu.serving.endpoint
+import mcp_gpu.serving.protocol
 import mcp_gpu.serving.tls
 from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, TlsFiles
@@ -33,6 +36,7 @@ from support.ports import free_ports
 from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving
 
 EVENTS = "application/json, text/event-stream"
+JSON = {"Content-Type": "application/json"}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 DAY = 86_400.0
 
@@ -190,8 +194,8 @@ async def test_a_request_in_the_clear_learns_what_is_spoken_here(
     [
         ("tls.HANDSHAKE_SECONDS", b""),
         ("tls.HANDSHAKE_SECONDS", b"\x16\x03\x01\x02\x00\x01"),
-        ("http.HEADER_SECONDS", b""),
-        ("http.HEADER_SECONDS", HEAD),
+        ("protocol.HEADER_SECONDS", b""),
+        ("protocol.HEADER_SECONDS", HEAD),
     ],
 )
 async def test_what_does_not_come_is_not_waited_for(
@@ -243,7 +247,7 @@ async def test_connections_over_the_limit_are_turned_away(
     authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the others are all in calls, so that none can make room."""
-    monkeypatch.setattr(mcp_gpu.serving.http, "CONNECTIONS", 1)
+    monkeypatch.setattr(mcp_gpu.serving.protocol, "CONNECTIONS", 1)
     gate = Gate()
     answers: list[httpx.Response] = []
     async with (
@@ -323,6 +327,54 @@ async def test_curl_says_goodbye_and_is_not_the_last_client(program: Running) ->
     for _ in range(3):
         done = await anyio.run_process(curl)
         assert json.loads(done.stdout) == {"status": "healthy"}
+
+
+class Updater:
+    """A client that asks for new keys, which Python's ssl cannot, and reads no answer."""
+
+    def __init__(self, raw: socket.socket) -> None:
+        # The OpenSSL that Python's own ssl is made with.
+        self._library = ctypes.CDLL(_ssl.__file__)
+        for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
+            getattr(self._library, name).restype = ctypes.c_void_p
+        method = ctypes.c_void_p(self._library.TLS_client_method())
+        context = ctypes.c_void_p(self._library.SSL_CTX_new(method))
+        self._tls = ctypes.c_void_p(self._library.SSL_new(context))
+        self._library.SSL_set_fd(self._tls, raw.fileno())
+        assert self._library.SSL_connect(self._tls) == 1
+
+    def say(self, data: bytes) -> None:
+        assert self._library.SSL_write(self._tls, data, len(data)) == len(data)
+
+    def ask(self, count: int) -> int:
+        """How often it could be asked before the server had enough."""
+        for number in range(count):
+            if self._library.SSL_key_update(self._tls, 1) != 1:
+                return number
+            if self._library.SSL_do_handshake(self._tls) != 1:
+                return number
+        return count
+
+
+UPDATES = 20_000
+"""Answers to so many fill all the buffers on the way, and several times what may be unread."""
+
+
+async def test_key_updates_do_not_pile_up_for_a_client_that_reads_nothing(
+    authority: Authority, files: TlsFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hasattr(ctypes.CDLL(_ssl.__file__), "SSL_key_update"):
+        pytest.skip("this Python hides the OpenSSL that it was made with")
+    monkeypatch.setattr(mcp_gpu.serving.endpoint, "UNSENT_BYTES", 4096)
+    async with https(authority, files) as (url, client, listening):
+        with socket.socket() as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(listening.http[0])
+            updater = await anyio.to_thread.run_sync(Updater, raw)
+            await anyio.to_thread.run_sync(updater.say, HEAD + b"\r\n")
+            asked = await anyio.to_thread.run_sync(updater.ask, UPDATES)
+        assert asked < UPDATES
+        assert (await client.get(f"{url}/healthz")).status_code == 200
 
 
 async def test_a_client_that_hangs_up_ends_its_call(authority: Authority, files: TlsFiles) -> None:

@@ -22,6 +22,10 @@ UNACKNOWLEDGED_MS = 60_000
 """How long a client may leave sent bytes unacknowledged or its window shut before the kernel drops
 it: bounds what clients that stopped reading or vanished can hold (tcp(7), TCP_USER_TIMEOUT)."""
 
+UNSENT_BYTES = 128 << 10
+"""What the kernel takes for a client ahead of its reading. Linux allows as much again for itself,
+and on its own would go up to megabytes for each client that asks much and reads little."""
+
 BACKLOG = 1024
 """Connections that may wait to be accepted; the kernel caps it at somaxconn."""
 
@@ -63,7 +67,16 @@ class HttpEndpoint:
     @property
     def open_to_all(self) -> bool:
         """Whether other machines may call and need no token."""
-        return not self.access.wants_token and not all(map(is_loopback, self.hosts))
+        return not self.access.wants_token and self._beyond_loopback
+
+    @property
+    def in_the_clear(self) -> bool:
+        """Whether callers on other machines show tokens over plain HTTP."""
+        return self.access.wants_token and self.tls is None and self._beyond_loopback
+
+    @property
+    def _beyond_loopback(self) -> bool:
+        return not all(map(is_loopback, self.hosts))
 
 
 def bind(endpoint: HttpEndpoint) -> list[socket.socket]:
@@ -122,9 +135,10 @@ def _open(address: tuple[socket.AddressFamily, str], port: int, *, v6_only: bool
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit both
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted connections inherit all of it
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
         opened.bind((host, port))
         # At once: two sockets may share a bound port on Linux, and only the listener owns it.
         opened.listen(BACKLOG)

@@ -6,29 +6,27 @@ curl, gets plain JSON and needs no initialize. Nothing is kept between requests.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import anyio
-import h11
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp_types import JSONRPCNotification, JSONRPCRequest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mcp_gpu.serving.access.gate import Gate
 from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint
 from mcp_gpu.serving.pages import Page, Pages
+from mcp_gpu.serving.protocol import KEEP_ALIVE_SECONDS, BoundedProtocol
 from mcp_gpu.serving.security import RebindingGuard, refusal
 from mcp_gpu.serving.stream import Stop, fault
 from mcp_gpu.serving.tls import Handshakes, TlsConnection
@@ -37,12 +35,6 @@ from transports.framing import decode, encode
 __all__ = ["serve_http"]
 
 logger = logging.getLogger(__name__)
-
-CONNECTIONS = 1024
-"""Open connections, the cap on what clients together can hold."""
-
-HEADER_SECONDS = 10.0
-"""How long a client may take to send a request's head. uvicorn has no such limit."""
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a request's body."""
@@ -56,10 +48,6 @@ LARGE_BODY_BYTES = 1 << 16
 LARGE_BODIES = 32
 """Longer bodies that may be on their way at once: clients that never finish theirs would otherwise
 hold `body_bytes` each, a GiB together. Others are served meanwhile."""
-
-KEEP_ALIVE_SECONDS = 75
-"""Idle connections are kept longer than common clients and proxies keep theirs (30 to 60 s), so
-that it is the client who closes and no request meets a closing connection."""
 
 
 async def serve_http(
@@ -87,7 +75,7 @@ async def serve_http(
         handshakes = Handshakes()
         config = uvicorn.Config(
             app,
-            http=_BoundedProtocol if certificate is None else _over_tls(certificate, handshakes),
+            http=BoundedProtocol if certificate is None else _over_tls(certificate, handshakes),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -164,77 +152,10 @@ def _over_tls(certificate: Certificate, handshakes: Handshakes) -> Any:
     """What makes uvicorn a protocol for each TCP connection."""
 
     def make(**arguments: Any) -> TlsConnection:
-        above = partial(_BoundedProtocol, **arguments)
+        above = partial(BoundedProtocol, **arguments)
         return TlsConnection(above, certificate.context, handshakes)
 
     return make
-
-
-class _BoundedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a bound on connections and on the time a request's head may take:
-    its own clock starts only after the first response, and any byte resets it."""
-
-    _head_deadline: asyncio.TimerHandle | None = None
-    _silent_until: ClassVar[float] = 0.0
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS and not self._make_room():
-            self._tell_of_refusal()
-            transport.write(b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n")
-            transport.close()
-        else:
-            self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            super().data_received(data)
-            self._expect_head()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._forget_head()
-        # uvicorn forgets to after a reset, and keeps the connection's memory for the whole time.
-        self._unset_keepalive_if_required()
-
-    def _make_room(self) -> bool:
-        """Close the connection whose client has been waited for longest, of those that never sent
-        a whole request if there are any: who only holds on must not keep others out."""
-        waiting = []
-        for each in self.connections:
-            if not isinstance(each, _BoundedProtocol) or each.transport.is_closing():
-                continue
-            clock = each._head_deadline or each.timeout_keep_alive_task
-            if clock is not None:  # nor is it this one's, which runs only from now on
-                waiting.append((each._head_deadline is None, clock.when(), id(each), each))
-        if waiting:
-            min(waiting)[-1].transport.abort()
-        return bool(waiting)
-
-    def _expect_head(self) -> None:
-        """Run the clock while part of a head is here, or nothing ever was."""
-        begun = self.cycle is None or bool(self.conn.trailing_data[0])
-        if self.conn.their_state is not h11.IDLE or not begun:
-            self._forget_head()
-        elif self._head_deadline is None:
-            self._head_deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
-
-    def _forget_head(self) -> None:
-        if self._head_deadline is not None:
-            self._head_deadline.cancel()
-            self._head_deadline = None
-
-    @classmethod
-    def _tell_of_refusal(cls) -> None:
-        """Once a minute: whoever opens too many connections should not fill the log as well."""
-        now = time.monotonic()
-        if now >= cls._silent_until:
-            cls._silent_until = now + 60
-            logger.warning("refusing connections: %d are open", CONNECTIONS)
 
 
 class _App:
@@ -304,9 +225,12 @@ class _App:
         try:
             message = decode(body)
         except ValueError:
-            # What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose.
-            return Response(encode(fault(body)), status_code=400, media_type="application/json")
-        return await self._gate.permit(caller, message) or body
+            return _bad(body)
+        if not isinstance(message, JSONRPCRequest | JSONRPCNotification):
+            return _bad(body)  # an answer, and nothing was asked; or one that is a request as well
+        # What goes on is what was judged: the SDK reads a body in its own way, and would run as a
+        # request what was taken here for something else.
+        return await self._gate.permit(caller, message) or encode(message)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""
@@ -351,6 +275,11 @@ class _App:
             tasks.start_soon(watch)
             await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
+
+
+def _bad(body: bytes) -> Response:
+    """What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose."""
+    return Response(encode(fault(body)), status_code=400, media_type="application/json")
 
 
 def _names_events(scope: Scope) -> bool:

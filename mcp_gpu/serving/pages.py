@@ -30,7 +30,9 @@ class Readiness:
 
     ready: bool
     detail: Mapping[str, Any] = field(default_factory=dict)
-    """Shown at `/readyz`, ready for JSON."""
+    """States and counts, shown at `/readyz` to whoever asks; ready for JSON."""
+    words: Mapping[str, str | None] = field(default_factory=dict)
+    """Names and reasons, shown beside them where callers of tools need no token either."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,8 @@ class Pages:
     """Calls by tool and outcome."""
     readiness: Callable[[], Readiness]
     stop: Stop
+    tells_all: bool
+    """Whether whoever asks may know all."""
     started_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -62,9 +66,10 @@ class Pages:
         stopping = self.stop.announced.is_set()
         ready = readiness.ready and not stopping
         status = "stopping" if stopping else "ready" if ready else "not_ready"
-        return JSONResponse(
-            {"status": status, **readiness.detail}, status_code=200 if ready else 503
-        )
+        told = {"status": status, **readiness.detail}
+        if self.tells_all:
+            told |= readiness.words
+        return JSONResponse(told, status_code=200 if ready else 503)
 
     def _version(self, scope: Scope) -> Response:
         document = self.identity().to_wire()

@@ -45,6 +45,17 @@ OPEN_DOOR = (
     "--kubernetes-tokens, or say --allow-anonymous if whoever reaches the port may read every GPU"
 )
 
+OPEN_ON_PURPOSE = (
+    "NO AUTHENTICATION: whoever reaches port %d of %s reads every GPU; this is what "
+    "--allow-anonymous asks for"
+)
+
+IN_THE_CLEAR = (
+    "port %d of %s speaks plain HTTP: the tokens that callers show cross the network in the clear, "
+    "and whoever reads one can call with it. Let HTTPS end here (--tls-cert-file, --tls-key-file), "
+    "or let it end at a proxy and nothing but that reach the port"
+)
+
 FORCED = 1
 """Exit status of a process that was ended the hard way."""
 
@@ -121,7 +132,13 @@ async def serve(
         ListenError: a listener could not be opened; nothing was served.
     """
     stopping = Stop(_end_subscriptions(served.server), announced=stop or anyio.Event())
-    pages = Pages(identity=served.identity, calls=served.calls, readiness=readiness, stop=stopping)
+    pages = Pages(
+        identity=served.identity,
+        calls=served.calls,
+        readiness=readiness,
+        stop=stopping,
+        tells_all=http is not None and not http.access.wants_token,
+    )
     with ExitStack() as opened:
         listeners: list[Listener] = []
         addresses: tuple[tuple[str, int], ...] = ()
@@ -181,13 +198,9 @@ def _listen_http(
     gate = Gate(endpoint.access)
     certificate = None if endpoint.tls is None else Certificate(endpoint.tls)
     sockets = bind(endpoint)
-    if endpoint.open_to_all:
-        logger.warning(
-            "NO AUTHENTICATION: whoever reaches port %d of %s reads every GPU; this is what "
-            "--allow-anonymous asks for",
-            sockets[0].getsockname()[1],
-            ", ".join(endpoint.hosts),
-        )
+    if endpoint.open_to_all or endpoint.in_the_clear:
+        words = OPEN_ON_PURPOSE if endpoint.open_to_all else IN_THE_CLEAR
+        logger.warning(words, sockets[0].getsockname()[1], ", ".join(endpoint.hosts))
     for bound in sockets:
         opened.callback(bound.close)
     addresses = tuple(bound.getsockname()[:2] for bound in sockets)

@@ -28,6 +28,10 @@ it takes milliseconds, so the oldest is one that says nothing."""
 
 CHUNK_BYTES = 65_536
 
+REPLY_BYTES = 65_536
+"""What TLS may have said by itself to a client that reads nothing, before it is cut: every key
+update that a client sends is answered with one, of which honest clients send one in a while."""
+
 _SPOKE_HTTP = b"This port speaks HTTPS.\n"
 SPOKE_HTTP = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n"
@@ -81,6 +85,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.wrap_bio(self._arrived, self._leaving, server_side=True)
         self._above: asyncio.Protocol | None = None
+        self._replied_bytes = 0
 
     # What TCP tells.
 
@@ -99,7 +104,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
                 return
             self._read()
         except ssl.SSLWantReadError:
-            self._flush()
+            self._reply()
         except ssl.SSLZeroReturnError:
             self.close()
         except ssl.SSLError as error:
@@ -145,6 +150,9 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self._settled()
         self._tcp.abort()
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._tcp.set_write_buffer_limits(high, low)
+
     def is_closing(self) -> bool:
         return self._tcp.is_closing()
 
@@ -176,6 +184,14 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
                 self._above.data_received(data)
             else:  # the client's goodbye, from now on the answer to every read
                 self.close()
+
+    def _reply(self) -> None:
+        """Send what TLS itself has to say, since nobody above is held up by that being unread."""
+        unread = self._tcp.get_write_buffer_size() > 0
+        self._replied_bytes = self._replied_bytes * unread + self._leaving.pending
+        self._flush()
+        if self._replied_bytes > REPLY_BYTES:
+            self.abort()
 
     def _flush(self) -> None:
         if self._leaving.pending:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, not skip, the tests that need a Kubernetes where none can be made",
     )
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Whatever a test runs of the command line, which sets up the logs of its whole process."""
+    loggers = [logging.getLogger(name) for name in ("", "mcp_gpu", "transports")]
+    levels = [each.level for each in loggers]
+    handlers = set(loggers[0].handlers)
+    yield
+    for each, level in zip(loggers, levels, strict=True):
+        each.setLevel(level)
+    for handler in set(loggers[0].handlers) - handlers:
+        if type(handler) is logging.StreamHandler:  # pytest's own come and go as it likes
+            loggers[0].removeHandler(handler)
 
 
 @pytest.fixture

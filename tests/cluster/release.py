@@ -105,8 +105,9 @@ class Release:
 
     def _helm(self, *words: str, values: Sequence[str] = ()) -> str:
         repository, _, tag = self.image.name.rpartition(":")
-        named = [f"image.repository={repository}", f"image.tag={tag}", "simulate.enabled=true"]
-        flags = [f"--set={value}" for value in (*named, *values)]
+        # As text: a tag may have digits alone.
+        flags = [f"--set-string=image.repository={repository},image.tag={tag}"]
+        flags += [f"--set={value}" for value in ("simulate.enabled=true", *values)]
         place = ["--namespace", self.namespace]
         return self.cluster.helm(*words, self.name, str(CHART), *flags, *place)
 

@@ -99,16 +99,21 @@ def describe(command: type[settings.LogSettings]) -> None:
 
     For whoever shows them. pydantic can do so when a class is made, but takes 20 ms at every start.
     """
-    classes = {each.__name__ for each in command.__mro__}
-    for node in ast.parse(inspect.getsource(settings)).body:  # bases stand before their heirs
-        if isinstance(node, ast.ClassDef) and node.name in classes:
-            for field, below in pairwise(node.body):
-                match field, below:
-                    case (
-                        ast.AnnAssign(target=ast.Name(id=name)),
-                        ast.Expr(value=ast.Constant(value=str(text))),
-                    ):
-                        command.model_fields[name].description = inspect.cleandoc(text)
+    for base in reversed(command.__mro__):
+        if issubclass(base, settings.LogSettings):
+            _describe(base, command)
+
+
+def _describe(base: type[settings.LogSettings], command: type[settings.LogSettings]) -> None:
+    (node,) = ast.parse(inspect.getsource(base)).body
+    assert isinstance(node, ast.ClassDef)
+    for field, below in pairwise(node.body):
+        match field, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                command.model_fields[name].description = inspect.cleandoc(text)
 
 
 def _usage() -> str:

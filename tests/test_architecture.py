@@ -73,7 +73,7 @@ ONLY_IN = {
 """Foreign systems, each behind one door."""
 
 READS_ENVIRONMENT = {
-    "mcp_gpu.settings",
+    "mcp_gpu.settings.fleet",
     "mcp_gpu.variables",  # looks for misspelt settings
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one

@@ -1,0 +1,42 @@
+"""Every setting, once. Flags, `MCP_GPU_*` variables and their help come from these classes.
+
+A flag wins over a variable, a variable over the default. Nothing else reads the environment,
+but for `mcp_gpu.sockets`, which `mcp-gpu attach` needs without pydantic.
+
+No name may be one that Kubernetes puts into a pod's environment for a Service called
+`mcp-gpu` or `mcp-gpu-gateway` (`MCP_GPU_PORT`, `MCP_GPU_SERVICE_HOST`, ...): hence `http_port`.
+"""
+
+from __future__ import annotations
+
+from mcp_gpu.settings.agent import KERNEL_LOG, AgentSettings, GpuAccess
+from mcp_gpu.settings.base import PREFIX, LogSettings, SettingError
+from mcp_gpu.settings.fleet import FleetSettings, GatewaySettings
+from mcp_gpu.settings.local import DemoSettings, RecordSettings
+from mcp_gpu.settings.serve import ServeSettings
+from mcp_gpu.settings.terminal import (
+    DoctorSettings,
+    HealthSettings,
+    StatusSettings,
+    TerminalSettings,
+    XidSettings,
+)
+
+__all__ = [
+    "KERNEL_LOG",
+    "PREFIX",
+    "AgentSettings",
+    "DemoSettings",
+    "DoctorSettings",
+    "FleetSettings",
+    "GatewaySettings",
+    "GpuAccess",
+    "HealthSettings",
+    "LogSettings",
+    "RecordSettings",
+    "ServeSettings",
+    "SettingError",
+    "StatusSettings",
+    "TerminalSettings",
+    "XidSettings",
+]

@@ -30,11 +30,19 @@ MAY_IMPORT = {
     "mcp_gpu.gpu": {TEXT},
     "mcp_gpu.node": {"mcp_gpu.gpu", TEXT},
     "mcp_gpu.fleet": {"transports"},
+    "mcp_gpu.workloads": {"transports", "mcp_gpu.gpu"},
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.registry": WIRE,
     "mcp_gpu.serving": WIRE | ENDS,
-    "mcp_gpu.tools": {"mcp_gpu.registry", "mcp_gpu.gpu", "mcp_gpu.node", "mcp_gpu.fleet", TEXT},
+    "mcp_gpu.tools": {
+        "mcp_gpu.registry",
+        "mcp_gpu.gpu",
+        "mcp_gpu.node",
+        "mcp_gpu.fleet",
+        "mcp_gpu.workloads",
+        TEXT,
+    },
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
         "mcp_gpu.serving.endpoint",
@@ -200,7 +208,13 @@ def test_a_gateway_loads_no_gpu_library() -> None:
 
 def test_an_agent_loads_no_gateway() -> None:
     loaded = loaded_by("import mcp_gpu.agent")
-    strangers = {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"}
+    strangers = {
+        "mcp_gpu.fleet",
+        "mcp_gpu.workloads",
+        "transports.http",
+        "rich",
+        "mcp_gpu.gpu.simulator",
+    }
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
 
 

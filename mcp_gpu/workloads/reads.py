@@ -1,0 +1,167 @@
+"""What one call reads of a cluster: each object at most once, and every read that is refused told.
+
+A gateway may be given few rights, or none. A part of an answer whose right is missing is a `Gap`
+that names it, and the rest of the answer stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import anyio
+from pydantic import Field
+
+from mcp_gpu.gpu.wire import Wire
+from transports.kubernetes import KubernetesApi, KubernetesError
+from transports.text import one_line
+
+__all__ = ["Document", "Gap", "Reads", "Workloads"]
+
+READ_SECONDS: Final = 5.0
+"""For one object or list."""
+
+PARALLEL: Final = 8
+"""Reads of one call at a time: the API server has others to serve."""
+
+LISTED: Final = 500
+"""Objects of one list: what comes after them is a gap."""
+
+WHY_CHARS: Final = 200
+
+Document = Mapping[str, Any]
+"""An object as the API server gives it, or the items of a list below `items`."""
+
+
+class Gap(Wire):
+    """Something that could not be read."""
+
+    what: str = Field(description="Such as: pod train/worker-0.")
+    why: str
+    grant: str = Field(description="The right that is missing, as `get pods in train`; or empty.")
+
+
+class Reads:
+    """The reads of one call. What was asked for before is not asked again.
+
+    Nothing here raises: what cannot be read is None and a gap.
+
+    Args:
+        api: entered by its owner; None: there is no cluster to ask.
+    """
+
+    def __init__(self, api: KubernetesApi | None) -> None:
+        self._api = api
+        self._gaps: dict[str, Gap] = {}
+        self._found: dict[tuple[str, str], Document | None] = {}
+        self._locks: dict[tuple[str, str], anyio.Lock] = {}
+        self._limiter = anyio.CapacityLimiter(PARALLEL)
+        self.requests = 0
+        """Sent to the API server so far."""
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """What could not be read, each once."""
+        return tuple(self._gaps.values())
+
+    def miss(self, what: str, why: str, grant: str = "") -> None:
+        """Note a gap that the caller knows of."""
+        gap = Gap(what=what, why=one_line(why, WHY_CHARS), grant=grant)
+        self._gaps.setdefault(what, gap)
+
+    async def get(self, path: str, plural: str, name: str, namespace: str = "") -> Document | None:
+        """One object; None where there is none, or it cannot be read, which is then a gap.
+
+        Args:
+            path: of the API group and version, as `/api/v1` or `/apis/batch/v1`.
+        """
+        where = f"namespaces/{namespace}/" if namespace else ""
+        what = f"{plural.removesuffix('s')} {f'{namespace}/' if namespace else ''}{name}"
+        grant = _grant("get", path, plural, namespace)
+        return await self._read(f"{path}/{where}{plural}/{name}", "", what, grant)
+
+    async def list(
+        self, path: str, plural: str, namespace: str = "", **selectors: str
+    ) -> tuple[Document, ...]:
+        """The objects of a kind, of one namespace or of all; none where they cannot be read.
+
+        Args:
+            selectors: `fieldSelector`, `labelSelector`: the server sends only what fits.
+        """
+        where = f"namespaces/{namespace}/" if namespace else ""
+        told = f" with {' and '.join(selectors.values())}" if selectors else ""
+        what = f"{plural}{f' of {namespace}' if namespace else ''}{told}"
+        query = "&".join(f"{key}={value}" for key, value in sorted(selectors.items()))
+        grant = _grant("list", path, plural, namespace)
+        page = await self._read(f"{path}/{where}{plural}", query, what, grant, selectors)
+        if page is None:
+            return ()
+        if (page.get("metadata") or {}).get("continue"):
+            self.miss(what, f"only the first {LISTED} are looked at")
+        return tuple(page.get("items") or ())
+
+    async def _read(
+        self,
+        path: str,
+        query: str,
+        what: str,
+        grant: str,
+        selectors: Mapping[str, str] | None = None,
+    ) -> Document | None:
+        key = (path, query)
+        async with self._locks.setdefault(key, anyio.Lock()):
+            if key not in self._found:
+                self._found[key] = await self._ask(path, what, grant, selectors)
+            return self._found[key]
+
+    async def _ask(
+        self, path: str, what: str, grant: str, selectors: Mapping[str, str] | None
+    ) -> Document | None:
+        if self._api is None:
+            self.miss("Kubernetes", "this gateway has no API server to ask")
+            return None
+        params = None if selectors is None else {"limit": str(LISTED), **selectors}
+        try:
+            async with self._limiter:
+                self.requests += 1
+                document = await self._api.get(path, params, seconds=READ_SECONDS)
+        except KubernetesError as error:
+            if error.status == 403:
+                self.miss(what, "forbidden", grant)
+            elif error.status != 404:  # which says that there is none, and is an answer
+                self.miss(what, error.message)
+            return None
+        if not isinstance(document, dict):
+            self.miss(what, "the answer is no object")
+            return None
+        return document
+
+
+class Workloads:
+    """The clusters that a gateway can ask.
+
+    Args:
+        apis: by the name of the cluster in `Target.cluster`, entered by the caller. A single one
+            is that of all nodes; none: there is no cluster.
+    """
+
+    def __init__(self, apis: Mapping[str, KubernetesApi]) -> None:
+        self._apis = dict(apis)
+
+    def reads(self, cluster: str = "") -> Reads:
+        """For one call, of that cluster; without a name, of the only one."""
+        if cluster in self._apis:
+            return Reads(self._apis[cluster])
+        only = next(iter(self._apis.values())) if len(self._apis) == 1 else None
+        return Reads(only)
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """Their names; `("",)` is a single one without a name."""
+        return tuple(self._apis)
+
+
+def _grant(verb: str, path: str, plural: str, namespace: str) -> str:
+    _, kind, group, *_ = [*path.split("/"), ""]
+    resource = plural if kind == "api" else f"{plural}.{group}"
+    return f"{verb} {resource}" + (f" in {namespace}" if namespace else "")

@@ -20,12 +20,11 @@ from mcp_gpu.node.gpu_access import explain
 from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
-from mcp_gpu.registry import Registry
+from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory, xids
-from mcp_gpu.tools.explain_xid import explain_tool
+from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
@@ -111,18 +110,16 @@ async def _serve(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[
-            health.agent_tool(
+        tools=from_listing(
+            tools.LISTING,
+            tools.makers(
                 settings.node_name,
                 collector,
                 watch,
                 lookout.sight,
                 expected_gpus=settings.expected_gpus,
             ),
-            inventory.agent_tool(settings.node_name, collector),
-            xids.agent_tool(settings.node_name, collector, watch),
-            explain_tool(),
-        ],
+        ),
         identity=lambda: identity,
         sees=lambda: lookout.sight().told,
     )

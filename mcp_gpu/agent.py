@@ -125,7 +125,6 @@ async def _serve(
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
-        await tasks.start(watch.run)
 
         async def serve_and_end(*, task_status: TaskStatus[Listening]) -> None:
             await serve(
@@ -145,8 +144,9 @@ async def _serve(
             refused = error  # Raised below, where no group is made of it.
             tasks.cancel_scope.cancel()
         else:
-            # Not before: the thread's Python and this one's would take turns, and who comes in
-            # the meantime is told that the first look is yet to end.
+            # Not before: they and who asks would take turns, and who comes in the meantime is told
+            # that the first look is yet to end.
+            await tasks.start(watch.run)
             collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused

@@ -191,15 +191,29 @@ def test_a_cluster_is_paid_for_by_those_who_talk_to_one() -> None:
     assert {"kubernetes", "aiohttp"} & loaded_by(f"__builtins__.exec({code!r})") == set()
 
 
+def tools_of(role: str) -> str:
+    """The modules of its tools, which the role imports at their first calls."""
+    inside = imports(ROOT / "mcp_gpu" / "tools" / f"{role}.py")
+    names = {name for name, _ in modules()}
+    return ", ".join(sorted(each for each in inside & names if within(each, "mcp_gpu.tools")))
+
+
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+def test_a_tool_is_paid_for_by_its_first_call(role: str) -> None:
+    loaded = loaded_by(f"import mcp_gpu.{role}, mcp_gpu.serving.stdio")
+    assert set(tools_of(role).split(", ")) & loaded == set()
+    assert {"mcp_gpu.gpu.health.assess", "mcp_gpu.gpu.xid.analysis"} & loaded == set()
+
+
 def test_a_gateway_loads_no_gpu_library() -> None:
-    loaded = loaded_by("import mcp_gpu.gateway")
+    loaded = loaded_by(f"import mcp_gpu.gateway, {tools_of('gateway')}")
     strangers = {"pynvml", "mcp_gpu.gpu.nvml", "rich"}
     # A gateway over named agents has no use for a Kubernetes client.
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
 
 
 def test_an_agent_loads_no_gateway() -> None:
-    loaded = loaded_by("import mcp_gpu.agent")
+    loaded = loaded_by(f"import mcp_gpu.agent, {tools_of('agent')}")
     strangers = {"mcp_gpu.fleet", "transports.http", "rich", "mcp_gpu.gpu.simulator"}
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
 

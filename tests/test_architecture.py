@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -83,16 +83,26 @@ READS_ENVIRONMENT = {
 }
 
 
-def modules() -> Iterator[tuple[str, Path]]:
+@cache
+def modules() -> list[tuple[str, Path]]:
+    found = []
     for package in ("mcp_gpu", "transports"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield name.removesuffix(".__init__"), path
+            found.append((name.removesuffix(".__init__"), path))
+    return found
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Of a module's source, all of them."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -144,7 +154,7 @@ def test_only_the_settings_read_the_environment() -> None:
         for module, path in modules()
         if any(
             isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in nodes(path)
         )
     }
     assert readers == READS_ENVIRONMENT

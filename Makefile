@@ -10,7 +10,7 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-h
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench accept bench-scale format lock node clean
-.PHONY: cluster cluster-down cluster-shell image-size test-cluster bench-cluster
+.PHONY: cluster cluster-build cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ CLUSTER := PYTHONPATH=tests $(BIN)/python -m cluster
 
 cluster: $(STAMP)  ## Bring up a Kubernetes of three nodes on this machine, and keep it (as root)
 	@$(CLUSTER) up
+
+cluster-build: $(STAMP)  ## Build what it is made of, which is else done when it is first wanted (as root)
+	@$(CLUSTER) build
 
 cluster-down: $(STAMP)  ## Take it down, or what is left of it
 	@$(CLUSTER) down

@@ -20,12 +20,11 @@ from mcp_gpu.node.gpu_access import explain
 from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
-from mcp_gpu.registry import Registry
+from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory, xids
-from mcp_gpu.tools.explain_xid import explain_tool
+from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
@@ -111,24 +110,21 @@ async def _serve(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[
-            health.agent_tool(
+        tools=from_listing(
+            tools.LISTING,
+            tools.makers(
                 settings.node_name,
                 collector,
                 watch,
                 lookout.sight,
                 expected_gpus=settings.expected_gpus,
             ),
-            inventory.agent_tool(settings.node_name, collector),
-            xids.agent_tool(settings.node_name, collector, watch),
-            explain_tool(),
-        ],
+        ),
         identity=lambda: identity,
         sees=lambda: lookout.sight().told,
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
-        await tasks.start(watch.run)
 
         async def serve_and_end(*, task_status: TaskStatus[Listening]) -> None:
             await serve(
@@ -148,8 +144,9 @@ async def _serve(
             refused = error  # Raised below, where no group is made of it.
             tasks.cancel_scope.cancel()
         else:
-            # Not before: the thread's Python and this one's would take turns, and who comes in
-            # the meantime is told that the first look is yet to end.
+            # Not before: they and who asks would take turns, and who comes in the meantime is told
+            # that the first look is yet to end.
+            await tasks.start(watch.run)
             collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused

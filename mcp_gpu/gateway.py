@@ -26,13 +26,11 @@ from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
-from mcp_gpu.registry import Registry
+from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids
-from mcp_gpu.tools.check_connectivity import connectivity_tool
-from mcp_gpu.tools.explain_xid import explain_tool
+from mcp_gpu.tools import gateway as tools
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
@@ -206,13 +204,7 @@ async def serve_gateway(
         name="mcp-gpu-gateway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=[
-            fleet_health.gateway_tool(fleet.router),
-            fleet_inventory.gateway_tool(fleet.router),
-            fleet_xids.gateway_tool(fleet.router),
-            explain_tool(),
-            connectivity_tool(fleet.checkup),
-        ],
+        tools=from_listing(tools.LISTING, tools.makers(fleet.router, fleet.checkup)),
         identity=identity,
     )
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,16 +91,26 @@ READS_ENVIRONMENT = {
 }
 
 
-def modules() -> Iterator[tuple[str, Path]]:
+@cache
+def modules() -> list[tuple[str, Path]]:
+    found = []
     for package in ("mcp_gpu", "transports"):
         for path in sorted((ROOT / package).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield name.removesuffix(".__init__"), path
+            found.append((name.removesuffix(".__init__"), path))
+    return found
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Of a module's source, all of them."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -152,7 +162,7 @@ def test_only_the_settings_read_the_environment() -> None:
         for module, path in modules()
         if any(
             isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            for node in nodes(path)
         )
     }
     assert readers == READS_ENVIRONMENT
@@ -199,15 +209,29 @@ def test_a_cluster_is_paid_for_by_those_who_talk_to_one() -> None:
     assert {"kubernetes", "aiohttp"} & loaded_by(f"__builtins__.exec({code!r})") == set()
 
 
+def tools_of(role: str) -> str:
+    """The modules of its tools, which the role imports at their first calls."""
+    inside = imports(ROOT / "mcp_gpu" / "tools" / f"{role}.py")
+    names = {name for name, _ in modules()}
+    return ", ".join(sorted(each for each in inside & names if within(each, "mcp_gpu.tools")))
+
+
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+def test_a_tool_is_paid_for_by_its_first_call(role: str) -> None:
+    loaded = loaded_by(f"import mcp_gpu.{role}, mcp_gpu.serving.stdio")
+    assert set(tools_of(role).split(", ")) & loaded == set()
+    assert {"mcp_gpu.gpu.health.assess", "mcp_gpu.gpu.xid.analysis"} & loaded == set()
+
+
 def test_a_gateway_loads_no_gpu_library() -> None:
-    loaded = loaded_by("import mcp_gpu.gateway")
+    loaded = loaded_by(f"import mcp_gpu.gateway, {tools_of('gateway')}")
     strangers = {"pynvml", "mcp_gpu.gpu.nvml", "rich"}
     # A gateway over named agents has no use for a Kubernetes client.
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
 
 
 def test_an_agent_loads_no_gateway() -> None:
-    loaded = loaded_by("import mcp_gpu.agent")
+    loaded = loaded_by(f"import mcp_gpu.agent, {tools_of('agent')}")
     strangers = {
         "mcp_gpu.fleet",
         "mcp_gpu.workloads",

@@ -432,6 +432,14 @@ def test_the_installs_of_the_predecessor_render_and_may_keep_their_services_name
     assert [port["port"] for port in service["spec"]["ports"]] == [8080]
 
 
+def test_the_last_install_of_the_predecessor_is_the_first_of_them() -> None:
+    """So that a cluster need not be shown both."""
+    first, *_, last = (
+        chart.settled(render(helm_python.parse_set_string(flags))) for flags in chart.PREDECESSOR
+    )
+    assert first == last
+
+
 def test_a_fleet_file_may_begin_as_it_likes() -> None:
     text = '\n   # indented, \'"quoted"\'\n[[nodes]]\nname = "*"\nprofile = "t4"\n'
     rendered = render({"simulate": {"enabled": True, "fleet": text}})

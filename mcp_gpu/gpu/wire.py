@@ -11,7 +11,8 @@ NOT_REPORTED = "not_reported"
 class Wire(BaseModel):
     """Frozen. Fields that a newer peer sends and this version does not know are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Built when first used, which is after the start.
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 def give_reasons(model: Wire, names: tuple[str, ...], unavailable: dict[str, str]) -> None:

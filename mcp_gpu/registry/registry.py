@@ -1,4 +1,4 @@
-"""How a tool is declared, and how one MCP server is made of the declarations.
+"""How one MCP server is made of tools.
 
 A `Registry` owns one `mcp.server.lowlevel.Server` and answers `tools/list`, `tools/call`,
 `server/discover` and `subscriptions/listen` on it, the same on every listener that serves it.
@@ -11,9 +11,9 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import anyio
 from mcp.server.caching import CacheHint
@@ -30,15 +30,13 @@ from mcp_types import (
     PaginatedRequestParams,
     RequestParams,
     TextContent,
-    ToolAnnotations,
 )
-from mcp_types import Tool as ListedTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel
 from pydantic_core import from_json
 
-from mcp_gpu.registry.arguments import Arguments, BadArguments, read
-from mcp_gpu.registry.schema import compact
+from mcp_gpu.registry.arguments import BadArguments, read
+from mcp_gpu.registry.later import Later
+from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError
 from transports.base import (
     IDENTITY_META_KEY,
     INSTANCE_META_KEY,
@@ -48,7 +46,7 @@ from transports.base import (
 )
 from transports.text import quoted
 
-__all__ = ["Answer", "Arguments", "Call", "Registry", "Tool", "ToolError"]
+__all__ = ["Registry"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +67,6 @@ DATA = (
 NAME_CHARS = 100
 """How much of an unknown tool's name is repeated."""
 
-PROGRESS_SECONDS = 1.0
-"""How long a tool waits for a client to take a progress notification, which it may well lose."""
-
 TOOLS_TTL_MS = 300_000
 """The list never changes while the process lives; five minutes bound what an upgrade leaves."""
 
@@ -79,68 +74,6 @@ SUBSCRIPTIONS = 256
 """Open `subscriptions/listen` streams. A client needs one."""
 
 Context = ServerRequestContext[Any, Any]
-A = TypeVar("A", bound=Arguments)
-
-
-class ToolError(Exception):
-    """The tool can't answer, and the text says why and what to do. The model reads it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a tool returns: the same facts twice, for the model's eye and for programs."""
-
-    text: str
-    data: BaseModel
-
-
-async def _unheard(done: float, total: float | None, message: str | None) -> None:
-    """Progress of a call whose caller can't hear it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a tool: who asks, and a way to tell them how far it is."""
-
-    caller: str = "unknown"
-    """The client's own name and version, which it may make up: for logs alone."""
-    report: Callable[[float, float | None, str | None], Awaitable[None]] = _unheard
-
-    async def progress(
-        self, done: float, total: float | None = None, message: str | None = None
-    ) -> None:
-        """Tell a caller who asked for it. Gives up on one who does not listen."""
-        with anyio.move_on_after(PROGRESS_SECONDS):
-            await self.report(done, total, message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tool(Generic[A]):
-    """One tool. `run` raises `ToolError` for what the model should read."""
-
-    name: str
-    title: str
-    description: str
-    arguments: type[A]
-    result: type[BaseModel]
-    run: Callable[[A, Call], Awaitable[Answer]]
-
-    def listed(self) -> ListedTool:
-        """How `tools/list` shows it."""
-        return ListedTool(
-            name=self.name,
-            title=self.title,
-            description=self.description,
-            input_schema=compact(self.arguments, "validation"),
-            output_schema=compact(self.result, "serialization"),
-            annotations=ToolAnnotations(
-                title=self.title,
-                read_only_hint=True,
-                destructive_hint=False,
-                idempotent_hint=True,
-                open_world_hint=False,
-            ),
-        )
 
 
 class Registry:
@@ -162,17 +95,19 @@ class Registry:
         name: str,
         version: str,
         instructions: str,
-        tools: Sequence[Tool[Any]],
+        tools: Sequence[Tool[Any] | Later],
         identity: Callable[[], Identity],
         sees: Callable[[], Mapping[str, str]] = dict,
         answer_bytes: int = ANSWER_BYTES,
     ) -> None:
-        self._tools = {tool.name: tool for tool in sorted(tools, key=lambda tool: tool.name)}
+        every = [tool if isinstance(tool, Later) else Later.made(tool) for tool in tools]
+        every.sort(key=lambda each: each.listed.name)
+        self._tools = {each.listed.name: each for each in every}
         if len(self._tools) != len(tools):
             raise ValueError("two tools share a name")
         self._identity, self._sees = identity, sees
         self._answer_bytes = answer_bytes
-        self._listing = ListToolsResult(tools=[tool.listed() for tool in self._tools.values()])
+        self._listing = ListToolsResult(tools=[each.listed for each in every])
         schemas = {tool.name: tool.input_schema for tool in self._listing.tools}
         self.calls: Counter[tuple[str, str]] = Counter()
         """Calls by tool and outcome: ok, bad_arguments, tool_error, too_large, internal_error,
@@ -194,7 +129,8 @@ class Registry:
 
     def identity(self) -> Identity:
         """Who answers, with the tools and the argument names that each takes."""
-        tools = {tool.name: tuple(tool.arguments.model_fields) for tool in self._tools.values()}
+        listed = self._listing.tools
+        tools = {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
         return replace(self._identity(), tools=tools)
 
     async def _list_tools(
@@ -216,24 +152,26 @@ class Registry:
         )
 
     async def _call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
-        tool = self._tools.get(params.name)
-        if tool is None:
+        later = self._tools.get(params.name)
+        if later is None:
             known = ", ".join(self._tools)
             unknown = quoted(params.name, NAME_CHARS)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {unknown}. Known: {known}")
         try:
-            outcome, result = await self._outcome(tool, params.arguments, _call(context))
+            outcome, result = await self._outcome(later, params.arguments, _call(context))
         except anyio.get_cancelled_exc_class():
-            self.calls[tool.name, "cancelled"] += 1
+            self.calls[params.name, "cancelled"] += 1
             raise
-        self.calls[tool.name, outcome] += 1
+        self.calls[params.name, outcome] += 1
         return result.model_copy(update={"meta": {INSTANCE_META_KEY: self._identity().instance}})
 
     async def _outcome(
-        self, tool: Tool[Any], raw: Mapping[str, Any] | None, call: Call
+        self, later: Later, raw: Mapping[str, Any] | None, call: Call
     ) -> tuple[str, CallToolResult]:
+        name = later.listed.name
         try:
-            arguments = read(tool.arguments, raw, tool=tool.name)
+            tool = later.tool
+            arguments = read(tool.arguments, raw, tool=name)
             answer = await tool.run(arguments, call)
             return self._result(tool, answer)
         except BadArguments as error:
@@ -242,9 +180,9 @@ class Registry:
             return "tool_error", _error(str(error))
         except Exception:  # boundary: one call; its fault must not end the server or reach the wire
             reference = secrets.token_hex(4)
-            logger.exception("tool %s failed (reference %s)", tool.name, reference)
+            logger.exception("tool %s failed (reference %s)", name, reference)
             return "internal_error", _error(
-                f"internal error in {tool.name} (reference {reference}); see the server's log"
+                f"internal error in {name} (reference {reference}); see the server's log"
             )
 
     def _result(self, tool: Tool[Any], answer: Answer) -> tuple[str, CallToolResult]:

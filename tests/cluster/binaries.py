@@ -1,4 +1,5 @@
-"""Kubernetes, etcd, CoreDNS and Helm built from their Go modules, and what Debian has ready.
+"""Kubernetes, etcd, CoreDNS, Helm and kube-router built from their Go modules, and what Debian has
+ready.
 
 The build is kept outside the checkout, under a name made of the version and of everything
 that went into it, so that checkouts share it and a changed go.mod builds anew.
@@ -14,11 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Unavailable", "binaries", "cache", "cached", "kube_router", "missing", "packages"]
+__all__ = ["Unavailable", "binaries", "cache", "cached", "missing", "packages"]
 
 SOURCES = Path(__file__).parent / "build"
 
@@ -35,13 +36,11 @@ COMPONENTS = (
 PROGRAMS = {
     ".": "kubernetes",
     "./coredns": "coredns",
+    "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router": "kube-router",
     "go.etcd.io/etcd/server/v3": "etcd",
     "helm.sh/helm/v4/cmd/helm": "helm",
 }
 """Go package to program."""
-
-ENFORCER = Path(__file__).parent / "enforcer"
-KUBE_ROUTER = "github.com/cloudnativelabs/kube-router/v2"
 
 PACKAGES = {
     "buildah": "buildah",
@@ -137,22 +136,6 @@ def binaries() -> Path:
     return path
 
 
-def kube_router() -> Path:
-    """The program that enforces network policies, built if it is not there yet: some minutes.
-
-    Raises:
-        Unavailable: there is no fitting Go, or the build failed.
-    """
-    flags = ["-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w"]
-    digest = _digest(ENFORCER, flags)
-    path = _path(f"kube-router-{versions(ENFORCER)[KUBE_ROUTER]}-{digest}")
-    with cached(path) as program:
-        if program is not None:
-            print(f"building {path.name}: minutes", file=sys.stderr)
-            _go_build(ENFORCER, flags, str(program), [f"{KUBE_ROUTER}/cmd/kube-router"])
-    return path
-
-
 @contextmanager
 def cached(path: Path) -> Iterator[Path | None]:
     """Something costly that one process makes while others wait: None if it is there, else a
@@ -171,17 +154,17 @@ def cached(path: Path) -> Iterator[Path | None]:
             made.rename(path)
 
 
-def versions(sources: Path = SOURCES) -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Module to version, from go.mod."""
-    text = (sources / "go.mod").read_text(encoding="utf-8")
+    text = (SOURCES / "go.mod").read_text(encoding="utf-8")
     return dict(re.findall(r"^(?:\t|require )(\S+) (v\S+)(?: // indirect)?$", text, re.MULTILINE))
 
 
 def _build(folder: Path) -> None:
-    print(f"building {folder.name}, etcd, CoreDNS and Helm: minutes", file=sys.stderr)
+    print(f"building {folder.name}, etcd, CoreDNS, Helm and kube-router: minutes", file=sys.stderr)
     made = folder.with_name("made")
     made.mkdir()
-    _go_build(SOURCES, _flags(), f"{made}/", PROGRAMS)
+    _go_build(made)
     # Go names a program after the last word of its package.
     names = {".": "cluster", "go.etcd.io/etcd/server/v3": "server"}
     folder.mkdir()
@@ -191,21 +174,21 @@ def _build(folder: Path) -> None:
         (folder / component).symlink_to("kubernetes")
 
 
-def _go_build(sources: Path, flags: Sequence[str], to: str, packages: Iterable[str]) -> None:
+def _go_build(folder: Path) -> None:
     if shutil.which("go") is None:
         raise Unavailable("no `go` on the PATH: install Go 1.26 or later")
     try:
         # Without cgo they are static, so that CoreDNS needs nothing else in its image.
         subprocess.run(
-            ["nice", "go", "build", *flags, "-o", to, *packages],
-            cwd=sources,
+            ["nice", "go", "build", *_flags(), "-o", f"{folder}/", *PROGRAMS],
+            cwd=SOURCES,
             env=os.environ | {"CGO_ENABLED": "0"},
             stdin=subprocess.DEVNULL,
             check=True,
             timeout=BUILD_SECONDS,
         )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"the build of {' '.join(packages)} failed: {error}") from error
+        raise Unavailable(f"the build of {' '.join(PROGRAMS)} failed: {error}") from error
 
 
 def _flags() -> list[str]:
@@ -225,16 +208,11 @@ def _flags() -> list[str]:
 
 
 def _key() -> str:
-    digest = _digest(SOURCES, [*_flags(), *PROGRAMS])
-    return f"kubernetes-{versions()['k8s.io/kubernetes']}-{digest}"
-
-
-def _digest(sources: Path, words: Iterable[str]) -> str:
-    digest = hashlib.sha256("\0".join(words).encode())
-    for path in sorted(sources.rglob("*")):
+    digest = hashlib.sha256("\0".join([*_flags(), *PROGRAMS]).encode())
+    for path in sorted(SOURCES.rglob("*")):
         if path.suffix in {".go", ".mod", ".sum"}:
-            digest.update(f"{path.relative_to(sources)}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+            digest.update(f"{path.relative_to(SOURCES)}\0".encode() + path.read_bytes() + b"\0")
+    return f"kubernetes-{versions()['k8s.io/kubernetes']}-{digest.hexdigest()[:12]}"
 
 
 def _path(key: str) -> Path:

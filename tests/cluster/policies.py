@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cluster.binaries import kube_router
 from cluster.cluster import Cluster
 from cluster.node import Node
 from cluster.plan import SERVICE_NETWORK
@@ -33,7 +32,7 @@ def policies_enforced(cluster: Cluster) -> Iterator[None]:
     """Every NetworkPolicy counts within the block, for pods that run already too. As its API says,
     a pod's own node always gets to the pod, and what has been let in gets its answers."""
     command = [
-        str(kube_router()),
+        str(cluster.programs / DAEMON),
         f"--kubeconfig={cluster.kubeconfig}",
         f"--service-cluster-ip-range={SERVICE_NETWORK}",
         f"--iptables-sync-period={PERIOD}",

@@ -8,6 +8,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ READY_SECONDS = 180
 SURGE = "agent.updateStrategy.rollingUpdate.maxSurge=100%"
 """All agents anew at once: what takes its time on a fleet need not in tests."""
 
-ALONE = "gateway.replicas=1"
-"""Whose sockets, whose log and whose first call is else not to be told. Tests may ask for more."""
+REPLICAS = "gateway.replicas="
+
+ALONE = (f"{REPLICAS}1", "gateway.shutdownDelaySeconds=1")
+"""Whose sockets, whose log and whose first call is else not to be told, and which has nobody to
+leave its calls to. Tests that ask for more gateways have the chart's own delay, too."""
 
 NAME_CHARS = 52
 """The chart's bound for the names that it makes."""
@@ -62,8 +66,10 @@ def call(tool: str, **arguments: Any) -> dict[str, Any]:
 CALL = call("get_gpu_inventory")
 
 
+@cache
 def image(cluster: Cluster) -> Image:
-    """The project's image, built by its Dockerfile and on every node."""
+    """The project's image, built by its Dockerfile and on every node. Once in a run: to look
+    through the sources, and to give it to three nodes, takes seconds."""
     built = build_image(ROOT)
     cluster.load_image(built)
     return built
@@ -94,7 +100,8 @@ class Release:
     def upgrade(self, *values: str) -> str:
         """Install or upgrade with these values beside simulated GPUs; helm's words."""
         self.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(self._namespace()))
-        return self._helm("upgrade", "--install", values=[SURGE, ALONE, *values])
+        alone = () if any(value.startswith(REPLICAS) for value in values) else ALONE
+        return self._helm("upgrade", "--install", values=[SURGE, *alone, *values])
 
     def install(self) -> str:
         """As a stranger does, with the chart's defaults beside simulated GPUs, and wait until it
@@ -299,7 +306,7 @@ class Release:
 def installed(
     cluster: Cluster, built: Image, name: str, namespace: str, *values: str
 ) -> Iterator[Release]:
-    """A release within the block; nothing of it is left after it."""
+    """A release within the block."""
     release = Release(cluster, built, name, namespace)
     with removed(cluster, name, namespace):
         release.set(*values)
@@ -308,15 +315,17 @@ def installed(
 
 @contextmanager
 def removed(cluster: Cluster, name: str, namespace: str) -> Iterator[None]:
-    """The release and its namespace are gone after the block."""
+    """The release is gone after the block, and its namespace is on its way out: nobody waits for
+    that but who wants one of the same name."""
+    delete = ["delete", "namespace", namespace, "--ignore-not-found"]
+    cluster.kubectl(*delete, "--timeout=120s", timeout=130)
     try:
         yield
     finally:
         try:
             cluster.helm("uninstall", name, "--namespace", namespace, "--ignore-not-found")
         finally:
-            gone = ["--ignore-not-found", "--timeout=120s"]
-            cluster.kubectl("delete", "namespace", namespace, *gone, timeout=130)
+            cluster.kubectl(*delete, "--wait=false")
 
 
 def ways(answer: dict[str, Any]) -> dict[str, str]:

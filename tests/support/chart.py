@@ -10,12 +10,14 @@ import copy
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import helm_python
 import kubernetes_validate
 import yaml
+from kubernetes_validate import utils as schemas
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "mcp-gpu"
@@ -47,6 +49,9 @@ ISSUED = "mcp-gpu/issued-at"
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C takes a twentieth of the time, and is missing from some builds."""
+
+# Else a megabyte of definitions is read anew for each object.
+schemas.schema_contents = cache(schemas.schema_contents)
 
 LINT_INFO = 1
 """Severity below a warning."""

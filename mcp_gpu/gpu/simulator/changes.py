@@ -32,7 +32,7 @@ class Change(Protocol):
 class FaultModel(BaseModel):
     """One thing that is wrong with a node or one of its GPUs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     gpu: NonNegativeInt | None = None
 

@@ -1,0 +1,55 @@
+"""The tools of a gateway. The module of each is imported at its first call: a start has no use for
+it, nor for what it imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mcp_gpu.registry import Makers, Tool
+
+if TYPE_CHECKING:
+    from mcp_gpu.fleet.connectivity.checkup import Checkup
+    from mcp_gpu.fleet.router import Router
+
+__all__ = ["LISTING", "makers"]
+
+LISTING: Final = Path(__file__).with_name("gateway.json")
+"""What clients are shown of them; `make test ARGS=--update-golden` writes it."""
+
+
+def makers(router: Router, checkup: Checkup) -> Makers:
+    """What makes the tools over a fleet, by name."""
+
+    def health() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_health import gateway_tool
+
+        return gateway_tool(router)
+
+    def inventory() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_inventory import gateway_tool
+
+        return gateway_tool(router)
+
+    def xids() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_xids import gateway_tool
+
+        return gateway_tool(router)
+
+    def explain() -> Tool[Any]:
+        from mcp_gpu.tools.explain_xid import explain_tool
+
+        return explain_tool()
+
+    def connectivity() -> Tool[Any]:
+        from mcp_gpu.tools.check_connectivity import connectivity_tool
+
+        return connectivity_tool(checkup)
+
+    return {
+        "analyze_xid_errors": xids,
+        "check_connectivity": connectivity,
+        "explain_xid": explain,
+        "get_gpu_health": health,
+        "get_gpu_inventory": inventory,
+    }

@@ -21,15 +21,20 @@ every_ci_file = pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path
 # --- replicas ----------------------------------------------------------------------------------
 
 
-def test_a_gateway_that_stops_has_time_to_and_another_is_there_first() -> None:
+@pytest.mark.parametrize("component", ["gateway", "agent"])
+def test_what_stops_has_time_to_and_another_is_there_first(component: str) -> None:
     for delay in (0, 5, 60):
-        rendered = render({"gateway": {"shutdownDelaySeconds": delay}})
-        variables = environment(rendered, "gateway")
+        rendered = render({component: {"shutdownDelaySeconds": delay}})
+        variables = environment(rendered, component)
         assert variables["MCP_GPU_SHUTDOWN_DELAY_SECONDS"] == str(delay)
-        grace = rendered.pods()["gateway"]["spec"]["terminationGracePeriodSeconds"]
+        grace = rendered.pods()[component]["spec"]["terminationGracePeriodSeconds"]
         assert grace > delay + DRAIN_SECONDS + LAST_RESORT_SECONDS
-    strategy = render().one("Deployment", "gateway")["spec"]["strategy"]
-    assert strategy["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    kind, strategy = {
+        "gateway": ("Deployment", "strategy"),
+        "agent": ("DaemonSet", "updateStrategy"),
+    }[component]
+    spec = render().one(kind, component)["spec"]
+    assert spec[strategy]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
 def test_a_drain_takes_one_replica_at_a_time_and_waits_for_none_that_is_alone() -> None:

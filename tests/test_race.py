@@ -586,6 +586,27 @@ async def test_a_dead_agent_is_not_hammered_and_found_soon_after_it_is_back() ->
         assert set(ways(await fleet.ask())) == {"a", "b"}
 
 
+async def test_an_agent_that_has_become_ready_is_asked_at_once_however_often_it_failed() -> None:
+    async with running("a") as fleet:
+        starting, started = Target(node="a", ready=False), Target(node="a")
+        fleet.discovery = StaticDiscovery([starting])
+        fleet.http.probe_errors["a"], fleet.stream.probe_errors["a"] = Unreachable, Denied
+        for fleet.now in range(0, 20, 4):
+            assert reasons(await fleet.ask()) == {"a": "denied"}
+        fleet.http.probe_errors.clear()
+        assert reasons(await fleet.ask()) == {"a": "denied"}  # as long as nobody says so
+        fleet.discovery = StaticDiscovery([started])
+        assert ways(await fleet.ask()) == {"a": "http"}
+        # What its start does not explain is not asked for again before its time.
+        assert fleet.statuses("a") == {"http": "in_use", "command": "denied"}
+        # It has become ready once: what fails from now on counts.
+        fleet.http.probe_errors["a"] = fleet.http.call_errors["a"] = Unreachable
+        assert reasons(await fleet.ask()) == {"a": "denied"}
+        fleet.http.probe_errors.clear()
+        fleet.http.call_errors.clear()
+        assert reasons(await fleet.ask()) == {"a": "denied"}
+
+
 async def test_a_call_waits_little_for_an_agent_that_was_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

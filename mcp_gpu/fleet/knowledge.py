@@ -89,7 +89,12 @@ class Knowledge:
         return f"{target.cluster}/{node}" if target.cluster and node else node
 
     def retain(self, targets: Collection[Target]) -> None:
-        """These are the agents that discovery knows. Forget all others."""
+        """These are the agents that discovery knows. Forget all others, and what failed for those
+        that were not ready and are now: it was the agent that was not there, and no path of its."""
+        for target in targets:
+            before = self._targets.get(target.key)
+            if before is not None and target.ready and not before.ready:
+                self._paths.forgive(target.key)
         self._targets = {target.key: target for target in targets}
         self._paths.retain(self._targets.keys())
         self._nodes = {k: node for k, node in self._nodes.items() if k in self._targets}

@@ -155,6 +155,16 @@ class Paths:
                 last_resort_at=min(failure.last_resort_at, now),
             )
 
+    def forgive(self, key: str) -> None:
+        """Nothing that has failed for this agent counts any more, but for what was denied."""
+        kept = {
+            via: path
+            for via, path in self._agents.pop(key, {}).items()
+            if path.failure is None or path.failure.reason == "denied"
+        }
+        if kept:
+            self._agents[key] = kept
+
     def retain(self, keys: Collection[str]) -> None:
         """Forget all other agents."""
         self._agents = {key: paths for key, paths in self._agents.items() if key in keys}

@@ -103,6 +103,12 @@ securityContext:
   value: {{ .Values.log.format }}
 {{- end }}
 
+{{/* How long a pod that is to stop may take. After the delay calls in flight have 4 s, and what still
+hangs then two more. Takes the delay in seconds. */}}
+{{- define "mcp-gpu.gracePeriod" -}}
+terminationGracePeriodSeconds: {{ add . 15 }}
+{{- end }}
+
 {{/* Probes of the port. Takes SCHEME. */}}
 {{- define "mcp-gpu.httpProbes" -}}
 readinessProbe:

@@ -6,6 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
+from mcp_gpu.gpu.model import GpuState
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.node.holdings import Claim, Device, Source
 
@@ -32,6 +33,7 @@ class HeldClaim(Claim):
     gpu_index: int | None = None
     mig_uuid: str | None = None
     mig_profile: str | None = Field(default=None, description="Null: a whole GPU, or unknown.")
+    admin: bool = Field(default=False, description="Access for monitoring, which holds nothing.")
     why: str = Field(default="", description="What of this is not known, and why.")
 
 
@@ -39,8 +41,11 @@ class ContainerAllocation(Wire):
     """What one container holds."""
 
     container: str
-    devices: tuple[Device, ...] = Field(description="From a device plugin.")
-    claims: tuple[HeldClaim, ...] = Field(description="By Dynamic Resource Allocation.")
+    devices: tuple[Device, ...] = Field(default=(), description="From a device plugin.")
+    claims: tuple[HeldClaim, ...] = Field(default=(), description="By Dynamic Resource Allocation.")
+    requested: dict[str, int] = Field(
+        default_factory=dict, description="Of a guess: resource to how many it asks for."
+    )
 
 
 class PodAllocation(Wire):
@@ -59,9 +64,10 @@ class AllocatedMig(Wire):
     profile: str | None
     memory_used_bytes: int | None
     memory_total_bytes: int | None
-    holders: int | None = Field(description="Containers that hold it.")
-    idle: bool | None = Field(description="Held, and no more memory used than the driver's own.")
-    free: bool | None = Field(description="Held by nobody.")
+    quiet: bool | None = Field(description="No more memory used than the driver's own.")
+    holders: int | None = Field(default=None, description="Containers that hold it.")
+    idle: bool | None = Field(default=None, description="Held, and quiet.")
+    free: bool | None = Field(default=None, description="Held by nobody.")
     unavailable: dict[str, str]
 
 
@@ -71,18 +77,26 @@ class AllocatedGpu(Wire):
     index: int
     uuid: str | None
     name: str | None
+    state: GpuState
     memory_used_bytes: int | None
     memory_total_bytes: int | None
     utilization_percent: int | None
-    holders: int | None = Field(description="Containers that hold it or an instance of it.")
-    shared: bool | None = Field(description="Held by several, or handed out as replicas.")
-    idle: bool | None = Field(
-        description="Held, under 1 % busy, and no more memory used than the driver's own."
+    quiet: bool | None = Field(
+        description="Under 1 % busy, and no more memory used than the driver's own."
     )
-    idle_seconds: float | None = Field(
-        description="How long at least it has been idle; 0: it is now."
+    quiet_seconds: float | None = Field(
+        description="How long it has been so at least; 0: as of now."
     )
-    free: bool | None = Field(description="Held by nobody, nor any instance of it.")
+    holders: int | None = Field(
+        default=None, description="Containers that hold it or an instance of it."
+    )
+    shared: bool | None = Field(
+        default=None, description="Held by several, or handed out as replicas."
+    )
+    idle: bool | None = Field(default=None, description="Held, and quiet.")
+    free: bool | None = Field(
+        default=None, description="In order, and held by nobody, nor any instance of it."
+    )
     mig: tuple[AllocatedMig, ...]
     unavailable: dict[str, str]
 
@@ -110,6 +124,7 @@ class NodeAllocation(Wire):
     )
     why: str = Field(description="What is missing of it, and why; empty: nothing is.")
     pods: tuple[PodAllocation, ...]
+    pods_omitted: int = Field(description="Left out for room.")
     gpus: tuple[AllocatedGpu, ...]
     strays: tuple[Stray, ...] = Field(
         description="Processes on GPUs outside of any allocation; see `unavailable`."

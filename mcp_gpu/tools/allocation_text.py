@@ -18,10 +18,12 @@ from transports.text import quoted
 
 __all__ = [
     "device_words",
+    "gib",
     "gpu_notes",
     "gpu_words",
     "headline",
     "held_words",
+    "idle_words",
     "node_lines",
     "notes",
     "pod_name",
@@ -89,7 +91,7 @@ def gpu_notes(allocation: NodeAllocation) -> Iterator[str]:
 def stray_words(stray: Stray) -> str:
     """One process outside of any allocation."""
     whose = "of the node itself" if stray.pod_uid is None else f"of pod uid {stray.pod_uid}"
-    used = "" if stray.memory_bytes is None else f", {_gib(stray.memory_bytes)} GiB"
+    used = "" if stray.memory_bytes is None else f", {gib(stray.memory_bytes)} GiB"
     return (
         f"STRAY on GPU {stray.gpu_index}: pid {stray.pid} {quoted(stray.command, 80)} {whose}{used}"
     )
@@ -137,14 +139,19 @@ def gpu_words(gpu: AllocatedGpu, *, whole: bool = True) -> str:
     if whole and gpu.utilization_percent is not None:
         parts.append(f"{gpu.utilization_percent} % busy")
     if whole and gpu.memory_used_bytes is not None and gpu.memory_total_bytes is not None:
-        parts.append(f"{_gib(gpu.memory_used_bytes)}/{_gib(gpu.memory_total_bytes)} GiB")
+        parts.append(f"{gib(gpu.memory_used_bytes)}/{gib(gpu.memory_total_bytes)} GiB")
     if gpu.idle:
-        long = f" for {gpu.quiet_seconds:.0f} s" if gpu.quiet_seconds else " now"
-        parts.append(f"IDLE{long}")
+        parts.append(idle_words(gpu))
     if gpu.shared:
         parts.append(f"shared by {gpu.holders}")
     return f"({', '.join(parts)})"
 
 
-def _gib(size_bytes: int) -> str:
+def idle_words(gpu: AllocatedGpu) -> str:
+    """`IDLE for 300 s`, or `IDLE now` where nothing is known of before."""
+    return f"IDLE for {gpu.quiet_seconds:.0f} s" if gpu.quiet_seconds else "IDLE now"
+
+
+def gib(size_bytes: int) -> str:
+    """A size in GiB."""
     return f"{size_bytes / 2**30:.1f}"

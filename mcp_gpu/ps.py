@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mcp_gpu.node.holdings import Device
 from mcp_gpu.settings import PsSettings
 from mcp_gpu.terminal import (
     LIMIT,
@@ -116,7 +117,8 @@ def _rows(node: FleetNodeAllocation) -> Iterator[tuple[str, ...]]:
 def _held(
     container: ContainerAllocation, gpus: dict[int, AllocatedGpu]
 ) -> Iterator[tuple[str, str, str, str]]:
-    for each in (*container.devices, *container.claims):
+    held: list[Device | HeldClaim] = [*container.devices, *container.claims]
+    for each in held:
         gpu = None if each.gpu_index is None else gpus.get(each.gpu_index)
         if gpu is None or (isinstance(each, HeldClaim) and each.admin):
             yield device_words(each), "-", "-", ""

@@ -93,5 +93,5 @@ def _node_lines(nodes: Iterable[FleetNodeAllocation]) -> Iterator[str]:
         if node.pods_omitted:
             yield f"  {counted(node.pods_omitted, 'more pod')}: ask with nodes and detail full"
         if node.terminated:
-            yield f"  {counted(node.terminated, 'pod')} left out: over, and still on the kubelet's list"
+            yield f"  {counted(node.terminated, 'pod')} left out: over, but still listed"
         yield from (f"  {note}" for note in gpu_notes(node))

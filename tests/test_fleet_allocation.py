@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path as FilePath
 from typing import Any
 
 import jsonschema
@@ -11,6 +12,11 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
+from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.simulator import Node
+from mcp_gpu.node.holdings import Attribution
+from mcp_gpu.node.pod_resources import PodResources
+from mcp_gpu.tools.allocation import agent_tool
 from mcp_gpu.tools.allocation_model import Stray
 from mcp_gpu.tools.fleet_allocation import NO_POD, gateway_tool
 from mcp_gpu.workloads.claims import NO_UUID
@@ -150,6 +156,20 @@ async def test_pods_are_named_with_owner_and_phase_by_one_get_each(server: FakeA
     assert found["gaps"] == []
     assert "2 of 2 nodes answered: 2 pods on 3 of 8 GPUs, 5 free" in text(answer)
     assert "train/w0 (Job/train-7, Running) main: GPU 0 (NVIDIA H100" in text(answer)
+
+
+async def test_the_tool_is_listed_as_promised(golden: Callable[[str, Any], None]) -> None:
+    """A change here changes what clients see: say so in CHANGELOG.md."""
+    shown = {}
+    here = Attribution(Snapshot, PodResources(FilePath("/none")), FilePath("/none"))
+    agent = served.agent(
+        Node("n", "t4"), lambda collector: agent_tool("n", collector, here, processes=None)
+    )
+    for role, client in (("agent", agent), ("gateway", gateway(None, AllocationAgent("n")))):
+        async with client as listening:
+            (tool,) = (await listening.list_tools()).tools
+        shown[role] = tool.model_dump(by_alias=True, mode="json", exclude_none=True)
+    golden("allocation_tool.json", shown)
 
 
 async def test_a_pod_that_is_over_holds_nothing(server: FakeApiServer) -> None:

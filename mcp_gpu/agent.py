@@ -17,7 +17,9 @@ from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
+from mcp_gpu.node.holdings import Attribution
 from mcp_gpu.node.kmsg import opener
+from mcp_gpu.node.pod_resources import PodResources
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry, from_listing
@@ -95,7 +97,14 @@ async def _serve(
     settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
 ) -> None:
     started = time.monotonic()
-    lookout = Lookout(lambda: collector.snapshot, watch.sources)
+    lookout = Lookout(
+        lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
+    )
+    attribution = Attribution(
+        lambda: collector.snapshot,
+        PodResources(settings.pod_resources_socket),
+        settings.device_plugin_checkpoint,
+    )
     identity = Identity(
         name="mcp-gpu",
         version=__version__,
@@ -117,6 +126,7 @@ async def _serve(
                 collector,
                 watch,
                 lookout.sight,
+                attribution,
                 expected_gpus=settings.expected_gpus,
             ),
         ),

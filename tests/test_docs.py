@@ -12,7 +12,16 @@ from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids, health, inventory, xids
+from mcp_gpu.tools import (
+    allocation,
+    fleet_allocation,
+    fleet_health,
+    fleet_inventory,
+    fleet_xids,
+    health,
+    inventory,
+    xids,
+)
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
 from mcp_gpu.variables import unknown_variables
@@ -141,6 +150,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
+    "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }

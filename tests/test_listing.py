@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from inspect import getfullargspec
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ from transports.base import Identity
 NOBODY: Any = None
 """Whom a tool would ask if it were called."""
 
+
+def made_of_nothing(makers: Callable[..., Makers]) -> Makers:
+    return makers(*(NOBODY for _ in getfullargspec(makers).args))
+
+
 MAKERS = {
-    "agent": agent.makers("n", NOBODY, NOBODY, NOBODY),
-    "gateway": gateway.makers(NOBODY, NOBODY),
+    "agent": made_of_nothing(agent.makers),
+    "gateway": made_of_nothing(gateway.makers),
 }
 LISTINGS = {"agent": agent.LISTING, "gateway": gateway.LISTING}
 FLAGS = {"agent": ["--simulate", "demo", "--node-name", "h100-a"], "gateway": ["--agents", "a"]}

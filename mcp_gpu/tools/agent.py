@@ -11,6 +11,7 @@ from mcp_gpu.registry import Makers, Tool
 
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
+    from mcp_gpu.node.holdings import Attribution
     from mcp_gpu.node.sight import Sight
     from mcp_gpu.node.watch import XidWatch
 
@@ -25,6 +26,7 @@ def makers(
     collector: Collector,
     watch: XidWatch,
     sight: Callable[[], Sight],
+    attribution: Attribution,
     *,
     expected_gpus: int | None = None,
 ) -> Makers:
@@ -32,6 +34,7 @@ def makers(
 
     Args:
         sight: what the agent can look at now.
+        attribution: who holds the GPUs.
         expected_gpus: how many GPUs the node should have, where somebody has said so.
     """
 
@@ -50,6 +53,11 @@ def makers(
 
         return agent_tool(node, collector, watch)
 
+    def allocation() -> Tool[Any]:
+        from mcp_gpu.tools.allocation import agent_tool
+
+        return agent_tool(node, collector, attribution, processes=None)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -60,4 +68,5 @@ def makers(
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_pod_gpu_allocation": allocation,
     }

@@ -11,6 +11,7 @@ from mcp_gpu.registry import Makers, Tool
 if TYPE_CHECKING:
     from mcp_gpu.fleet.connectivity.checkup import Checkup
     from mcp_gpu.fleet.router import Router
+    from mcp_gpu.workloads.reads import Workloads
 
 __all__ = ["LISTING", "makers"]
 
@@ -18,7 +19,7 @@ LISTING: Final = Path(__file__).with_name("gateway.json")
 """What clients are shown of them; `make test ARGS=--update-golden` writes it."""
 
 
-def makers(router: Router, checkup: Checkup) -> Makers:
+def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
     """What makes the tools over a fleet, by name."""
 
     def health() -> Tool[Any]:
@@ -36,6 +37,11 @@ def makers(router: Router, checkup: Checkup) -> Makers:
 
         return gateway_tool(router)
 
+    def allocation() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_allocation import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -52,4 +58,5 @@ def makers(router: Router, checkup: Checkup) -> Makers:
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_pod_gpu_allocation": allocation,
     }

@@ -205,10 +205,13 @@ async def test_what_was_said_is_kept_while_the_kubelet_restarts(place: Place) ->
 
 async def test_many_who_ask_at_once_are_one_question(place: Place) -> None:
     place.kubelet.holding(pod("a", "p", plugin(GPU, place.uuids[0])))
-    async with place.kubelet.listening(), place.client() as client:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(10):
-                tasks.start_soon(ask, client)
+    async with (
+        place.kubelet.listening(),
+        place.client() as client,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(10):
+            tasks.start_soon(ask, client)
     assert place.kubelet.connections == 1
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
@@ -200,6 +201,35 @@ async def test_what_was_said_is_kept_while_the_kubelet_restarts(place: Place) ->
             assert held(data(await ask(client))) == {}
         place.clock.now += KEPT_SECONDS + CACHE_SECONDS
         assert data(await ask(client))["source"] == "none"
+
+
+async def test_many_who_ask_at_once_are_one_question(place: Place) -> None:
+    place.kubelet.holding(pod("a", "p", plugin(GPU, place.uuids[0])))
+    async with (
+        place.kubelet.listening(),
+        place.client() as client,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(10):
+            tasks.start_soon(ask, client)
+    assert place.kubelet.connections == 1
+
+
+async def test_a_kubelet_that_is_silent_holds_nobody_up(place: Place) -> None:
+    place.kubelet.silent = True
+    held_by = Attribution(
+        lambda: snapshot(place.node),
+        PodResources(place.kubelet.path, seconds=0.1),
+        place.checkpoint,
+    )
+    assert held_by.last.why == "the kubelet has not been asked yet"
+    async with place.kubelet.listening():
+        with anyio.move_on_after(0.02) as gave_up:
+            await held_by.holdings()
+        assert gave_up.cancelled_caught
+        found = await held_by.holdings()
+    assert (found.source, found.holders) == ("none", ())
+    assert "the kubelet has not answered within 0.1 s" in found.why
 
 
 async def test_ids_that_fit_nothing_stay_as_they_are(place: Place) -> None:

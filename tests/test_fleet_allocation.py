@@ -11,6 +11,7 @@ import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
+from mcp_gpu.tools import fleet_allocation_join
 from mcp_gpu.tools.allocation_model import Stray
 from mcp_gpu.tools.fleet_allocation import NO_POD, gateway_tool
 from mcp_gpu.workloads.claims import NO_UUID
@@ -350,3 +351,36 @@ async def test_no_more_pods_are_asked_about_than_an_api_server_bears(server: Fak
     assert server.count("get", "pods") == 100
     assert any(gap["what"] == "more pods" for gap in data(answer)["gaps"])
     assert len(text(answer)) < 8_000
+
+
+async def test_of_several_clusters_each_is_asked_about_its_own(server: FakeApiServer) -> None:
+    await server.apply(pod_object("w0", "n1", owner="Job/here"))
+    agents = {
+        node: AllocationAgent(node, holder("train/w0", node, 0)) for node in ("east/n1", "west/n1")
+    }
+    async with (
+        FakeApiServer() as other,
+        KubernetesApi(str(server.kubeconfig)) as east,
+        KubernetesApi(str(other.kubeconfig)) as west,
+        served.gateway(
+            lambda router: gateway_tool(router, Workloads({"east": east, "west": west})), agents
+        ) as client,
+    ):
+        found = data(await ask(client))
+        assert (server.count("get", "pods"), other.count("get", "pods")) == (1, 1)
+    owners = {node["node"]: node["pods"][0]["owner"] for node in found["nodes"]}
+    assert owners == {"east/n1": "Job/here", "west/n1": None}
+    assert [node["pods"][0]["phase"] for node in found["nodes"]] == ["Running", "gone"]
+
+
+async def test_an_api_server_that_hangs_costs_a_gap(
+    server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_allocation_join, "JOIN_SECONDS", 0.3)
+    server.fault("get", "pods", "hang")
+    async with gateway(server, AllocationAgent("n1", holder("train/w0", "n1", 0))) as client:
+        found = data(await ask(client))
+    (pod,) = pods(found).values()
+    assert pod["phase"] is None
+    assert [gap["why"] for gap in found["gaps"]] == ["not within 0.3 s"]
+    assert found["totals"]["held"] == 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from mcp_gpu.node.holdings import Device
 from mcp_gpu.tools.allocation_model import (
@@ -22,15 +23,17 @@ __all__ = [
     "gpu_notes",
     "gpu_words",
     "headline",
-    "held_words",
     "idle_words",
     "node_lines",
     "notes",
+    "pod_lines",
     "pod_name",
     "stray_words",
 ]
 
 WHY_CHARS = 300
+
+P = TypeVar("P", bound=PodAllocation)
 
 
 def node_lines(allocation: NodeAllocation) -> Iterator[str]:
@@ -39,10 +42,7 @@ def node_lines(allocation: NodeAllocation) -> Iterator[str]:
     if allocation.simulated:
         yield "SIMULATED: no real hardware stands behind the GPUs."
     yield from notes(allocation)
-    gpus = {gpu.index: gpu for gpu in allocation.gpus}
-    for pod in allocation.pods:
-        for container in pod.containers:
-            yield f"{pod_name(pod)} {container.container}: {held_words(container, gpus)}"
+    yield from pod_lines(allocation, allocation.pods, pod_name)
     if allocation.pods_omitted:
         yield f"{counted(allocation.pods_omitted, 'more pod')}: ask with namespace or pod"
     yield from gpu_notes(allocation)
@@ -74,6 +74,20 @@ def notes(allocation: NodeAllocation) -> Iterator[str]:
         yield clipped(f"! {allocation.why}", WHY_CHARS)
 
 
+def pod_lines(
+    allocation: NodeAllocation, pods: Iterable[P], name: Callable[[P], str]
+) -> Iterator[str]:
+    """What each container holds.
+
+    Args:
+        name: what a pod is called.
+    """
+    gpus = {gpu.index: gpu for gpu in allocation.gpus}
+    for pod in pods:
+        for container in pod.containers:
+            yield f"{name(pod)} {container.container}: {_container(container, gpus)}"
+
+
 def gpu_notes(allocation: NodeAllocation) -> Iterator[str]:
     """What is free, and what runs outside of any allocation."""
     free = [gpu.index for gpu in allocation.gpus if gpu.free]
@@ -102,8 +116,7 @@ def pod_name(pod: PodAllocation) -> str:
     return f"{pod.namespace}/{pod.pod}" if pod.pod else f"pod uid {pod.pod_uid}"
 
 
-def held_words(container: ContainerAllocation, gpus: Mapping[int, AllocatedGpu]) -> str:
-    """All that a container holds."""
+def _container(container: ContainerAllocation, gpus: Mapping[int, AllocatedGpu]) -> str:
     held: list[Device | HeldClaim] = [*container.devices, *container.claims]
     told = [_held(each, gpus) for each in held]
     told += [f"asks for {count} {name}" for name, count in container.requested.items()]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.fleet.model import NodeFailure
-from mcp_gpu.tools.allocation_text import gpu_notes, headline, held_words, notes, pod_name
+from mcp_gpu.tools.allocation_text import gpu_notes, headline, notes, pod_lines, pod_name
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_allocation_model import (
     AllocationTotals,
@@ -86,10 +86,7 @@ def _node_lines(nodes: Iterable[FleetNodeAllocation]) -> Iterator[str]:
     for node in nodes:
         yield headline(node)
         yield from (f"  {note}" for note in notes(node))
-        gpus = {gpu.index: gpu for gpu in node.gpus}
-        for pod in node.pods:
-            for container in pod.containers:
-                yield f"  {pod_words(pod)} {container.container}: {held_words(container, gpus)}"
+        yield from (f"  {line}" for line in pod_lines(node, node.pods, pod_words))
         if node.pods_omitted:
             yield f"  {counted(node.pods_omitted, 'more pod')}: ask with nodes and detail full"
         if node.terminated:

@@ -54,6 +54,10 @@ async def asking_pods(reads: Reads, node: str) -> tuple[PodFacts, ...]:
 
 def _facts(pod: Document) -> PodFacts:
     metadata, spec, status = (_part(pod, name) for name in ("metadata", "spec", "status"))
+    # Of init containers those alone run on that are restarted.
+    sidecars = (
+        each for each in _items(spec, "initContainers") if each.get("restartPolicy") == "Always"
+    )
     owners = [each for each in _items(metadata, "ownerReferences") if each.get("controller")]
     return PodFacts(
         namespace=str(metadata.get("namespace", "")),
@@ -64,7 +68,7 @@ def _facts(pod: Document) -> PodFacts:
         owner=f"{owners[0].get('kind')}/{owners[0].get('name')}" if owners else "",
         requested={
             str(container.get("name")): dict(asked)
-            for container in _items(spec, "containers")
+            for container in (*_items(spec, "containers"), *sidecars)
             if (asked := _asked(container))
         },
     )

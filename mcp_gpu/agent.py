@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,13 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.health.assess import assess
+from mcp_gpu.gpu.health.model import GpuVerdict
+from mcp_gpu.gpu.history import Past
+from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.recorder.file import File
+from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
@@ -24,7 +32,7 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory, xids
+from mcp_gpu.tools import health, inventory, timeline, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
 
@@ -32,6 +40,8 @@ if TYPE_CHECKING:
     from mcp_gpu.gpu.simulator import Node
 
 __all__ = ["run"]
+
+logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
@@ -45,6 +55,9 @@ FIRST_READ_SECONDS = 10.0
 """How long readiness waits for the first look at NVML. Initialising takes up to 3 s a GPU without
 persistence mode; a driver that takes longer than this is stuck, and a stuck driver must be seen,
 so the agent becomes ready all the same."""
+
+SAVE_SECONDS = 2.0
+"""Longest wait at the end for the timeline to be written."""
 
 FOR_HTTP: tuple[str, ...] = (
     "token_file",
@@ -68,17 +81,22 @@ def run(settings: AgentSettings) -> int:
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
+    recorder = _recorder(settings, watch, lambda: collector.past())
     collector = Collector(
         _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,
+        told=recorder.feed,
     )
     try:
-        anyio.run(_serve, settings, http, collector, watch)
+        anyio.run(_serve, settings, http, collector, recorder, watch)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
+        recorder.stop()
+        if not recorder.join(SAVE_SECONDS):
+            logger.warning("the timeline could not be saved in time")
     return 0
 
 
@@ -93,7 +111,11 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+    settings: AgentSettings,
+    http: HttpEndpoint | None,
+    collector: Collector,
+    recorder: Recorder,
+    watch: XidWatch,
 ) -> None:
     started = time.monotonic()
     lookout = Lookout(lambda: collector.snapshot, watch.sources)
@@ -121,6 +143,7 @@ async def _serve(
             ),
             inventory.agent_tool(settings.node_name, collector),
             xids.agent_tool(settings.node_name, collector, watch),
+            timeline.agent_tool(settings.node_name, collector, recorder, watch),
             explain_tool(),
         ],
         identity=lambda: identity,
@@ -150,6 +173,7 @@ async def _serve(
         else:
             # Not before: the thread's Python and this one's would take turns, and who comes in
             # the meantime is told that the first look is yet to end.
+            recorder.start()
             collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused
@@ -196,6 +220,24 @@ def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
     # that node's.
     log = _simulate(settings.simulate, settings.node_name).kernel_log
     return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
+
+
+def _recorder(settings: AgentSettings, watch: XidWatch, past: Callable[[], Past]) -> Recorder:
+    directory = settings.recorder_directory
+
+    def judge(snapshot: Snapshot) -> Sequence[GpuVerdict]:
+        """As get_gpu_health does, by the Xids of this boot."""
+        bursts = watch.log.bursts(boot_id=watch.boot_id)
+        return assess(snapshot, past(), bursts=bursts).gpus
+
+    return Recorder(
+        settings.node_name,
+        simulated=settings.simulate is not None,
+        hours=settings.recorder_hours,
+        fast_seconds=settings.fast_seconds,
+        file=None if directory is None else File(directory),
+        judge=judge,
+    )
 
 
 def _simulate(fleet_file: str, node_name: str) -> Node:

@@ -21,8 +21,8 @@ from mcp_gpu.gpu.health.assess import assess
 from mcp_gpu.gpu.history import Past
 from mcp_gpu.gpu.model import Failure, Gpu, Snapshot
 from mcp_gpu.gpu.recorder.events import MOST, Event, EventLog
-from mcp_gpu.gpu.recorder.file import File
 from mcp_gpu.gpu.recorder.figures import buckets, summary
+from mcp_gpu.gpu.recorder.file import File
 from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.recorder import MAX_HOURS, SAVE_SECONDS, Recorder
 from mcp_gpu.gpu.recorder.ring import Cells

@@ -130,6 +130,8 @@ class Recorder:
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the stopped thread; False if a disk still holds it. Not for an event loop."""
+        if self._thread.ident is None:
+            return True  # never started
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 

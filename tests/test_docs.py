@@ -141,6 +141,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
+    "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }

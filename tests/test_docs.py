@@ -12,9 +12,18 @@ from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids, health, inventory, xids
+from mcp_gpu.tools import (
+    fleet_health,
+    fleet_inventory,
+    fleet_timeline,
+    fleet_xids,
+    health,
+    inventory,
+    xids,
+)
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
+from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
 
 ROOT = Path(__file__).parent.parent

@@ -32,9 +32,10 @@ NODES = {"h100-a", "t4-a"}
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
 XIDS = "analyze_xid_errors", "explain_xid"
+TIMELINE = "get_gpu_timeline"
 TOOLS = {
-    "agent": sorted([HEALTH, TOOL, *XIDS]),
-    "gateway": sorted(["check_connectivity", HEALTH, TOOL, *XIDS]),
+    "agent": sorted([HEALTH, TIMELINE, TOOL, *XIDS]),
+    "gateway": sorted(["check_connectivity", HEALTH, TIMELINE, TOOL, *XIDS]),
 }
 CALL = {
     "jsonrpc": "2.0",

@@ -198,7 +198,7 @@ def test_a_gpu_is_known_by_its_uuid_wherever_it_is() -> None:
     node.now = node.now.model_copy(update={"gpus": gpus, "vitals": node.now.vitals[::-1]})
     node.read()
     assert told(node.recorder.series(first, "temperature_celsius", T0, node.at)) == [40, 40]
-    assert [each.index for each in node.recorder.gpus() if each.uuid == first] == [1]
+    assert [each.gpu_index for each in node.recorder.gpus() if each.uuid == first] == [1]
 
 
 @pytest.mark.parametrize("by", [-7200.0, 7200.0])
@@ -248,7 +248,7 @@ def test_what_becomes_otherwise_is_an_event() -> None:
     update = {"state": "ok", "failure": None, "gpus": healthy.gpus, "driver_version": "595.1"}
     node.now = node.now.model_copy(update=update)
     node.read()
-    told = [(event.kind, event.index, event.text) for event in recorder.events(0, 2 * T0)]
+    told = [(event.kind, event.gpu_index, event.text) for event in recorder.events(0, 2 * T0)]
     driver = healthy.driver_version
     assert told == [
         ("slowed", 0, "slowed by hw_thermal_slowdown"),
@@ -269,7 +269,7 @@ def test_a_storm_of_events_is_one_event_and_pushes_no_other_out() -> None:
         log.add(Event(number * 2.0, "slowed", "slowed by heat", "GPU-0", 0))
         log.add(Event(number * 2.0, "slowed", "no longer slowed", "GPU-0", 0))
     found = list(log.between(0, 1e9))
-    assert [event.count for event in found] == [1, 2000, 2000]
+    assert [event.times for event in found] == [1, 2000, 2000]
     for number in range(2 * MOST):
         log.add(Event(1e6 + number, "verdict", f"{number}", "GPU-0", 0))
     found = list(log.between(0, 1e9))
@@ -401,7 +401,7 @@ def test_the_collector_feeds_it_and_it_saves_when_it_is_stopped(
     assert SAVE_SECONDS > 20, "else it was not the end that saved"
     again = Recorder("one", simulated=True, file=File(tmp_path))
     again.load()
-    assert [gpu.index for gpu in again.gpus()] == [0, 1]
+    assert [gpu.gpu_index for gpu in again.gpus()] == [0, 1]
 
 
 def test_shifts_are_found_where_they_are() -> None:

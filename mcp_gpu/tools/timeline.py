@@ -168,7 +168,8 @@ def _subjects(snapshot: Snapshot, recorder: Recorder) -> list[Subject]:
         past = recorded.pop(gpu.uuid or "", None) is not None
         found.append(Subject(gpu.index, gpu.uuid, gpu.name, past, gpu, vitals.get(gpu.index)))
     found += [
-        Subject(gone.index, gone.uuid, gone.name, True, None, None) for gone in recorded.values()
+        Subject(gone.gpu_index, gone.uuid, gone.name, True, None, None)
+        for gone in recorded.values()
     ]
     return sorted(found, key=lambda gpu: (gpu.index, gpu.now is None))
 

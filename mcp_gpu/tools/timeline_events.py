@@ -60,8 +60,8 @@ def events(
                 at=utc(each.at),
                 seconds_ago=_ago(each.at, now),
                 last_seconds_ago=_ago(each.last_at, now),
-                count=each.count,
-                gpu_index=indices.get(each.uuid or "", each.index),
+                count=each.times,
+                gpu_index=indices.get(each.uuid or "", each.gpu_index),
                 text=each.text,
             ),
         )

@@ -100,7 +100,7 @@ class TimelineArguments(Arguments):
     )
 
 
-class Change(Wire):
+class Change(Wire, defer_build=True):
     """A metric that was something else before, or errors that came."""
 
     metric: str
@@ -117,7 +117,7 @@ class Change(Wire):
     )
 
 
-class Statistics(Wire):
+class Statistics(Wire, defer_build=True):
     """One metric over the stretch, as far as it is known."""
 
     metric: str
@@ -131,7 +131,7 @@ class Statistics(Wire):
     unknown_share: float = Field(description="Of the time, 0 to 1: without a reading.")
 
 
-class Series(Wire):
+class Series(Wire, defer_build=True):
     """One metric in points of equal length. Null: no reading, which is not 0."""
 
     metric: str
@@ -143,7 +143,7 @@ class Series(Wire):
     max: tuple[float | None, ...]
 
 
-class TimelineEvent(Wire):
+class TimelineEvent(Wire, defer_build=True):
     """Something that happened."""
 
     kind: str = Field(
@@ -157,7 +157,7 @@ class TimelineEvent(Wire):
     text: str
 
 
-class GpuTimeline(Wire):
+class GpuTimeline(Wire, defer_build=True):
     """One GPU over the stretch."""
 
     gpu_index: int

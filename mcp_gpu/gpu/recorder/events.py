@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from mcp_gpu.gpu.model import Gpu, Snapshot
 
@@ -25,8 +24,7 @@ MOST: Final = 512
 TEXT_CHARS: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One of them. Times are seconds on the recorder's axis, or Unix seconds once it is told."""
 
     at: float
@@ -34,9 +32,9 @@ class Event:
     text: str
     uuid: str | None = None
     """The GPU's; None: it is of the node as a whole."""
-    index: int | None = None
+    gpu_index: int | None = None
     last_at: float = 0.0
-    count: int = 1
+    times: int = 1
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> Self:
@@ -47,15 +45,15 @@ class Event:
         """
         if told["kind"] not in get_args(Kind):
             raise ValueError("no kind of event")
-        index = told["index"]
+        index = told["gpu_index"]
         return cls(
             at=float(told["at"]),
             kind=told["kind"],
             text=str(told["text"])[:TEXT_CHARS],
             uuid=None if told["uuid"] is None else str(told["uuid"]),
-            index=None if index is None else int(index),
+            gpu_index=None if index is None else int(index),
             last_at=float(told["last_at"]),
-            count=int(told["count"]),
+            times=int(told["times"]),
         )
 
 
@@ -67,13 +65,13 @@ class EventLog:
 
     def add(self, event: Event) -> None:
         """Take one, not older than those before it."""
-        event = replace(event, text=event.text[:TEXT_CHARS], last_at=event.at)
+        event = event._replace(text=event.text[:TEXT_CHARS], last_at=event.at)
         for place in range(len(self._events) - 1, -1, -1):
             old = self._events[place]
             if event.at - old.last_at > GAP_SECONDS:
                 continue
             if (old.kind, old.uuid, old.text) == (event.kind, event.uuid, event.text):
-                self._events[place] = replace(old, last_at=event.at, count=old.count + 1)
+                self._events[place] = old._replace(last_at=event.at, times=old.times + 1)
                 return
         self._events.append(event)
         if len(self._events) > MOST:
@@ -88,7 +86,7 @@ class EventLog:
 
     def packed(self) -> list[dict[str, Any]]:
         """All of them, as JSON can hold them."""
-        return [asdict(event) for event in self._events]
+        return [event._asdict() for event in self._events]
 
     def restore(self, events: Iterable[Event]) -> None:
         """Begin with these."""

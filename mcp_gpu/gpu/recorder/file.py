@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,11 +39,11 @@ class Unusable(Exception):
     """A file is damaged, of another version or about something else. The text says which."""
 
 
-@dataclass(frozen=True, slots=True)
 class File:
     """Args: folder: where it is; made if it is not there."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     @property
     def path(self) -> Path:

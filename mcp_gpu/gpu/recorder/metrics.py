@@ -6,8 +6,7 @@ was loaded, over the time from one reading to the next.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.vitals import Vitals
@@ -31,8 +30,7 @@ _LINK_ERRORS: Final = (
 """Of `Link`. Not what is corrected on healthy links all the time, such as symbol errors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One recorded quantity."""
 
     name: str

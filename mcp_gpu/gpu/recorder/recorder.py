@@ -15,9 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp_gpu.gpu.health.model import GpuVerdict, Verdict
 from mcp_gpu.gpu.history import ran_on
@@ -60,12 +59,11 @@ def steady() -> float:
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """A GPU that there are readings of."""
 
     uuid: str
-    index: int
+    gpu_index: int
     """Where it was last."""
     name: str | None
     read_at: float | None
@@ -147,7 +145,7 @@ class Recorder:
                 Recorded(each.uuid, each.index, each.name, self._told(each.read_at))
                 for each in self._tracks.values()
             ]
-        return tuple(sorted(found, key=lambda each: (each.index, each.uuid)))
+        return tuple(sorted(found, key=lambda each: (each.gpu_index, each.uuid)))
 
     def series(self, uuid: str, metric: str, since: float, until: float) -> Cells:
         """What one GPU's metric was in a stretch of Unix time, as fine as it is kept.
@@ -161,7 +159,7 @@ class Recorder:
             begin = max(since + self._ahead, oldest)
             end = max(min(until + self._ahead, now), begin)
             cells = self._tracks[uuid].cells(metric, begin, end, now)
-            return replace(cells, start=cells.start - self._ahead)
+            return cells._replace(start=cells.start - self._ahead)
 
     def events(self, since: float, until: float) -> tuple[Event, ...]:
         """What happened in a stretch of Unix time, oldest first."""
@@ -169,7 +167,7 @@ class Recorder:
             ahead = self._ahead
             found = tuple(self._events.between(since + ahead, until + ahead))
         return tuple(
-            replace(each, at=each.at - ahead, last_at=each.last_at - ahead) for each in found
+            each._replace(at=each.at - ahead, last_at=each.last_at - ahead) for each in found
         )
 
     def take(self, snapshot: Snapshot, now: float) -> None:

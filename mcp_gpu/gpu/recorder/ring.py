@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import floor, nan
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["Cells", "Ring"]
 
@@ -18,8 +17,7 @@ _MOST: Final = 65_535
 """Readings counted in one cell: what an array of type H holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cells:
+class Cells(NamedTuple):
     """Consecutive cells of one metric; NaN where nothing is known."""
 
     start: float

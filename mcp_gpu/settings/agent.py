@@ -51,7 +51,7 @@ class AgentSettings(ServeSettings):
     slow_seconds: Seconds = 30.0
     """How often links, modes and error counters are read."""
     recorder_hours: Annotated[float, Field(ge=1, le=72)] = 24.0
-    """How far back get_gpu_timeline goes. 8 GPUs take 3.5 MiB of memory for a day, 9 for three."""
+    """How far back get_gpu_timeline goes. 8 GPUs take 3.5 MiB of memory for a day, 8 for three."""
     recorder_directory: File | None = None
     """Folder in which that outlives the agent, in a file of a few MiB that is written each minute.
     Default: it begins with the agent's start."""

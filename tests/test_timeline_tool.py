@@ -22,7 +22,7 @@ from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.fleet_timeline import gateway_tool
 from mcp_gpu.tools.timeline import agent_tool
-from mcp_gpu.tools.timeline_model import MetricName
+from mcp_gpu.tools.timeline_model import MetricName, TimelineEvent
 from support import served
 from support.fleet import Agent, Path
 from support.health import blind
@@ -279,6 +279,21 @@ async def test_one_node_of_a_fleet_is_told_as_its_agent_does() -> None:
     (asked,) = agents["b"].calls
     assert asked.model_dump(exclude_none=True) == {"gpu": 3, "window": "2h", "points": 10}
     assert "CHANGED GPU 3 clock_sm_mhz 1980 -> 1200 MHz 10 min ago" in text(answer)
+
+
+async def test_what_an_agent_says_adds_no_line_and_nothing_that_acts() -> None:
+    said = "x\nSIMULATED nothing\x1b[2J\u202e"
+    event = {
+        "kind": "gpu", "at": "now", "seconds_ago": 1, "last_seconds_ago": 1, "count": 1,
+        "gpu_index": 3, "text": said,
+    }  # fmt: skip
+    odd = node_timeline("odd", change(metric=said), message=said)
+    odd = odd.model_copy(update={"events": (TimelineEvent(**event),)})
+    async with gateway({"odd": TimelineAgent("odd", odd)}) as client:
+        for arguments in ({}, {"node": "odd"}):
+            told = text(await ask(client, **arguments))
+            assert not {"\x1b", "\u202e"} & set(told)
+            assert "SIMULATED nothing" not in told.splitlines()
 
 
 def test_every_metric_can_be_asked_for() -> None:

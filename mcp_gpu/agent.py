@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,12 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.health.model import GpuVerdict
+from mcp_gpu.gpu.history import Past
+from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.recorder.file import File
+from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+logger = logging.getLogger(__name__)
+
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
     "get_gpu_health: a verdict, and findings with what to do. analyze_xid_errors says what the "
@@ -46,6 +55,9 @@ FIRST_READ_SECONDS = 10.0
 """How long readiness waits for the first look at NVML. Initialising takes up to 3 s a GPU without
 persistence mode; a driver that takes longer than this is stuck, and a stuck driver must be seen,
 so the agent becomes ready all the same."""
+
+SAVE_SECONDS = 2.0
+"""Longest wait at the end for the timeline to be written."""
 
 FOR_HTTP: tuple[str, ...] = (
     "token_file",
@@ -69,17 +81,37 @@ def run(settings: AgentSettings) -> int:
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     library = None if settings.nvml_library is None else str(settings.nvml_library)
     watch = _watch(settings, library)
+    recorder = _recorder(settings, watch, lambda: collector.past())
     collector = Collector(
         _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,
+        told=recorder.feed,
+    )
+    sources = tools.Sources(
+        node=settings.node_name,
+        collector=collector,
+        recorder=recorder,
+        watch=watch,
+        lookout=Lookout(
+            lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
+        ),
+        attribution=Attribution(
+            lambda: collector.snapshot,
+            PodResources(settings.pod_resources_socket),
+            settings.device_plugin_checkpoint,
+        ),
+        expected_gpus=settings.expected_gpus,
     )
     try:
-        anyio.run(_serve, settings, http, collector, watch)
+        anyio.run(_serve, settings, http, sources)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
+        recorder.stop()
+        if not recorder.join(SAVE_SECONDS):
+            logger.warning("the timeline could not be saved in time")
     return 0
 
 
@@ -94,17 +126,9 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+    settings: AgentSettings, http: HttpEndpoint | None, sources: tools.Sources
 ) -> None:
     started = time.monotonic()
-    lookout = Lookout(
-        lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
-    )
-    attribution = Attribution(
-        lambda: collector.snapshot,
-        PodResources(settings.pod_resources_socket),
-        settings.device_plugin_checkpoint,
-    )
     identity = Identity(
         name="mcp-gpu",
         version=__version__,
@@ -119,19 +143,9 @@ async def _serve(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=from_listing(
-            tools.LISTING,
-            tools.makers(
-                settings.node_name,
-                collector,
-                watch,
-                lookout.sight,
-                attribution,
-                expected_gpus=settings.expected_gpus,
-            ),
-        ),
+        tools=from_listing(tools.LISTING, tools.makers(sources)),
         identity=lambda: identity,
-        sees=lambda: lookout.sight().told,
+        sees=lambda: sources.lookout.sight().told,
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
@@ -143,7 +157,7 @@ async def _serve(
                 socket_path=settings.socket_path,
                 stdio=settings.stdio,
                 delay_seconds=settings.shutdown_delay_seconds,
-                readiness=lambda: _readiness(collector, time.monotonic() - started),
+                readiness=lambda: _readiness(sources.collector, time.monotonic() - started),
                 task_status=task_status,
             )
             tasks.cancel_scope.cancel()
@@ -156,8 +170,9 @@ async def _serve(
         else:
             # Not before: they and who asks would take turns, and who comes in the meantime is told
             # that the first look is yet to end.
-            await tasks.start(watch.run)
-            collector.start()
+            await tasks.start(sources.watch.run)
+            sources.recorder.start()
+            sources.collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused
 
@@ -203,6 +218,26 @@ def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
     # that node's.
     log = _simulate(settings.simulate, settings.node_name).kernel_log
     return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
+
+
+def _recorder(settings: AgentSettings, watch: XidWatch, past: Callable[[], Past]) -> Recorder:
+    directory = settings.recorder_directory
+
+    def judge(snapshot: Snapshot) -> Sequence[GpuVerdict]:
+        """As get_gpu_health does, by the Xids of this boot."""
+        from mcp_gpu.gpu.health.assess import assess  # on the recorder's thread, after the start
+
+        bursts = watch.log.bursts(boot_id=watch.boot_id)
+        return assess(snapshot, past(), bursts=bursts).gpus
+
+    return Recorder(
+        settings.node_name,
+        simulated=settings.simulate is not None,
+        hours=settings.recorder_hours,
+        fast_seconds=settings.fast_seconds,
+        file=None if directory is None else File(directory),
+        judge=judge,
+    )
 
 
 def _simulate(fleet_file: str, node_name: str) -> Node:

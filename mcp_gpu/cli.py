@@ -39,6 +39,7 @@ COMMANDS = {
     "agent": _Command(settings.AgentSettings, "mcp_gpu.agent:run"),
     "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run", anywhere=True),
     "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
+    "top": _Command(settings.TopSettings, "mcp_gpu.top:run", anywhere=True),
     "health": _Command(settings.HealthSettings, "mcp_gpu.health:run", anywhere=True),
     "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
     "ps": _Command(settings.PsSettings, "mcp_gpu.ps:run", anywhere=True),

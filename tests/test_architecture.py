@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "health", "xid", "ps", "doctor"}
-ROLES |= {"terminal"}  # what status, health, xid, ps and doctor share
+ROLES |= {"status", "top", "health", "xid", "ps", "doctor"}
+ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -66,6 +66,7 @@ ONLY_IN = {
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": (
         "mcp_gpu.status",
+        "mcp_gpu.top",
         "mcp_gpu.health",
         "mcp_gpu.xid",
         "mcp_gpu.ps",

@@ -17,6 +17,7 @@ from mcp_gpu.tools import (
     fleet_allocation,
     fleet_health,
     fleet_inventory,
+    fleet_timeline,
     fleet_xids,
     health,
     inventory,
@@ -24,6 +25,7 @@ from mcp_gpu.tools import (
 )
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
+from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +153,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
     "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
+    "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }

@@ -33,9 +33,10 @@ TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
 XIDS = "analyze_xid_errors", "explain_xid"
 ALLOCATION = "get_pod_gpu_allocation"
+TIMELINE = "get_gpu_timeline"
 TOOLS = {
-    "agent": sorted([ALLOCATION, HEALTH, TOOL, *XIDS]),
-    "gateway": sorted([ALLOCATION, "check_connectivity", HEALTH, TOOL, *XIDS]),
+    "agent": sorted([ALLOCATION, HEALTH, TIMELINE, TOOL, *XIDS]),
+    "gateway": sorted([ALLOCATION, "check_connectivity", HEALTH, TIMELINE, TOOL, *XIDS]),
 }
 CALL = {
     "jsonrpc": "2.0",

@@ -44,6 +44,7 @@ class Collector:
         slow_seconds: between readings of links, modes, error counters and verdicts.
         retry_seconds: the first pause after NVML refused or a GPU was lost.
         events: the driver's Xids, listened to while NVML is open.
+        told: takes every snapshot on this thread, and has to return at once.
         clock: Unix time, for the snapshot's own times.
     """
 
@@ -55,11 +56,12 @@ class Collector:
         fast_seconds: float = 2.0,
         slow_seconds: float = 30.0,
         retry_seconds: float = RETRY_SECONDS,
+        told: Callable[[Snapshot], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._nvml = nvml or Nvml()
         self._reader = Reader(self._nvml, clock=clock)
-        self._events = events
+        self._events, self._told = events, told
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
         self._snapshot = Snapshot(simulated=self._nvml.simulated)
@@ -147,6 +149,12 @@ class Collector:
             why = f": {snapshot.failure.message}" if snapshot.failure else ""
             log.info("NVML is %s%s", snapshot.state, why)
         self._snapshot = snapshot
+        if self._told is not None:
+            try:
+                self._told(snapshot)
+            except Exception:
+                # Boundary: whoever listens is no reason for GPUs not to be read.
+                log.exception("telling of a snapshot")
         with self._lock:
             waiters, self._waiters = self._waiters, []
         for loop, event in waiters:

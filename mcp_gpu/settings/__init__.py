@@ -20,6 +20,7 @@ from mcp_gpu.settings.terminal import (
     PsSettings,
     StatusSettings,
     TerminalSettings,
+    TopSettings,
     XidSettings,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "SettingError",
     "StatusSettings",
     "TerminalSettings",
+    "TopSettings",
     "XidSettings",
 ]

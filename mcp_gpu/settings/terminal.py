@@ -42,6 +42,16 @@ class StatusSettings(TerminalSettings):
     """Show the fleet's GPUs in the terminal."""
 
 
+class TopSettings(TerminalSettings):
+    """Show what the fleet's GPUs do, again and again, until Ctrl-C."""
+
+    interval_seconds: Seconds = 2.0
+    """How often the nodes are asked."""
+    once: bool = False
+    """Show it once and exit: 1 if some node did not answer. So it is with --json, and where the
+    output is no terminal."""
+
+
 class HealthSettings(TerminalSettings):
     """Say what is wrong with the fleet's GPUs, and what to do. Exits 1 unless all are healthy."""
 

@@ -17,14 +17,16 @@ from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
+from mcp_gpu.node.holdings import Attribution
 from mcp_gpu.node.kmsg import opener
+from mcp_gpu.node.pod_resources import PodResources
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory, xids
+from mcp_gpu.tools import allocation, health, inventory, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
 
@@ -96,7 +98,14 @@ async def _serve(
     settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
 ) -> None:
     started = time.monotonic()
-    lookout = Lookout(lambda: collector.snapshot, watch.sources)
+    lookout = Lookout(
+        lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
+    )
+    attribution = Attribution(
+        lambda: collector.snapshot,
+        PodResources(settings.pod_resources_socket),
+        settings.device_plugin_checkpoint,
+    )
     identity = Identity(
         name="mcp-gpu",
         version=__version__,
@@ -120,6 +129,7 @@ async def _serve(
                 expected_gpus=settings.expected_gpus,
             ),
             inventory.agent_tool(settings.node_name, collector),
+            allocation.agent_tool(settings.node_name, collector, attribution, processes=None),
             xids.agent_tool(settings.node_name, collector, watch),
             explain_tool(),
         ],

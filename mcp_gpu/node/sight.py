@@ -19,8 +19,6 @@ from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.model import Source, SourceState
 from transports.text import visible
 
-POD_RESOURCES: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-
 LOOK_SECONDS: Final = 10.0
 
 WHY_CHARS: Final = 300
@@ -79,7 +77,7 @@ def look(
     *,
     proc: Path = Path("/proc"),
     dev: Path = Path("/dev"),
-    pod_resources: Path = POD_RESOURCES,
+    pod_resources: Path,
 ) -> Sight:
     """Look around. Takes well under a millisecond, never blocks and never raises.
 
@@ -125,6 +123,7 @@ class Lookout:
     Args:
         snapshot: what is known of the GPUs now.
         sources: what each source of Xids can see now.
+        pod_resources: the kubelet's socket.
         clock: monotonic seconds.
     """
 
@@ -133,9 +132,11 @@ class Lookout:
         snapshot: Callable[[], Snapshot],
         sources: Callable[[], Sequence[SourceState]],
         *,
+        pod_resources: Path,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._snapshot, self._sources, self._clock = snapshot, sources, clock
+        self._pod_resources = pod_resources
         self._sight: Sight | None = None
         self._looked_at = 0.0
 
@@ -143,7 +144,8 @@ class Lookout:
         """What can be seen, as of the last few seconds."""
         now = self._clock()
         if self._sight is None or now - self._looked_at >= LOOK_SECONDS:
-            self._sight, self._looked_at = look(self._snapshot(), self._sources()), now
+            self._sight = look(self._snapshot(), self._sources(), pod_resources=self._pod_resources)
+            self._looked_at = now
         return self._sight
 
 

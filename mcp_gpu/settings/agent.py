@@ -46,6 +46,14 @@ class AgentSettings(ServeSettings):
     )
     """Folders of the node's journal, for the Xids of former boots; those that are not there are
     passed over."""
+    pod_resources_socket: File = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    """The kubelet's socket, which says which pods hold which GPUs. Takes uid 0, and its folder as a
+    whole: a kubelet that restarts makes a new one."""
+    device_plugin_checkpoint: File = Path(
+        "/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"
+    )
+    """The kubelet's own file of the same, for where its socket does not answer: it knows pods by
+    uid alone. Takes uid 0."""
     fast_seconds: Seconds = 2.0
     """How often utilisation, power, temperature, clocks and memory are read."""
     slow_seconds: Seconds = 30.0

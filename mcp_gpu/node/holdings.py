@@ -1,0 +1,267 @@
+"""Which pods hold which GPUs of this node, as the kubelet says: `Attribution`, `Holdings`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import anyio.to_thread
+from pydantic import Field
+
+from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.node.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from mcp_gpu.node.device_ids import Devices, is_gpu_resource, profile_of
+from mcp_gpu.node.pod_resources import Allocation, PodResources, PodResourcesError
+from transports.text import visible
+
+__all__ = ["Attribution", "Claim", "Device", "Holder", "Holdings"]
+
+ANSWER_SECONDS: Final = 2.0
+"""Longest wait of a caller. The kubelet answers from memory in milliseconds."""
+
+CACHE_SECONDS: Final = 5.0
+"""The kubelet takes 100 calls a second of all its clients together, 10 of them at once."""
+
+CHECKPOINT_SECONDS: Final = 0.4
+"""Longest wait for the file; with the service's, less than a caller waits."""
+
+KEPT_SECONDS: Final = 60.0
+"""How long what the kubelet said is told on while it does not answer, as when it restarts."""
+
+DRA_DRIVER: Final = "gpu.nvidia.com"
+
+Source = Literal["pod_resources", "checkpoint", "none"]
+
+
+class Device(Wire):
+    """One device of a device plugin that a container holds, joined to the node's GPUs."""
+
+    id: str = Field(description="As the device plugin calls it.")
+    resource: str = Field(description="Such as nvidia.com/gpu or nvidia.com/mig-1g.10gb.")
+    gpu_uuid: str | None = Field(description="Of the GPU, or of a MIG instance's parent.")
+    gpu_index: int | None
+    mig_uuid: str | None
+    mig_profile: str | None = Field(description="Such as 1g.10gb; null: a whole GPU.")
+    replica: int | None = Field(description="Of a GPU that is shared; null: not shared.")
+    why: str = Field(default="", description="Why the id fits no GPU; empty if it does.")
+
+
+class Claim(Wire):
+    """One device of a ResourceClaim that a container holds, as the kubelet tells it."""
+
+    namespace: str
+    name: str
+    driver: str
+    pool: str
+    device: str
+    cdi_ids: tuple[str, ...]
+
+
+class Holder(Wire):
+    """A container and what it holds of the node's GPUs."""
+
+    namespace: str = Field(description="Empty where only the pod's uid is known.")
+    pod: str = Field(description="Name; empty where only the uid is known.")
+    pod_uid: str | None
+    container: str
+    devices: tuple[Device, ...]
+    claims: tuple[Claim, ...]
+
+
+class Holdings(Wire):
+    """All of a node's."""
+
+    source: Source
+    why: str = Field(description="What is missing, and why; empty: nothing is.")
+    holders: tuple[Holder, ...] = ()
+    allocatable: dict[str, int] = Field(
+        default_factory=dict, description="Resource to how many devices pods can be given."
+    )
+    age_seconds: float | None = None
+
+    @property
+    def held(self) -> tuple[Device, ...]:
+        """All devices, of all holders."""
+        return tuple(device for holder in self.holders for device in holder.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What was heard last, before it is joined to the GPUs."""
+
+    source: Source
+    why: str
+    at: float = 0.0
+    allocation: Allocation = field(default_factory=lambda: Allocation((), ()))
+    checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint((), {}))
+
+
+class Attribution:
+    """Asks the kubelet for whoever wants to know, at most every few seconds.
+
+    Args:
+        snapshot: what is known of the GPUs now.
+        pod_resources: the kubelet's service.
+        checkpoint: the kubelet's file, for where the service cannot be asked, and for the pods'
+            uids, which it does not tell.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        pod_resources: PodResources,
+        checkpoint: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._snapshot, self._clock = snapshot, clock
+        self._pod_resources, self._checkpoint = pod_resources, checkpoint
+        self._told = _Told("none", "the kubelet has not been asked yet")
+        self._asked_at = -float("inf")
+        self._asking = anyio.Lock()
+
+    @property
+    def last(self) -> Holdings:
+        """As it was heard last, joined to the GPUs of now. Does no I/O."""
+        told = self._told
+        devices = Devices(self._snapshot().gpus)
+        if told.source == "pod_resources":
+            uids = _uids(told.checkpoint)
+            holders = list(_holders_of_pods(told.allocation, devices, uids))
+            could = Counter[str]()
+            for each in told.allocation.allocatable:
+                could[each.resource] += len(each.ids)
+        else:
+            holders = list(_holders_of_checkpoint(told.checkpoint, devices))
+            could = Counter(told.checkpoint.registered)
+        return Holdings(
+            source=told.source,
+            why=told.why,
+            holders=tuple(holders),
+            allocatable={name: could[name] for name in sorted(could) if is_gpu_resource(name)},
+            age_seconds=None if told.source == "none" else round(self._clock() - told.at, 1),
+        )
+
+    async def holdings(self) -> Holdings:
+        """As the kubelet has it, at most a few seconds ago. Never raises; what is not known, and
+        why, is in the answer. Takes two seconds at most."""
+        with anyio.move_on_after(ANSWER_SECONDS):
+            async with self._asking:
+                if self._clock() - self._asked_at >= CACHE_SECONDS:
+                    self._told = await self._ask()
+                    self._asked_at = self._clock()
+        return self.last
+
+    async def _ask(self) -> _Told:
+        now = self._clock()
+        try:
+            checkpoint, amiss = await self._read(), ""
+        except CheckpointError as error:
+            checkpoint, amiss = Checkpoint((), {}), str(error)
+        try:
+            allocation = await self._pod_resources.allocation()
+        except PodResourcesError as error:
+            before = self._told
+            if before.source == "pod_resources" and now - before.at <= KEPT_SECONDS:
+                # Who gives devices away is the kubelet: while it is not there, nobody does.
+                return replace(before, why=str(error))
+            if not amiss:
+                return _Told("checkpoint", str(error), now, checkpoint=checkpoint)
+            return _Told("none", f"{error}; {amiss}")
+        return _Told("pod_resources", allocation.why, now, allocation, checkpoint)
+
+    async def _read(self) -> Checkpoint:
+        # A disk may hang. Then the thread is left behind, and the file is not known.
+        with anyio.move_on_after(CHECKPOINT_SECONDS):
+            return await anyio.to_thread.run_sync(
+                read_checkpoint, self._checkpoint, abandon_on_cancel=True
+            )
+        raise CheckpointError(f"{self._checkpoint}: not read within {CHECKPOINT_SECONDS:g} s")
+
+
+def _holders_of_pods(
+    allocation: Allocation, devices: Devices, uids: Mapping[tuple[str, str], str]
+) -> Iterator[Holder]:
+    for pod in allocation.pods:
+        for container in pod.containers:
+            held = [
+                (given.resource, each)
+                for given in container.devices
+                if is_gpu_resource(given.resource)
+                for each in given.ids
+            ]
+            claims = tuple(
+                Claim(
+                    namespace=visible(each.namespace),
+                    name=visible(each.claim),
+                    driver=each.driver,
+                    pool=visible(each.pool),
+                    device=visible(each.device),
+                    cdi_ids=tuple(map(visible, each.cdi_ids)),
+                )
+                for each in container.claimed
+                if each.driver == DRA_DRIVER
+            )
+            if held or claims:
+                yield Holder(
+                    namespace=visible(pod.namespace),
+                    pod=visible(pod.name),
+                    pod_uid=next((uids[each] for each in held if each in uids), None),
+                    container=visible(container.name),
+                    devices=tuple(_device(devices, *each) for each in held),
+                    claims=claims,
+                )
+
+
+def _holders_of_checkpoint(checkpoint: Checkpoint, devices: Devices) -> Iterator[Holder]:
+    held: defaultdict[tuple[str, str], list[Device]] = defaultdict(list)
+    for entry in checkpoint.entries:
+        if is_gpu_resource(entry.resource):
+            held[entry.pod_uid, entry.container] += (
+                _device(devices, entry.resource, each) for each in entry.ids
+            )
+    for (uid, container), each in held.items():
+        yield Holder(
+            namespace="",
+            pod="",
+            pod_uid=visible(uid),
+            container=visible(container),
+            devices=tuple(each),
+            claims=(),
+        )
+
+
+def _uids(checkpoint: Checkpoint) -> dict[tuple[str, str], str]:
+    """The pod of each device, by resource and id: the kubelet gives one to one container at a time.
+    Where the file names two, one of them is over, and the device tells nothing."""
+    uids: dict[tuple[str, str], str] = {}
+    doubtful: set[tuple[str, str]] = set()
+    for entry in checkpoint.entries:
+        for each in entry.ids:
+            key, uid = (entry.resource, each), visible(entry.pod_uid)
+            if uids.setdefault(key, uid) != uid:
+                doubtful.add(key)
+    return {key: uid for key, uid in uids.items() if key not in doubtful}
+
+
+def _device(devices: Devices, resource: str, device_id: str) -> Device:
+    device_id = visible(device_id)
+    found = devices.find(device_id)
+    profile = (found.mig.profile if found.mig else None) or profile_of(resource)
+    return Device(
+        id=device_id,
+        resource=visible(resource),
+        gpu_uuid=found.gpu_uuid,
+        gpu_index=found.gpu.index if found.gpu else None,
+        mig_uuid=found.mig_uuid,
+        mig_profile=profile,
+        replica=found.replica,
+        why=found.why,
+    )

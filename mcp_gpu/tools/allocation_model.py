@@ -1,0 +1,135 @@
+"""What `get_pod_gpu_allocation` answers of one node, on the wire."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import Field
+
+from mcp_gpu.gpu.model import GpuState
+from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.node.holdings import Claim, Device, Source
+
+__all__ = [
+    "NAME",
+    "AllocatedGpu",
+    "AllocatedMig",
+    "ContainerAllocation",
+    "HeldClaim",
+    "NodeAllocation",
+    "PodAllocation",
+    "Stray",
+]
+
+NAME: Final = "get_pod_gpu_allocation"
+
+
+class HeldClaim(Claim):
+    """A device of a ResourceClaim, and the GPU that it is."""
+
+    gpu_uuid: str | None = Field(
+        default=None, description="Of the GPU, or of a MIG instance's parent."
+    )
+    gpu_index: int | None = None
+    mig_uuid: str | None = None
+    mig_profile: str | None = Field(default=None, description="Null: a whole GPU, or unknown.")
+    admin: bool = Field(default=False, description="Access for monitoring, which holds nothing.")
+    why: str = Field(default="", description="What of this is not known, and why.")
+
+
+class ContainerAllocation(Wire):
+    """What one container holds."""
+
+    container: str
+    devices: tuple[Device, ...] = Field(default=(), description="From a device plugin.")
+    claims: tuple[HeldClaim, ...] = Field(default=(), description="By Dynamic Resource Allocation.")
+    requested: dict[str, int] = Field(
+        default_factory=dict, description="Of a guess: resource to how many it asks for."
+    )
+
+
+class PodAllocation(Wire):
+    """What one pod holds."""
+
+    namespace: str = Field(description="Empty where only the uid is known.")
+    pod: str = Field(description="Name; empty where only the uid is known.")
+    pod_uid: str | None
+    containers: tuple[ContainerAllocation, ...]
+
+
+class AllocatedMig(Wire):
+    """One MIG instance. A null has its reason in `unavailable`."""
+
+    uuid: str | None
+    profile: str | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    quiet: bool | None = Field(description="No more memory used than the driver's own.")
+    holders: int | None = Field(default=None, description="Containers that hold it.")
+    idle: bool | None = Field(default=None, description="Held, and quiet.")
+    free: bool | None = Field(default=None, description="Held by nobody.")
+    unavailable: dict[str, str]
+
+
+class AllocatedGpu(Wire):
+    """One GPU, what it does now and who holds it. A null has its reason in `unavailable`."""
+
+    index: int
+    uuid: str | None
+    name: str | None
+    state: GpuState
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    utilization_percent: int | None
+    quiet: bool | None = Field(
+        description="Under 1 % busy, and no more memory used than the driver's own."
+    )
+    quiet_seconds: float | None = Field(
+        description="How long it has been so at least; 0: as of now."
+    )
+    holders: int | None = Field(
+        default=None, description="Containers that hold it or an instance of it."
+    )
+    shared: bool | None = Field(
+        default=None, description="Held by several, or handed out as replicas."
+    )
+    idle: bool | None = Field(default=None, description="Held, and quiet.")
+    free: bool | None = Field(
+        default=None, description="In order, and held by nobody, nor any instance of it."
+    )
+    mig: tuple[AllocatedMig, ...]
+    unavailable: dict[str, str]
+
+
+class Stray(Wire):
+    """A process on a GPU that its pod does not hold, or that is of no pod."""
+
+    pid: int
+    gpu_index: int
+    gpu_uuid: str | None
+    command: str
+    memory_bytes: int | None
+    pod_uid: str | None = Field(description="Null: a process of the node itself.")
+
+
+class NodeAllocation(Wire):
+    """Which pods hold which GPUs of one node."""
+
+    node: str
+    simulated: bool = Field(description="True: no real hardware stands behind the GPUs.")
+    message: str | None = Field(description="Why GPUs cannot be read, and what to do.")
+    source: Source = Field(
+        description="Who says so: pod_resources: the kubelet; checkpoint: a file of its own, which "
+        "knows pods by uid alone; none: nobody, so that nothing is known of holders."
+    )
+    why: str = Field(description="What is missing of it, and why; empty: nothing is.")
+    pods: tuple[PodAllocation, ...]
+    pods_omitted: int = Field(description="Left out for room.")
+    gpus: tuple[AllocatedGpu, ...]
+    strays: tuple[Stray, ...] = Field(
+        description="Processes on GPUs outside of any allocation; see `unavailable`."
+    )
+    allocatable: dict[str, int] = Field(description="Resource to devices that pods can be given.")
+    age_seconds: float | None = Field(description="Age of the GPUs' readings.")
+    holders_age_seconds: float | None = Field(description="Age of what is known of holders.")
+    unavailable: dict[str, str]

@@ -19,14 +19,17 @@ from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
 from mcp_gpu.node.holdings import Attribution
 from mcp_gpu.node.kmsg import opener
+from mcp_gpu.node.occupants import Occupants
 from mcp_gpu.node.pod_resources import PodResources
+from mcp_gpu.node.process_pods import ProcessPods
 from mcp_gpu.node.sight import Lookout
+from mcp_gpu.node.simulated_processes import SimulatedProcesses
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import allocation, health, inventory, xids
+from mcp_gpu.tools import allocation, health, inventory, processes, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
 
@@ -69,15 +72,18 @@ def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     library = None if settings.nvml_library is None else str(settings.nvml_library)
-    watch = _watch(settings, library)
+    simulated = _simulated(settings)
+    watch = _watch(settings, library, simulated)
     collector = Collector(
         _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
         slow_seconds=settings.slow_seconds,
         events=watch.events,
     )
+    # Nobody in this machine's /proc is on a simulated GPU.
+    whose = ProcessPods() if simulated is None else SimulatedProcesses(simulated)
     try:
-        anyio.run(_serve, settings, http, collector, watch)
+        anyio.run(_serve, settings, http, collector, watch, Occupants(collector, whose))
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
@@ -95,7 +101,11 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+    settings: AgentSettings,
+    http: HttpEndpoint | None,
+    collector: Collector,
+    watch: XidWatch,
+    occupants: Occupants,
 ) -> None:
     started = time.monotonic()
     lookout = Lookout(
@@ -129,7 +139,14 @@ async def _serve(
                 expected_gpus=settings.expected_gpus,
             ),
             inventory.agent_tool(settings.node_name, collector),
-            allocation.agent_tool(settings.node_name, collector, attribution, processes=None),
+            allocation.agent_tool(
+                settings.node_name,
+                collector,
+                attribution,
+                # No kubelet has given simulated GPUs to the pods of invented processes.
+                processes=processes.seen(collector, occupants) if not settings.simulate else None,
+            ),
+            processes.agent_tool(settings.node_name, collector, occupants, attribution.holdings),
             xids.agent_tool(settings.node_name, collector, watch),
             explain_tool(),
         ],
@@ -192,8 +209,8 @@ def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
     return Nvml(library_path=library, explain=look)
 
 
-def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
-    if settings.simulate is None:
+def _watch(settings: AgentSettings, library: str | None, simulated: Node | None) -> XidWatch:
+    if simulated is None:
         return XidWatch(
             opener(settings.kernel_log),
             place=str(settings.kernel_log),
@@ -204,20 +221,27 @@ def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
         )
     # A simulated node has a kernel log of its own. Whatever machine this is, its journal is not
     # that node's.
-    log = _simulate(settings.simulate, settings.node_name).kernel_log
+    log = simulated.kernel_log
     return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
 
 
-def _simulate(fleet_file: str, node_name: str) -> Node:
+def _simulated(settings: AgentSettings) -> Node | None:
+    """The simulated node below the binding; None: there is none.
+
+    Raises:
+        SettingError: the fleet file is wrong, or has no such node.
+    """
+    if settings.simulate is None:
+        return None
     from mcp_gpu.gpu import simulator  # 20 ms and 3 MiB that an agent on hardware need not pay
 
     try:
         fleet = (
             simulator.default_fleet()
-            if fleet_file == "demo"
-            else simulator.load_fleet(Path(fleet_file))
+            if settings.simulate == "demo"
+            else simulator.load_fleet(Path(settings.simulate))
         )
-        node = fleet.node(node_name)
+        node = fleet.node(settings.node_name)
     except simulator.FleetError as error:
         raise SettingError(f"--simulate: {error}") from error
     simulator.install(node)

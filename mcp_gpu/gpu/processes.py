@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the 
 __all__ = [
     "DRIVER_DEFECT",
     "KINDS",
+    "UTILIZATION",
     "GpuProcess",
     "GpuProcesses",
     "Kind",

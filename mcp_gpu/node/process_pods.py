@@ -35,7 +35,7 @@ _READ_BYTES: Final = 65_536
 _COMMAND_CHARS: Final = 64
 
 _POD: Final = re.compile(
-    r"(?:^|[-_])pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
+    r"(?:.*[-_])?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
 )
 """A folder of a pod: `pod<uid>` of cgroupfs, `kubepods-burstable-pod<uid>.slice` of systemd, where
 underscores stand for hyphens. A static pod's uid is a hash of its file."""
@@ -201,7 +201,7 @@ def cgroup_place(cgroup: str, *, whole: bool = True) -> Place:
         pod: str | None = None
         inner: str | None = None
         for part in re.split("[/:]", path):
-            if found := _POD.search(part):
+            if found := _POD.fullmatch(part):
                 # Of a node that is a container itself the outer id is the node's.
                 pod, inner = found[1].replace("_", "-"), None
             elif (held := _CONTAINER.fullmatch(part)) and inner is None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_gpu.node import process_pods
@@ -123,6 +124,12 @@ def test_what_cannot_be_told_is_not_the_node_s_own() -> None:
     assert cgroup_place("nonsense\n", whole=True).outside is None
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other tests is no /proc that blocks."""
+    monkeypatch.setattr(process_pods, "LOOK_SECONDS", 20.0)
+
+
 # --- real processes --------------------------------------------------------------------------
 
 
@@ -203,8 +210,11 @@ async def test_one_that_ends_while_it_is_looked_at_is_nobody(tmp_path: Path) -> 
     assert await look(7, proc=tmp_path) == PodProcess(7, why="the process has ended")
 
 
-async def test_a_proc_that_blocks_holds_nobody_up_and_is_asked_once(tmp_path: Path) -> None:
+async def test_a_proc_that_blocks_holds_nobody_up_and_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for a process that holds its own address space: here a FIFO that nobody writes."""
+    monkeypatch.setattr(process_pods, "LOOK_SECONDS", 0.05)
     (tmp_path / "7").mkdir()
     os.mkfifo(tmp_path / "7" / "stat")
     pods = ProcessPods(tmp_path)
@@ -217,7 +227,7 @@ async def test_a_proc_that_blocks_holds_nobody_up_and_is_asked_once(tmp_path: Pa
         (tmp_path / "7" / "stat").unlink()
         os.close(writing)
         while (found := await pods.look_up([7], 0.0)) == slow:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
     assert found == {7: PodProcess(7, why="the process has ended")}
 
 

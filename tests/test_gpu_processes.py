@@ -276,6 +276,14 @@ async def test_while_a_call_hangs_the_last_ones_are_told() -> None:
             assert await collector.processes(0.0, 0.05) is before
 
 
+async def test_without_a_driver_there_are_no_processes_any_more() -> None:
+    node = board(Process(gpu=0, pid=7))
+    with collecting(node, Nvml()) as collector:
+        assert await asked(collector) is not None
+        node.faults = (WholeNode(kind="driver_not_loaded"),)
+        assert await asked(collector) is None
+
+
 async def test_nobody_waits_where_there_is_no_driver() -> None:
     node = board(faults=(WholeNode(kind="driver_not_loaded"),))
     with collecting(node, Nvml()) as collector:

@@ -52,11 +52,6 @@ PLACES = {
         UID,
         ID,
     ),
-    "v2, a cgroup namespace that ends below the pod": (
-        f"0::/../cri-containerd-{ID}.scope",
-        None,
-        ID,
-    ),
     "v2, a static pod": (f"0::/kubepods/burstable/pod{STATIC}/{ID}", STATIC, ID),
     "v2, a kubelet with slices of its own, on a node that is a container": (
         f"0::/docker/{NODE_ID}/kubelet.slice/kubelet-kubepods.slice/"
@@ -88,18 +83,29 @@ PLACES = {
         UID,
         ID,
     ),
-    "docker without Kubernetes": (f"0::/system.slice/docker-{ID}.scope", None, ID),
-    "docker without Kubernetes, v1": (f"5:memory:/docker/{ID}", None, ID),
-    "podman": (f"0::/machine.slice/libpod-{ID}.scope/container", None, ID),
+}
+
+CONTAINERS = {
+    "docker": f"0::/system.slice/docker-{ID}.scope",
+    "docker, v1": f"5:memory:/docker/{ID}",
+    "podman": f"0::/machine.slice/libpod-{ID}.scope/container",
 }
 
 
 @pytest.mark.parametrize("layout", list(PLACES))
 def test_where_cgroups_put_a_container(layout: str) -> None:
     lines, pod_uid, container_id = PLACES[layout]
-    expected = Place(pod_uid, container_id, outside=False)
+    expected = Place(pod_uid, container_id, podless=False)
     assert cgroup_place(lines + "\n", whole=False) == expected
     assert cgroup_place(lines + "\n", whole=True) == expected
+
+
+@pytest.mark.parametrize("runtime", list(CONTAINERS))
+def test_a_container_without_a_pod_is_of_none(runtime: str) -> None:
+    lines = CONTAINERS[runtime]
+    assert cgroup_place(lines, whole=True) == Place(None, ID, podless=True)
+    # From a cgroup namespace below, it might be of the reader's own pod.
+    assert cgroup_place(lines, whole=False).podless is None
 
 
 @pytest.mark.parametrize(
@@ -114,14 +120,19 @@ def test_where_cgroups_put_a_container(layout: str) -> None:
     ],
 )
 def test_a_process_of_the_node_is_of_no_container(lines: str) -> None:
-    assert cgroup_place(lines, whole=False) == Place(outside=True)
+    assert cgroup_place(lines, whole=False) == Place(podless=True)
 
 
 def test_what_cannot_be_told_is_not_the_node_s_own() -> None:
-    assert cgroup_place("0::/\n", whole=True) == Place(outside=True)
-    assert cgroup_place("0::/\n", whole=False) == Place(why="it is in the agent's own container")
+    assert cgroup_place("0::/\n", whole=True) == Place(podless=True)
+    assert cgroup_place("0::/\n", whole=False) == Place(
+        why="it is in the agent's own pod or container"
+    )
+    assert cgroup_place("0::/..\n", whole=False).podless is None
+    sibling = cgroup_place(f"0::/../cri-containerd-{ID}.scope", whole=False)
+    assert (sibling.container_id, sibling.podless) == (ID, None)
     assert cgroup_place("", whole=True).why == "its cgroup cannot be read"
-    assert cgroup_place("nonsense\n", whole=True).outside is None
+    assert cgroup_place("nonsense\n", whole=True).podless is None
 
 
 @pytest.fixture(autouse=True)

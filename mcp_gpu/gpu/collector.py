@@ -130,7 +130,8 @@ class Collector:
         return self.snapshot
 
     async def processes(self, max_age_seconds: float, timeout_seconds: float) -> Processes | None:
-        """The processes on the GPUs, no older than that or the last ones that were read.
+        """The processes on the GPUs, no older than that or the last ones that were read; None where
+        there are none of the driver as it is now.
 
         Nobody waits where a call already hangs, nor where NVML is absent or failing.
         """
@@ -202,6 +203,7 @@ class Collector:
             self._shut()
             self._open_due = time.monotonic() + self._back_off()
             self._history.forget()
+            self._processes = None  # Without a driver there are none.
             self._publish(self._reader.failed(error))
         return min(self._fast_due, self._slow_due) if self._open else self._open_due
 

@@ -60,8 +60,8 @@ class PodProcess:
     user_id: int | None = None
     started_at: float | None = None
     """Unix time."""
-    outside: bool | None = None
-    """Whether it belongs to no container. None: not known."""
+    podless: bool | None = None
+    """Whether it is of no pod. None: not known."""
     why: str = ""
     """Why more is not known; empty if all is."""
 
@@ -167,7 +167,7 @@ def _look_at(pid: int, read_at: float, *, proc: Path, kernel: _Kernel) -> PodPro
             _command(_read(folder, "comm"), _read(folder, "cmdline")),
             _user_id(_read(folder, "status")),
             started_at,
-            place.outside,
+            place.podless,
             place.why,
         )
     except OSError:
@@ -182,7 +182,7 @@ class Place:
 
     pod_uid: str | None = None
     container_id: str | None = None
-    outside: bool | None = None
+    podless: bool | None = None
     why: str = ""
 
 
@@ -207,15 +207,16 @@ def cgroup_place(cgroup: str, *, whole: bool = True) -> Place:
             elif (held := _CONTAINER.fullmatch(part)) and inner is None:
                 inner = held[1]
         if pod is not None:
-            return Place(pod, inner, outside=False)
+            return Place(pod, inner, podless=False)
         container = container or inner
-    if container is not None:
-        return Place(None, container, outside=False)
     if not paths:
         return Place(why="its cgroup cannot be read")
-    if not whole and set(paths) == {"/"}:
-        return Place(why="it is in the agent's own container")
-    return Place(outside=True)
+    if not whole and {part for path in paths for part in path.split("/")} <= {"", ".."}:
+        return Place(why="it is in the agent's own pod or container")
+    if container is not None and not whole:
+        # The folder of a pod that the reader itself is in is not named.
+        return Place(None, container, why="it may be of the agent's own pod")
+    return Place(None, container, podless=True)
 
 
 def _read(folder: int, name: str) -> str:

@@ -38,7 +38,7 @@ class SimulatedProcesses:
                 process.container_id,
                 process.name,
                 process.user_id,
-                outside=process.pod_uid is None and process.container_id is None,
+                podless=process.pod_uid is None,
                 why="the simulator does not tell it",
             )
         return found

@@ -33,7 +33,9 @@ OTHER_NAMESPACE: Final = "pid_namespace"
 
 UNREAD: Final = "processes have not been read yet"
 
-OF_NO_POD: Final = "of_no_pod"
+OF_NONE: Final = {"pod_uid": "of_no_pod", "container_id": "of_no_container"}
+"""Reasons that are knowledge."""
+
 NOT_HELD: Final = "no_holder_known"
 
 _VIRTUAL: Final = frozenset({"host_vgpu", "host_vsga"})
@@ -107,7 +109,7 @@ def seen_processes(snapshot: Snapshot, occupancy: Occupancy) -> SeenProcesses:
     for gpu in occupancy.processes.gpus:
         for process in gpu.processes:
             whose = occupancy.whose.get(process.pid)
-            if whose is None or (whose.pod_uid is None and not whose.outside):
+            if whose is None or whose.podless is None:
                 unknown += 1
                 continue
             seen.append(
@@ -201,8 +203,8 @@ def _whose(
     }
     for name, value in told.items():
         if value is None:
-            of_none = whose.outside is not None and name in {"pod_uid", "container_id"}
-            unavailable[name] = OF_NO_POD if of_none else whose.why or NOT_SUPPORTED
+            none = OF_NONE.get(name) if whose.podless is not None else None
+            unavailable[name] = none or whose.why or NOT_SUPPORTED
     return told
 
 
@@ -254,7 +256,7 @@ def _stray(
         unavailable["stray"] = "see strays of the node"
     elif (process.pid, gpu.index) in outside:
         return True
-    elif whose.pod_uid is not None or whose.outside:
+    elif whose.podless is not None:
         return False
     else:
         unavailable["stray"] = whose.why or NOT_HELD

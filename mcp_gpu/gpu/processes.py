@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mcp_gpu.gpu.errors import NOT_SUPPORTED, Code, NvmlError
 from mcp_gpu.gpu.table import Missing, text
@@ -57,8 +57,7 @@ _PERCENT: Final = 100
 """Samples above it have been seen of processes that had ended: they are no share of anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Utilization:
+class Utilization(NamedTuple):
     """Percent of the GPU's time over the last samples that the driver keeps, some seconds."""
 
     sm_percent: int = 0
@@ -67,8 +66,7 @@ class Utilization:
     decoder_percent: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GpuProcess:
+class GpuProcess(NamedTuple):
     """One process on one GPU, or on one of its MIG instances."""
 
     pid: int
@@ -115,8 +113,7 @@ class GpuProcesses:
         return max(self.memory_used_bytes - sum(known), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
+class Processes(NamedTuple):
     """Those of all GPUs."""
 
     gpus: tuple[GpuProcesses, ...]

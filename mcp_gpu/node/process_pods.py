@@ -10,9 +10,8 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import anyio
 from anyio.from_thread import run_sync
@@ -34,13 +33,14 @@ boot, which /proc/stat gives in whole seconds."""
 _READ_BYTES: Final = 65_536
 _COMMAND_CHARS: Final = 64
 
-_POD: Final = re.compile(
+_POD: Final = (
     r"(?:.*[-_])?pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
 )
 """A folder of a pod: `pod<uid>` of cgroupfs, `kubepods-burstable-pod<uid>.slice` of systemd, where
-underscores stand for hyphens. A static pod's uid is a hash of its file."""
+underscores stand for hyphens. A static pod's uid is a hash of its file. Compiled at its first use,
+as the next one: a start has no time for it."""
 
-_CONTAINER: Final = re.compile(r"(?:[a-z][a-z-]*-)?([0-9a-f]{64})(?:\.scope)?")
+_CONTAINER: Final = r"(?:[a-z][a-z-]*-)?([0-9a-f]{64})(?:\.scope)?"
 """A folder of a container: its id, alone or as `cri-containerd-<id>.scope`, `crio-<id>.scope` or
 `docker-<id>.scope`."""
 
@@ -48,8 +48,7 @@ _INITIAL_CGROUP_NAMESPACE: Final = 0xEFFFFFFB
 """Inode of the host's own, in every kernel: PROC_CGROUP_INIT_INO."""
 
 
-@dataclass(frozen=True, slots=True)
-class PodProcess:
+class PodProcess(NamedTuple):
     """Whose a process is, as far as it is known."""
 
     pid: int
@@ -122,8 +121,7 @@ class ProcessPods:
         return {pid: found.get(pid) or PodProcess(pid, why=slow) for pid in wanted}
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
+class _Kernel(NamedTuple):
     """What must be known of the kernel to read its files about a process."""
 
     booted_at: float | None
@@ -176,8 +174,7 @@ def _look_at(pid: int, read_at: float, *, proc: Path, kernel: _Kernel) -> PodPro
         os.close(folder)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where cgroups put a process."""
 
     pod_uid: str | None = None
@@ -201,10 +198,10 @@ def cgroup_place(cgroup: str, *, whole: bool = True) -> Place:
         pod: str | None = None
         inner: str | None = None
         for part in re.split("[/:]", path):
-            if found := _POD.fullmatch(part):
+            if found := re.fullmatch(_POD, part):
                 # Of a node that is a container itself the outer id is the node's.
                 pod, inner = found[1].replace("_", "-"), None
-            elif (held := _CONTAINER.fullmatch(part)) and inner is None:
+            elif (held := re.fullmatch(_CONTAINER, part)) and inner is None:
                 inner = held[1]
         if pod is not None:
             return Place(pod, inner, podless=False)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.processes_model import NAME, NodeProcesses
-from mcp_gpu.tools.processes_text import node_lines
 from mcp_gpu.tools.xids import within
 
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the words
@@ -49,7 +48,9 @@ def agent_tool(
     """
 
     async def run(arguments: AgentArguments, call: Call) -> Answer:
-        from mcp_gpu.tools.processes_account import account  # which only answers need
+        # What only answers need.
+        from mcp_gpu.tools.processes_account import account
+        from mcp_gpu.tools.processes_text import node_lines
 
         occupancy = await occupants.look()
         held = None if holdings is None else await holdings()

@@ -183,7 +183,7 @@ def _shares(
     used = process.utilization
     if used is None or occupancy.blind:
         # Drivers have been seen that list processes by pids of the caller's namespace and take
-        # samples by those of the host's (HAMi-core issue 112).
+        # samples by those of the host's (Project-HAMi/HAMi-core#112).
         reason = found.unavailable.get(UTILIZATION, OTHER_NAMESPACE)
         unavailable |= dict.fromkeys(names, reason)
         return dict.fromkeys(names)

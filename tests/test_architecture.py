@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "health", "xid", "doctor"}
-ROLES |= {"terminal"}  # what status, health, xid and doctor share
+ROLES |= {"status", "health", "xid", "ps", "doctor"}
+ROLES |= {"terminal"}  # what status, health, xid, ps and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -68,12 +68,14 @@ ONLY_IN = {
         "mcp_gpu.status",
         "mcp_gpu.health",
         "mcp_gpu.xid",
+        "mcp_gpu.ps",
         "mcp_gpu.doctor",
         "mcp_gpu.terminal",
         "mcp_gpu.demo",
     ),
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
+    "h2": ("mcp_gpu.node.grpc",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
     "aiohttp": ("transports.kubernetes", "transports.websocket"),

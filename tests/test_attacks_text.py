@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -19,9 +20,17 @@ from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.gpu.simulator import default_fleet
 from mcp_gpu.registry import ToolError
 from mcp_gpu.serving.server import HttpEndpoint
-from mcp_gpu.tools import explain_xid, fleet_health, fleet_inventory, fleet_xids
+from mcp_gpu.tools import (
+    explain_xid,
+    fleet_allocation,
+    fleet_health,
+    fleet_inventory,
+    fleet_xids,
+)
 from mcp_gpu.tools import inventory as agent_inventory
+from mcp_gpu.workloads.reads import Workloads
 from support import served
+from support.allocation import AllocationAgent, holder
 from support.demo_server import registry as demo_registry
 from support.fleet import Agent, Foreign, full_gpus, inventory
 from support.kubeapi.cases import discovering
@@ -101,6 +110,11 @@ FLEETS: dict[str, tuple[Any, str, Make]] = {
         fleet_health.gateway_tool,
         "get_gpu_health",
         lambda said: OddHealth("odd", everywhere(said)),
+    ),
+    "allocation": (
+        partial(fleet_allocation.gateway_tool, workloads=Workloads({})),
+        "get_pod_gpu_allocation",
+        lambda said: AllocationAgent("odd", holder(f"{said}/{said}", "odd", 0), why=said),
     ),
     "xids": (
         fleet_xids.gateway_tool,

@@ -337,7 +337,7 @@ def test_a_claim_in_a_namespace_without_the_label_is_refused_with_the_command() 
 
 LADDER: dict[str, tuple[podsecurity.Level, bool, list[str], bool]] = {
     "unprivileged": ("restricted", False, [], False),
-    "root": ("baseline", True, [], False),
+    "root": ("privileged", True, [], False),
     "kernelLog": ("privileged", True, ["SYSLOG"], False),
     "processes": ("privileged", True, ["SYSLOG"], True),
     "admin": ("privileged", True, ["SYSLOG", "SYS_ADMIN"], True),
@@ -368,7 +368,24 @@ def test_each_level_has_what_it_names_and_no_more(level: str) -> None:
     assert pod["spec"]["securityContext"] == render().pods()["gateway"]["spec"]["securityContext"]
     monitor = variables(pod).get("NVIDIA_MIG_MONITOR_DEVICES")
     assert monitor == ("all" if level == "admin" else None)
-    assert len(host_paths(pod)) == (2 if "SYSLOG" in capabilities else 0)
+    assert len(host_paths(pod)) == 2 * (root + ("SYSLOG" in capabilities))
+
+
+def test_root_without_the_kubelets_folders_is_no_more_than_baseline() -> None:
+    pod = agent(privileges="root", kubeletFolders=[])
+    assert podsecurity.level_of(pod) == "baseline"
+    assert host_paths(pod) == {}
+
+
+def test_an_agent_finds_the_kubelets_files_where_their_folders_are_mounted() -> None:
+    settings = AgentSettings()
+    looked_at = {settings.pod_resources_socket.parent, settings.device_plugin_checkpoint.parent}
+    paths = host_paths(agent(privileges="root", kubeletDirectory="/var/lib/k0s/kubelet"))
+    assert {Path(place) for place in paths} == looked_at
+    assert set(paths.values()) == {
+        ("/var/lib/k0s/kubelet/pod-resources", "DirectoryOrCreate"),
+        ("/var/lib/k0s/kubelet/device-plugins", "DirectoryOrCreate"),
+    }
 
 
 def test_the_ladder_is_climbed_from_the_bottom() -> None:
@@ -396,7 +413,7 @@ def test_the_predecessors_switch_raises_the_level(level: str, effective: str) ->
 
 def test_an_agent_finds_the_nodes_journal_where_it_is_mounted() -> None:
     looked_at = set(AgentSettings().journal_paths)
-    paths = host_paths(agent(privileges="kernelLog"))
+    paths = host_paths(agent(privileges="kernelLog", kubeletFolders=[]))
     # A folder that is made stays a folder: journald would begin to write to /var/log/journal.
     assert paths == {
         "/host/var/log": ("/var/log", "Directory"),
@@ -404,7 +421,8 @@ def test_an_agent_finds_the_nodes_journal_where_it_is_mounted() -> None:
     }
     assert {f"{place}/journal" for place in paths} <= looked_at
     narrow = ["/var/log/journal", "/run/log/journal"]
-    assert set(host_paths(agent(privileges="kernelLog", journalFolders=narrow))) <= looked_at
+    least = agent(privileges="kernelLog", journalFolders=narrow, kubeletFolders=[])
+    assert set(host_paths(least)) <= looked_at
 
 
 @every_level

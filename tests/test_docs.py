@@ -13,6 +13,8 @@ from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools import (
+    allocation,
+    fleet_allocation,
     fleet_health,
     fleet_inventory,
     fleet_processes,
@@ -151,6 +153,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
     "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
+    "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }

@@ -32,9 +32,10 @@ NODES = {"h100-a", "t4-a"}
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
 XIDS = "analyze_xid_errors", "explain_xid"
+ALLOCATION = "get_pod_gpu_allocation"
 TOOLS = {
-    "agent": sorted([HEALTH, TOOL, *XIDS]),
-    "gateway": sorted(["check_connectivity", HEALTH, TOOL, *XIDS]),
+    "agent": sorted([ALLOCATION, HEALTH, TOOL, *XIDS]),
+    "gateway": sorted([ALLOCATION, "check_connectivity", HEALTH, TOOL, *XIDS]),
 }
 CALL = {
     "jsonrpc": "2.0",

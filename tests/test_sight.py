@@ -13,6 +13,8 @@ from mcp_gpu.gpu.model import Failure, Snapshot
 from mcp_gpu.gpu.xid.model import SourceState
 from mcp_gpu.node.sight import LOOK_SECONDS, WHY_CHARS, Lookout, Sense, Sight, look
 
+NOWHERE = Path("/nowhere/kubelet.sock")
+
 MIG_MONITOR = "driver/nvidia/capabilities/mig/monitor"
 
 
@@ -54,28 +56,30 @@ def test_every_sense_that_fails_says_why_and_what_it_would_unlock(tmp_path: Path
 
 def test_sources_are_seen_as_they_say() -> None:
     sources = (state("nvml"), state("journal", False, "no journal here"))
-    sight = look(Snapshot(), sources)
+    sight = look(Snapshot(), sources, pod_resources=NOWHERE)
     assert sense(sight, "nvml_events").works
     assert sense(sight, "journal").why == "no journal here"
 
 
 def test_the_driver_and_what_it_lacks_are_told() -> None:
     snapshot = simulator.snapshot(simulator.Node("one", "t4", driver="470.57.02"))
-    sight = look(snapshot, ())
+    sight = look(snapshot, (), pod_resources=NOWHERE)
     assert sense(sight, "driver").works
     assert sight.driver_version == "470.57.02"
     assert sight.missing_symbols == snapshot.missing_symbols
     failure = Failure(code=12, name="LibraryNotFound", message="no driver libraries here")
-    failed = look(Snapshot(state="absent", failure=failure), ())
+    failed = look(Snapshot(state="absent", failure=failure), (), pod_resources=NOWHERE)
     assert sense(failed, "driver").why == "no driver libraries here"
 
 
 def test_the_process_namespace_is_this_process_s(tmp_path: Path) -> None:
     inode = os.stat("/proc/self/ns/pid").st_ino
-    assert sense(look(Snapshot(), ()), "host_processes").works == (inode == 4026531836)
+    assert sense(look(Snapshot(), (), pod_resources=NOWHERE), "host_processes").works == (
+        inode == 4026531836
+    )
     (tmp_path / "self" / "ns").mkdir(parents=True)
     (tmp_path / "self" / "ns" / "pid").touch()
-    own = sense(look(Snapshot(), (), proc=tmp_path), "host_processes")
+    own = sense(look(Snapshot(), (), proc=tmp_path, pod_resources=NOWHERE), "host_processes")
     assert own.why == "a process namespace of its own: other pods' processes are not seen"
 
 
@@ -113,7 +117,9 @@ def test_the_mig_monitor_is_a_device_that_opens(
     capability.write_text(content)
     (tmp_path / "nvidia-caps").mkdir()
     (tmp_path / "nvidia-caps" / device).touch()
-    found = sense(look(Snapshot(), (), proc=tmp_path, dev=tmp_path), "mig_monitor")
+    found = sense(
+        look(Snapshot(), (), proc=tmp_path, dev=tmp_path, pod_resources=NOWHERE), "mig_monitor"
+    )
     assert found.works == (why == "")
     assert why in found.why
 
@@ -131,7 +137,7 @@ def test_the_longest_reasons_are_cut_and_can_be_printed() -> None:
 def test_who_asks_again_at_once_gets_the_same_look() -> None:
     now = 0.0
     snapshot = Snapshot()
-    lookout = Lookout(lambda: snapshot, lambda: (), clock=lambda: now)
+    lookout = Lookout(lambda: snapshot, lambda: (), clock=lambda: now, pod_resources=NOWHERE)
     first = lookout.sight()
     now = LOOK_SECONDS - 0.1
     assert lookout.sight() is first

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mcp_gpu.gpu.privileges import ROOT
 
@@ -23,8 +22,7 @@ class CheckpointError(Exception):
     """The file cannot be read. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Devices of one resource that a container was given."""
 
     pod_uid: str
@@ -33,8 +31,7 @@ class Entry:
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """What the file says."""
 
     entries: tuple[Entry, ...]

@@ -5,9 +5,8 @@ Field numbers are those of k8s.io/kubelet/pkg/apis/podresources/v1/api.proto.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 
@@ -36,16 +35,14 @@ class PodResourcesError(Exception):
     """The kubelet did not tell. The text says why, and what grants it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PluginDevices:
+class PluginDevices(NamedTuple):
     """Devices of one resource of a device plugin (ContainerDevices)."""
 
     resource: str
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedDevice:
+class ClaimedDevice(NamedTuple):
     """One device of a ResourceClaim (ClaimResource within its DynamicResource)."""
 
     namespace: str
@@ -56,8 +53,7 @@ class ClaimedDevice:
     cdi_ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEntry:
+class ContainerEntry(NamedTuple):
     """What one container was given (ContainerResources)."""
 
     name: str
@@ -65,8 +61,7 @@ class ContainerEntry:
     claimed: tuple[ClaimedDevice, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PodEntry:
+class PodEntry(NamedTuple):
     """One pod's containers (PodResources)."""
 
     namespace: str
@@ -74,8 +69,7 @@ class PodEntry:
     containers: tuple[ContainerEntry, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(NamedTuple):
     """What the kubelet has given to whom, and what it could give."""
 
     pods: tuple[PodEntry, ...]

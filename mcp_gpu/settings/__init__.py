@@ -17,6 +17,7 @@ from mcp_gpu.settings.serve import ServeSettings
 from mcp_gpu.settings.terminal import (
     DoctorSettings,
     HealthSettings,
+    PsSettings,
     StatusSettings,
     TerminalSettings,
     XidSettings,
@@ -33,6 +34,7 @@ __all__ = [
     "GpuAccess",
     "HealthSettings",
     "LogSettings",
+    "PsSettings",
     "RecordSettings",
     "ServeSettings",
     "SettingError",

@@ -66,6 +66,15 @@ class XidSettings(TerminalSettings):
     read by it. Only with --explain."""
 
 
+class PsSettings(TerminalSettings):
+    """Show which pods hold which GPUs of the fleet."""
+
+    pod_namespace: str = ""
+    """Only pods of this namespace; --namespace is that of the agents."""
+    pod: str = ""
+    """Only pods of this name."""
+
+
 class DoctorSettings(TerminalSettings):
     """Try every path to every agent, and say what is broken, why, and how to mend it."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from mcp_gpu.node.holdings import Device
 from mcp_gpu.tools.allocation_model import (
@@ -18,17 +19,21 @@ from transports.text import quoted
 
 __all__ = [
     "device_words",
+    "gib",
     "gpu_notes",
     "gpu_words",
     "headline",
-    "held_words",
+    "idle_words",
     "node_lines",
     "notes",
+    "pod_lines",
     "pod_name",
     "stray_words",
 ]
 
 WHY_CHARS = 300
+
+P = TypeVar("P", bound=PodAllocation)
 
 
 def node_lines(allocation: NodeAllocation) -> Iterator[str]:
@@ -37,10 +42,7 @@ def node_lines(allocation: NodeAllocation) -> Iterator[str]:
     if allocation.simulated:
         yield "SIMULATED: no real hardware stands behind the GPUs."
     yield from notes(allocation)
-    gpus = {gpu.index: gpu for gpu in allocation.gpus}
-    for pod in allocation.pods:
-        for container in pod.containers:
-            yield f"{pod_name(pod)} {container.container}: {held_words(container, gpus)}"
+    yield from pod_lines(allocation, allocation.pods, pod_name)
     if allocation.pods_omitted:
         yield f"{counted(allocation.pods_omitted, 'more pod')}: ask with namespace or pod"
     yield from gpu_notes(allocation)
@@ -72,6 +74,20 @@ def notes(allocation: NodeAllocation) -> Iterator[str]:
         yield clipped(f"! {allocation.why}", WHY_CHARS)
 
 
+def pod_lines(
+    allocation: NodeAllocation, pods: Iterable[P], name: Callable[[P], str]
+) -> Iterator[str]:
+    """What each container holds.
+
+    Args:
+        name: what a pod is called.
+    """
+    gpus = {gpu.index: gpu for gpu in allocation.gpus}
+    for pod in pods:
+        for container in pod.containers:
+            yield f"{name(pod)} {container.container}: {_container(container, gpus)}"
+
+
 def gpu_notes(allocation: NodeAllocation) -> Iterator[str]:
     """What is free, and what runs outside of any allocation."""
     free = [gpu.index for gpu in allocation.gpus if gpu.free]
@@ -89,7 +105,7 @@ def gpu_notes(allocation: NodeAllocation) -> Iterator[str]:
 def stray_words(stray: Stray) -> str:
     """One process outside of any allocation."""
     whose = "of the node itself" if stray.pod_uid is None else f"of pod uid {stray.pod_uid}"
-    used = "" if stray.memory_bytes is None else f", {_gib(stray.memory_bytes)} GiB"
+    used = "" if stray.memory_bytes is None else f", {gib(stray.memory_bytes)} GiB"
     return (
         f"STRAY on GPU {stray.gpu_index}: pid {stray.pid} {quoted(stray.command, 80)} {whose}{used}"
     )
@@ -100,8 +116,7 @@ def pod_name(pod: PodAllocation) -> str:
     return f"{pod.namespace}/{pod.pod}" if pod.pod else f"pod uid {pod.pod_uid}"
 
 
-def held_words(container: ContainerAllocation, gpus: Mapping[int, AllocatedGpu]) -> str:
-    """All that a container holds."""
+def _container(container: ContainerAllocation, gpus: Mapping[int, AllocatedGpu]) -> str:
     held: list[Device | HeldClaim] = [*container.devices, *container.claims]
     told = [_held(each, gpus) for each in held]
     told += [f"asks for {count} {name}" for name, count in container.requested.items()]
@@ -137,14 +152,19 @@ def gpu_words(gpu: AllocatedGpu, *, whole: bool = True) -> str:
     if whole and gpu.utilization_percent is not None:
         parts.append(f"{gpu.utilization_percent} % busy")
     if whole and gpu.memory_used_bytes is not None and gpu.memory_total_bytes is not None:
-        parts.append(f"{_gib(gpu.memory_used_bytes)}/{_gib(gpu.memory_total_bytes)} GiB")
+        parts.append(f"{gib(gpu.memory_used_bytes)}/{gib(gpu.memory_total_bytes)} GiB")
     if gpu.idle:
-        long = f" for {gpu.quiet_seconds:.0f} s" if gpu.quiet_seconds else " now"
-        parts.append(f"IDLE{long}")
+        parts.append(idle_words(gpu))
     if gpu.shared:
         parts.append(f"shared by {gpu.holders}")
     return f"({', '.join(parts)})"
 
 
-def _gib(size_bytes: int) -> str:
+def idle_words(gpu: AllocatedGpu) -> str:
+    """`IDLE for 300 s`, or `IDLE now` where nothing is known of before."""
+    return f"IDLE for {gpu.quiet_seconds:.0f} s" if gpu.quiet_seconds else "IDLE now"
+
+
+def gib(size_bytes: int) -> str:
+    """A size in GiB."""
     return f"{size_bytes / 2**30:.1f}"

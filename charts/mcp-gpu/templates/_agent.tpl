@@ -133,6 +133,11 @@ securityContext:
 {{- ge (include "mcp-gpu.agentLevel" . | int) 2 | ternary .Values.agent.journalFolders list | toJson -}}
 {{- end }}
 
+{{/* Folders of the kubelet in which the agent finds who holds GPUs. */}}
+{{- define "mcp-gpu.kubeletFolders" -}}
+{{- ge (include "mcp-gpu.agentLevel" . | int) 1 | ternary .Values.agent.kubeletFolders list | toJson -}}
+{{- end }}
+
 {{- define "mcp-gpu.nodeMounts" -}}
 {{- $access := include "mcp-gpu.gpuAccess" . -}}
 {{- if eq $access "volumeMounts" }}
@@ -145,6 +150,11 @@ securityContext:
   readOnly: true
   # The operator's driver is a mount of its own, which may come later than this pod.
   mountPropagation: HostToContainer
+{{- end }}
+{{- range include "mcp-gpu.kubeletFolders" . | fromJsonArray }}
+- name: kubelet-{{ . }}
+  mountPath: /var/lib/kubelet/{{ . }}
+  readOnly: true
 {{- end }}
 {{- range include "mcp-gpu.journalFolders" . | fromJsonArray }}
 - name: {{ . | trimPrefix "/" | replace "/" "-" }}
@@ -166,6 +176,15 @@ securityContext:
 - name: driver
   hostPath:
     path: {{ .Values.gpu.hostDriver.root }}
+    type: DirectoryOrCreate
+{{- end }}
+{{- $kubelet := .Values.agent.kubeletDirectory }}
+{{- range include "mcp-gpu.kubeletFolders" . | fromJsonArray }}
+# Whole: a kubelet that restarts makes its files anew. Made where it is missing, or agents would not
+# start where the kubelet keeps it elsewhere.
+- name: kubelet-{{ . }}
+  hostPath:
+    path: {{ $kubelet }}/{{ . }}
     type: DirectoryOrCreate
 {{- end }}
 {{- range include "mcp-gpu.journalFolders" . | fromJsonArray }}

@@ -1,0 +1,196 @@
+"""`get_pod_gpu_allocation` as a gateway serves it: which pods of the fleet hold which GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pydantic import Field
+
+from mcp_gpu.fleet.router import FanOut, Router
+from mcp_gpu.registry import Answer, Call, Tool
+from mcp_gpu.tools.allocation import KubernetesName
+from mcp_gpu.tools.allocation_account import holds
+from mcp_gpu.tools.allocation_model import NAME, NodeAllocation
+from mcp_gpu.tools.fleet_allocation_join import Join, totals
+from mcp_gpu.tools.fleet_allocation_model import (
+    AllocationTotals,
+    FleetAllocation,
+    FleetNodeAllocation,
+    FleetPod,
+)
+from mcp_gpu.tools.fleet_allocation_text import lines
+from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.inventory import Detail
+from mcp_gpu.tools.pages import page
+from mcp_gpu.workloads.reads import Workloads
+
+__all__ = ["NO_POD", "GatewayArguments", "gateway_tool", "whole"]
+
+RANKS: Final = {"idle": 0, "unknown": 1, "rest": 2}
+"""What nodes are sorted by: something to look into, nothing known, the others."""
+
+PODS_LISTED: Final = 16
+"""Pods per node in a summary; the node's totals are over all."""
+
+GAPS_LISTED: Final = 20
+
+NO_POD: Final = "No such pod holds a GPU, as far as the nodes that answered can say."
+
+
+class GatewayArguments(FleetArguments):
+    """What a gateway may be asked about allocations."""
+
+    namespace: KubernetesName | None = Field(
+        default=None, description="Only pods of this namespace."
+    )
+    pod: KubernetesName | None = Field(default=None, description="Only pods of this name.")
+    detail: Detail = Field(
+        default="summary", description="full: all pods and GPUs of each node listed."
+    )
+
+    @property
+    def narrow(self) -> bool:
+        """Whether only some pods are asked for."""
+        return self.namespace is not None or self.pod is not None
+
+    def wants(self, namespace: str, pod: str) -> bool:
+        """Whether a pod is asked for."""
+        return self.namespace in (None, namespace) and self.pod in (None, pod)
+
+
+def gateway_tool(router: Router, workloads: Workloads) -> Tool[GatewayArguments]:
+    """The tool as a gateway serves it: all agents asked at once, one answer."""
+
+    async def run(arguments: GatewayArguments, call: Call) -> Answer:
+        start = begin(arguments.cursor, RANKS, tool=NAME)
+        named = {"namespace": arguments.namespace, "pod": arguments.pod}
+        with asking():
+            found = await router.fan_out(
+                NAME,
+                {name: value for name, value in named.items() if value is not None},
+                NodeAllocation,
+                nodes=arguments.nodes,
+                progress=call.progress,
+            )
+        told = await _page(found, arguments, start, workloads)
+        failures = found.failures if start is None else ()
+        text = [*lines(told, failures)]
+        if arguments.narrow and not told.nodes:
+            text.append(NO_POD)
+        return Answer("\n".join(text), told)
+
+    return Tool(
+        name=NAME,
+        title="GPUs of the fleet's pods",
+        description=(
+            "Say which pods hold which NVIDIA GPUs and MIG instances, by the kubelets' own word, "
+            "with what each GPU does now: which allocations are idle, which GPUs are free, and "
+            "which processes run outside of any allocation. Ask with pod and namespace for one "
+            "pod's GPUs, or with nodes for a node's pods."
+        ),
+        arguments=GatewayArguments,
+        result=FleetAllocation,
+        run=run,
+    )
+
+
+async def whole(
+    found: FanOut[NodeAllocation], arguments: GatewayArguments, workloads: Workloads
+) -> FleetAllocation:
+    """All of the fleet at once, for a reader without a context to fill."""
+    everything = _merged(found, arguments)
+    return await _joined(everything, everything.nodes, arguments, workloads)
+
+
+async def _page(
+    found: FanOut[NodeAllocation],
+    arguments: GatewayArguments,
+    start: Place | None,
+    workloads: Workloads,
+) -> FleetAllocation:
+    everything = _merged(found, arguments)
+    told = page(
+        everything,
+        [node for node in everything.nodes if start is None or _order(node) > start],
+        first=start is None,
+        limit=arguments.limit,
+        detail=arguments.detail,
+        shortened=lambda node: node if arguments.narrow else _shortened(node),
+        cursor=lambda node: f"{_rank(node)} {node.node}",
+    )
+    return await _joined(told, everything.nodes, arguments, workloads)
+
+
+def _merged(found: FanOut[NodeAllocation], arguments: GatewayArguments) -> FleetAllocation:
+    nodes = []
+    for answer in found.answers:
+        pods = tuple(FleetPod(**dict(pod)) for pod in answer.data.pods)
+        none = AllocationTotals(pods=0, gpus=0, held=0, idle=0, free=0, unknown=0, strays=0)
+        node = of_fleet(FleetNodeAllocation, answer, pods=pods, terminated=0, totals=none)
+        nodes.append(node.model_copy(update={"totals": totals(node)}))
+    listed = [node for node in nodes if not arguments.narrow or node.pods or node.source == "none"]
+    return FleetAllocation(
+        **shared(found),
+        totals=_sum(node.totals for node in nodes),
+        nodes_unattributed=sum(node.source == "none" for node in nodes),
+        gaps=(),
+        gaps_omitted=0,
+        nodes=tuple(sorted(listed, key=_order)),
+    )
+
+
+async def _joined(
+    told: FleetAllocation,
+    every: Sequence[FleetNodeAllocation],
+    arguments: GatewayArguments,
+    workloads: Workloads,
+) -> FleetAllocation:
+    """With what Kubernetes adds to the nodes that are told."""
+    join = Join(workloads, arguments.wants if arguments.narrow else None)
+    nodes = await join.nodes(told.nodes)
+    if arguments.narrow:
+        nodes = tuple(map(_narrowed, (node for node in nodes if node.pods)))
+    changed = {node.node: node.totals for node in nodes}
+    return told.model_copy(
+        update={
+            "nodes": nodes,
+            "totals": _sum(changed.get(node.node, node.totals) for node in every),
+            "gaps": join.gaps[:GAPS_LISTED],
+            "gaps_omitted": max(len(join.gaps) - GAPS_LISTED, 0),
+        }
+    )
+
+
+def _sum(every: Iterator[AllocationTotals]) -> AllocationTotals:
+    counts = tuple(every)
+    return AllocationTotals(
+        **{
+            name: sum(getattr(each, name) for each in counts)
+            for name in AllocationTotals.model_fields
+        }
+    )
+
+
+def _rank(node: FleetNodeAllocation) -> str:
+    if node.totals.idle or node.strays:
+        return "idle"
+    return "unknown" if node.source == "none" or node.totals.unknown else "rest"
+
+
+def _order(node: FleetNodeAllocation) -> Place:
+    return RANKS[_rank(node)], node.node
+
+
+def _shortened(node: FleetNodeAllocation) -> FleetNodeAllocation:
+    pods = node.pods[:PODS_LISTED]
+    omitted = node.pods_omitted + len(node.pods) - len(pods)
+    return node.model_copy(update={"pods": pods, "pods_omitted": omitted})
+
+
+def _narrowed(node: FleetNodeAllocation) -> FleetNodeAllocation:
+    """With those GPUs alone that the pods hold."""
+    gpus = tuple(gpu for gpu in node.gpus if any(holds(pod, gpu) for pod in node.pods))
+    told = node.model_copy(update={"gpus": gpus})
+    return told.model_copy(update={"totals": totals(told)})

@@ -1,0 +1,61 @@
+"""What `get_pod_gpu_allocation` of a gateway answers, on the wire."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.tools.allocation_model import NodeAllocation, PodAllocation
+from mcp_gpu.tools.fleet_answer import FleetAnswer
+from mcp_gpu.workloads.reads import Gap
+
+__all__ = ["AllocationTotals", "FleetAllocation", "FleetNodeAllocation", "FleetPod"]
+
+
+class FleetPod(PodAllocation):
+    """What one pod holds, and what Kubernetes says of it."""
+
+    phase: str | None = Field(
+        default=None, description="gone: Kubernetes has no such pod on the node. Null: not known."
+    )
+    owner: str | None = Field(
+        default=None, description="What controls it, as Job/train-7; empty: nothing; null: unknown."
+    )
+    guess: bool = Field(
+        default=False,
+        description="True: nobody could say what it holds; this is what it asks for.",
+    )
+
+
+class AllocationTotals(Wire):
+    """GPUs, with MIG instances counted as their GPU."""
+
+    pods: int
+    gpus: int
+    held: int
+    idle: int = Field(description="Held, and quiet.")
+    free: int
+    unknown: int = Field(description="Of which it is not known whether they are held.")
+    strays: int = Field(description="Processes outside of any allocation, as far as seen.")
+
+
+class FleetNodeAllocation(NodeAllocation):
+    """One node's, and how it was had."""
+
+    via: str = Field(description="Path the answer took: http, command, ...")
+    totals: AllocationTotals = Field(description="Of the node, whatever is listed.")
+    terminated: int = Field(description="Pods left out that the kubelet lists and that are over.")
+    pods: tuple[FleetPod, ...]
+
+
+class FleetAllocation(FleetAnswer):
+    """Which pods hold which GPUs of the fleet. Totals are over all nodes that answered."""
+
+    totals: AllocationTotals
+    nodes_unattributed: int = Field(description="Nodes that cannot say who holds their GPUs.")
+    gaps: tuple[Gap, ...] = Field(description="What could not be read of Kubernetes.")
+    gaps_omitted: int
+    nodes: tuple[FleetNodeAllocation, ...] = Field(
+        description="With idle allocations or strays first, then those that cannot say, then by "
+        "name. Those without a pod that was asked for are left out."
+    )

@@ -1,0 +1,76 @@
+"""`mcp-gpu ps` as a person runs it: over real agents, gateways and kubelets' sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+
+from mcp_gpu.gpu.simulator import load_fleet, snapshot
+from support.cluster import cluster
+from support.kubelet import Kubelet, plugin, pod
+from support.terminal import WIDTH, Run, run, ways
+
+FLEET = """
+[[nodes]]
+name = "a"
+profile = "h100"
+gpus = 3
+"""
+
+LIMIT_SECONDS = 60
+
+
+async def ps(*flags: str, terminal: bool = False) -> Run:
+    found = await run("ps", *flags, terminal=terminal)
+    assert found.said == ""
+    return found
+
+
+def uuids(folder: Path) -> list[str]:
+    file = folder / "alone.toml"
+    file.write_text(FLEET)
+    return [gpu.uuid or "" for gpu in snapshot(load_fleet(file).node("a")).gpus]
+
+
+async def test_a_gateway_and_the_agents_themselves_tell_the_same(tmp_path: Path) -> None:
+    one, two, _ = uuids(tmp_path)
+    kubelet = Kubelet(tmp_path / "kubelet.sock")
+    kubelet.holding(
+        pod("train", "worker-0", plugin("nvidia.com/gpu", one)),
+        pod("dev", "notebook", plugin("nvidia.com/gpu", f"{two}::0"), container="jupyter"),
+    )
+    flags = ["--pod-resources-socket", str(kubelet.path)]
+    async with kubelet.listening(), cluster(tmp_path, FLEET, agent_flags=flags) as here:
+        with anyio.fail_after(LIMIT_SECONDS):
+            while (await ps(*ways(here)[0])).status != 0:
+                await anyio.sleep(0.1)  # the first look has no event to wait for
+        for way in ways(here):
+            every = await ps(*way)
+            assert every.status == 0
+            assert every.lines[0].split() == [
+                "NODE", "POD", "CONTAINER", "GPU", "BUSY", "MEMORY", "(GiB)", "STATE", "OWNER",
+            ]  # fmt: skip
+            assert [line.split()[:5] for line in every.lines[1:3]] == [
+                ["a", "dev/notebook", "jupyter", "GPU", "1"],
+                ["a", "train/worker-0", "main", "GPU", "0"],
+            ]
+            assert "free on a: GPU 2" in every.lines
+            assert any(line.startswith("1 of 1 nodes answered: 2 pods") for line in every.lines)
+            shown = await ps(*way, terminal=True)
+            assert [line for line in shown.lines if len(line) > WIDTH] == []
+            answer = (await ps(*way, "--json", "--pod", "worker-0", "--nodes", "a")).answer
+            (node,) = answer["nodes"]
+            assert [each["pod"] for each in node["pods"]] == ["worker-0"]
+            assert [gpu["index"] for gpu in node["gpus"]] == [0]
+            none = await ps(*way, "--pod-namespace", "nobody")
+            assert "No such pod holds a GPU" in none.lines[0]
+
+
+async def test_without_a_kubelet_it_says_so_and_fails(tmp_path: Path) -> None:
+    async with cluster(
+        tmp_path, FLEET, agent_flags=["--pod-resources-socket", str(tmp_path / "none")]
+    ) as here:
+        found = await ps(*ways(here)[1])
+    assert found.status == 1
+    assert any(line.startswith("! a: ") and "No such file" in line for line in found.lines)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,29 +12,16 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
-from mcp_gpu.gpu.health.model import GpuVerdict
-from mcp_gpu.gpu.history import Past
-from mcp_gpu.gpu.model import Snapshot
-from mcp_gpu.gpu.nvml import Nvml
-from mcp_gpu.gpu.recorder.file import File
-from mcp_gpu.gpu.recorder.recorder import Recorder
-from mcp_gpu.node import syslog
-from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.gpu_access import explain
-from mcp_gpu.node.holdings import Attribution
-from mcp_gpu.node.kmsg import opener
-from mcp_gpu.node.pod_resources import PodResources
-from mcp_gpu.node.sight import Lookout
-from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
-from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
+from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.sources import make_sources
 from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
-    from mcp_gpu.gpu.simulator import Node
+    pass
 
 __all__ = ["run"]
 
@@ -79,38 +63,14 @@ FOR_HTTP: tuple[str, ...] = (
 def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
-    library = None if settings.nvml_library is None else str(settings.nvml_library)
-    watch = _watch(settings, library)
-    recorder = _recorder(settings, watch, lambda: collector.past())
-    collector = Collector(
-        _nvml(settings, library),
-        fast_seconds=settings.fast_seconds,
-        slow_seconds=settings.slow_seconds,
-        events=watch.events,
-        told=recorder.feed,
-    )
-    sources = tools.Sources(
-        node=settings.node_name,
-        collector=collector,
-        recorder=recorder,
-        watch=watch,
-        lookout=Lookout(
-            lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
-        ),
-        attribution=Attribution(
-            lambda: collector.snapshot,
-            PodResources(settings.pod_resources_socket),
-            settings.device_plugin_checkpoint,
-        ),
-        expected_gpus=settings.expected_gpus,
-    )
+    sources = make_sources(settings)
     try:
         anyio.run(_serve, settings, http, sources)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
-        collector.stop()
-        recorder.stop()
-        if not recorder.join(SAVE_SECONDS):
+        sources.collector.stop()
+        sources.recorder.stop()
+        if not sources.recorder.join(SAVE_SECONDS):
             logger.warning("the timeline could not be saved in time")
     return 0
 
@@ -194,63 +154,3 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     }
     looked = snapshot.state != "starting" or running_seconds >= FIRST_READ_SECONDS
     return Readiness(looked, detail, words)
-
-
-def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
-    if settings.simulate is not None:
-        # This machine's drivers and devices tell nothing of a simulated node's.
-        return Nvml(library_path=library)
-    look = partial(explain, access=settings.gpu_access, library=library)
-    return Nvml(library_path=library, explain=look)
-
-
-def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
-    if settings.simulate is None:
-        return XidWatch(
-            opener(settings.kernel_log),
-            place=str(settings.kernel_log),
-            # Whoever names another place means that one, not this machine's kernel.
-            call=syslog.kernel if settings.kernel_log == KERNEL_LOG else None,
-            journal_paths=map(Path, settings.journal_paths),
-            library_path=library,
-        )
-    # A simulated node has a kernel log of its own. Whatever machine this is, its journal is not
-    # that node's.
-    log = _simulate(settings.simulate, settings.node_name).kernel_log
-    return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
-
-
-def _recorder(settings: AgentSettings, watch: XidWatch, past: Callable[[], Past]) -> Recorder:
-    directory = settings.recorder_directory
-
-    def judge(snapshot: Snapshot) -> Sequence[GpuVerdict]:
-        """As get_gpu_health does, by the Xids of this boot."""
-        from mcp_gpu.gpu.health.assess import assess  # on the recorder's thread, after the start
-
-        bursts = watch.log.bursts(boot_id=watch.boot_id)
-        return assess(snapshot, past(), bursts=bursts).gpus
-
-    return Recorder(
-        settings.node_name,
-        simulated=settings.simulate is not None,
-        hours=settings.recorder_hours,
-        fast_seconds=settings.fast_seconds,
-        file=None if directory is None else File(directory),
-        judge=judge,
-    )
-
-
-def _simulate(fleet_file: str, node_name: str) -> Node:
-    from mcp_gpu.gpu import simulator  # 20 ms and 3 MiB that an agent on hardware need not pay
-
-    try:
-        fleet = (
-            simulator.default_fleet()
-            if fleet_file == "demo"
-            else simulator.load_fleet(Path(fleet_file))
-        )
-        node = fleet.node(node_name)
-    except simulator.FleetError as error:
-        raise SettingError(f"--simulate: {error}") from error
-    simulator.install(node)
-    return node

@@ -50,7 +50,7 @@ MAY_IMPORT = {
     },
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
-ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
+ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "top", "health", "xid", "ps", "doctor"}
 ROLES |= {"terminal"}  # what those share
 

@@ -17,10 +17,12 @@ from mcp_gpu.tools import (
     fleet_allocation,
     fleet_health,
     fleet_inventory,
+    fleet_processes,
     fleet_timeline,
     fleet_xids,
     health,
     inventory,
+    processes,
     xids,
 )
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
@@ -151,6 +153,7 @@ def named_in(page: Path) -> set[str]:
 TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
+    "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
     "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
     "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),

@@ -21,6 +21,7 @@ from mcp_gpu.gpu.events import XidEvents
 from mcp_gpu.gpu.history import History, Past
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.processes import Processes
 from mcp_gpu.gpu.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,9 @@ class Collector:
         """When the readings of the last snapshot were begun, on time.monotonic()."""
         self._wanted = self._read_at
         """The earliest that the next readings may be begun to satisfy everyone who asked."""
+        self._processes: Processes | None = None
+        self._processes_at = self._processes_wanted = self._read_at
+        """As the two above, of the processes, which are read for those alone who ask."""
         self._open = False
         self._slow_due = self._fast_due = self._open_due = -float("inf")
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
@@ -126,6 +130,24 @@ class Collector:
                 lambda: self._read_at >= oldest or self._snapshot.state in {"absent", "failing"}
             )
         return self.snapshot
+
+    async def processes(self, max_age_seconds: float, timeout_seconds: float) -> Processes | None:
+        """The processes on the GPUs, no older than that or the last ones that were read; None where
+        there are none of the driver as it is now.
+
+        Nobody waits where a call already hangs, nor where NVML is absent or failing.
+        """
+        oldest = time.monotonic() - max_age_seconds
+        self._processes_wanted = max(self._processes_wanted, oldest)
+        if self.snapshot.waiting is None:
+            with anyio.move_on_after(timeout_seconds):
+                await self._until(
+                    lambda: (
+                        self._processes_at >= oldest
+                        or self._snapshot.state in {"absent", "failing"}
+                    )
+                )
+        return self._processes
 
     async def _until(self, enough: Callable[[], bool]) -> None:
         """Ask the thread for a turn after each publication until it is enough."""
@@ -189,6 +211,7 @@ class Collector:
             self._shut()
             self._open_due = time.monotonic() + self._back_off()
             self._history.forget()
+            self._processes = None  # Without a driver there are none.
             self._publish(self._reader.failed(error))
         return min(self._fast_due, self._slow_due) if self._open else self._open_due
 
@@ -208,11 +231,15 @@ class Collector:
         if slow:
             self._reader.read_slow()
             self._slow_due = now + self._slow_seconds
-        if slow or now >= self._fast_due or self._read_at < self._wanted:
+        processes = self._processes_at < self._processes_wanted
+        if slow or processes or now >= self._fast_due or self._read_at < self._wanted:
             begun = time.monotonic()
             self._fast_due = begun + self._fast_seconds
             snapshot = self._reader.read_fast()
             self._read_at = begun
+            if processes:
+                # Beside the memory that was just read: what one tells is held against the other.
+                self._processes, self._processes_at = self._reader.read_processes(), begun
             if not self._reader.impaired:
                 # Only now: a GPU may give its name and block on its readings.
                 self._pause = self._retry_seconds

@@ -17,6 +17,7 @@ from mcp_gpu.gpu.fields import FAST, SLOW, STATIC
 from mcp_gpu.gpu.links import Links
 from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, Snapshot
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.processes import KINDS, GpuProcesses, Processes, ProcessLists
 from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
 from mcp_gpu.gpu.table import Group
 from mcp_gpu.gpu.vital_fields import VITALS
@@ -42,6 +43,7 @@ class _Seen:
     slow: Readings = field(default_factory=Readings)
     fast: Readings = field(default_factory=Readings)
     links: Links = field(default_factory=Links)
+    processes: ProcessLists = field(default_factory=ProcessLists)
     vital_readings: Readings = field(default_factory=Readings)
     vitals: Vitals | None = None
     """Of `vital_readings`. Kept while they are the same: snapshots that are remembered share it."""
@@ -141,6 +143,16 @@ class Reader:
         )
         return self._snapshot
 
+    def read_processes(self) -> Processes:
+        """The processes on every GPU, beside the memory that the last fast readings told.
+
+        Raises:
+            NvmlUnavailable
+        """
+        at = self._clock()
+        gpus = tuple(self._read_processes(*each) for each in enumerate(self._gpus))
+        return Processes(gpus, at)
+
     def failed(self, error: NvmlUnavailable) -> Snapshot:
         """NVML as a whole refused: of the last GPUs known nothing but the identity stays true."""
         expected = self._snapshot.gpu_count_expected
@@ -212,6 +224,26 @@ class Reader:
             seen.fast = fast
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
+
+    def _read_processes(self, index: int, seen: _Seen) -> GpuProcesses:
+        if seen.trouble is None:
+            # Before R510 what the driver reserves is not told, and counts as used.
+            reserve_is_told = "memory_reserved_bytes" in seen.fast.values
+            try:
+                return seen.processes.read(
+                    self._nvml,
+                    index,
+                    seen.handle,
+                    driver=self._snapshot.driver_version,
+                    mig=bool(seen.slow.values.get("mig_mode_current")),
+                    memory_used_bytes=(
+                        seen.fast.values.get("memory_used_bytes") if reserve_is_told else None
+                    ),
+                )
+            except GpuUnreadable as error:
+                self._trouble(index, seen, error)
+        assert seen.trouble is not None
+        return GpuProcesses(index, (), dict.fromkeys(KINDS, seen.trouble.reason))
 
     def _read(self, index: int, seen: _Seen, group: Group) -> Readings:
         mig = bool(seen.slow.values.get("mig_mode_current"))

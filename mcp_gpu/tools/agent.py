@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.gpu.recorder.recorder import Recorder
     from mcp_gpu.node.holdings import Attribution
+    from mcp_gpu.node.occupants import Occupants
     from mcp_gpu.node.sight import Lookout
     from mcp_gpu.node.watch import XidWatch
 
@@ -32,6 +33,8 @@ class Sources:
     watch: XidWatch
     lookout: Lookout
     attribution: Attribution
+    occupants: Occupants
+    simulated: bool
     expected_gpus: int | None
     """How many GPUs the node should have, where somebody has said so."""
 
@@ -62,8 +65,18 @@ def makers(sources: Sources) -> Makers:
 
     def allocation() -> Tool[Any]:
         from mcp_gpu.tools.allocation import agent_tool
+        from mcp_gpu.tools.processes import seen
 
-        return agent_tool(sources.node, sources.collector, sources.attribution, processes=None)
+        # No kubelet has given simulated GPUs to the pods of invented processes.
+        look = None if sources.simulated else seen(sources.collector, sources.occupants)
+        return agent_tool(sources.node, sources.collector, sources.attribution, processes=look)
+
+    def processes() -> Tool[Any]:
+        from mcp_gpu.tools.processes import agent_tool
+
+        return agent_tool(
+            sources.node, sources.collector, sources.occupants, sources.attribution.holdings
+        )
 
     def timeline() -> Tool[Any]:
         from mcp_gpu.tools.timeline import agent_tool
@@ -80,6 +93,7 @@ def makers(sources: Sources) -> Makers:
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_gpu_processes": processes,
         "get_gpu_timeline": timeline,
         "get_pod_gpu_allocation": allocation,
     }

@@ -42,6 +42,11 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return gateway_tool(router, workloads)
 
+    def processes() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_processes import gateway_tool
+
+        return gateway_tool(router)
+
     def timeline() -> Tool[Any]:
         from mcp_gpu.tools.fleet_timeline import gateway_tool
 
@@ -63,6 +68,7 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_gpu_processes": processes,
         "get_gpu_timeline": timeline,
         "get_pod_gpu_allocation": allocation,
     }

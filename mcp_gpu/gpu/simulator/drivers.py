@@ -15,6 +15,8 @@ _INVALID_ARGUMENT, _DEPRECATED = 2, 26
 _SINCE: dict[str, int | tuple[int, int]] = {
     "nvmlDeviceGetMemoryInfo_v2": 510,
     "nvmlDeviceGetComputeRunningProcesses_v3": 510,
+    "nvmlDeviceGetGraphicsRunningProcesses_v3": 510,
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3": 510,
     "nvmlDeviceGetCurrentClocksEventReasons": 535,
     "nvmlDeviceGetModuleId": 535,
     "nvmlDeviceGetGpuFabricInfoV": 550,

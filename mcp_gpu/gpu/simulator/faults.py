@@ -41,6 +41,7 @@ from mcp_gpu.gpu.simulator.memory_faults import (
     SramThreshold,
     UnrepairableMemory,
 )
+from mcp_gpu.gpu.simulator.processes import HiddenProcesses, LeakedMemory, ProcessFault
 
 __all__ = [
     "Ecc",
@@ -48,6 +49,8 @@ __all__ = [
     "Fabric",
     "Fault",
     "Hang",
+    "HiddenProcesses",
+    "LeakedMemory",
     "Lost",
     "MemoryTemperature",
     "MigPending",
@@ -254,6 +257,7 @@ Fault = Annotated[
     | MemoryFault
     | ClockFault
     | LinkFault
+    | ProcessFault
     | MigPending
     | EccPending
     | PersistenceOff

@@ -12,15 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp_gpu.gpu.errors import Code, GpuLost, GpuUnreadable, NvmlUnavailable, gpu_error
+from mcp_gpu.gpu.errors import (
+    NOT_SUPPORTED,
+    Code,
+    GpuLost,
+    GpuUnreadable,
+    NvmlUnavailable,
+    gpu_error,
+)
 from mcp_gpu.gpu.fields import FAST, SLOW, STATIC
+from mcp_gpu.gpu.gpm import NOT_READ, Gpm
 from mcp_gpu.gpu.links import Links
-from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, Snapshot
+from mcp_gpu.gpu.meter import Meters
+from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, MigDevice, Snapshot
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
-from mcp_gpu.gpu.table import Group
+from mcp_gpu.gpu.table import Group, Missing
 from mcp_gpu.gpu.vital_fields import VITALS
 from mcp_gpu.gpu.vitals import VITALS_READINGS, Vitals
+from mcp_gpu.gpu.wires import Wires
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +55,35 @@ class _Seen:
     vital_readings: Readings = field(default_factory=Readings)
     vitals: Vitals | None = None
     """Of `vital_readings`. Kept while they are the same: snapshots that are remembered share it."""
+    meters: Meters = field(default_factory=Meters)
+    gpm: dict[int | None, Gpm | Missing] = field(default_factory=dict)
+    """As last asked for, by MIG instance; None is the whole GPU."""
     trouble: GpuUnreadable | None = None
+
+    def activity(self, instance: int | None, *, mig: bool) -> tuple[Gpm | None, str]:
+        """What is known of the GPU or of an instance of it, and why it is not."""
+        found = self.gpm.get(instance, Missing(self.meters.refused or NOT_READ))
+        if isinstance(found, Gpm):
+            return found, ""
+        return None, "mig_active" if mig and found.reason == NOT_SUPPORTED else found.reason
 
 
 class Reader:
-    """Args: clock: Unix time, for `Snapshot.static_at` and its siblings."""
+    """Args:
+    clock: Unix time, for `Snapshot.static_at` and its siblings.
+    ticks: seconds of a clock that is never set, for the time between two samples.
+    """
 
-    def __init__(self, nvml: Nvml, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        nvml: Nvml,
+        *,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._nvml = nvml
-        self._clock = clock
+        self._clock, self._ticks = clock, ticks
+        self._wires = Wires()
         self._gpus: list[_Seen] = []
         self._identities: list[dict[str, Any]] = []
         """Static values by index, as last known in any generation."""
@@ -78,6 +108,7 @@ class Reader:
             system = read_system(self._nvml)
             count = self._nvml.count()
             self._gpus = [_Seen() for _ in range(count)]
+            self._wires = Wires()
             for index in range(count):
                 self._identify(index)
         except NvmlUnavailable:
@@ -104,6 +135,8 @@ class Reader:
 
     def close(self) -> None:
         """Shut NVML down; what was read stays."""
+        for seen in self._gpus:
+            seen.meters.free()
         self._nvml.close()
 
     def read_slow(self) -> None:
@@ -138,6 +171,30 @@ class Reader:
                 "vitals": self._vitals(),
                 "missing_symbols": self._nvml.missing_symbols,
             }
+        )
+        return self._snapshot
+
+    def read_rest(self) -> Snapshot:
+        """What is worth reading only when somebody asks: what lies between the last two samples
+        of each GPU, and how the GPUs are joined.
+
+        Raises:
+            NvmlUnavailable
+        """
+        for index, seen in enumerate(self._gpus):
+            if seen.trouble is None:
+                try:
+                    seen.gpm = seen.meters.read()
+                except GpuUnreadable as error:
+                    self._trouble(index, seen, error)
+        answering = [
+            (index, seen.handle, seen.vitals)
+            for index, seen in enumerate(self._gpus)
+            if seen.trouble is None
+        ]
+        wiring = self._wires.read(self._nvml, answering)
+        self._snapshot = self._snapshot.model_copy(
+            update={"gpus": self._models(), "vitals": self._vitals(), "wiring": wiring}
         )
         return self._snapshot
 
@@ -210,6 +267,11 @@ class Reader:
             fast = self._read(index, seen, FAST)
             _demand_a_value(fast)
             seen.fast = fast
+            devices: tuple[MigDevice, ...] = seen.slow.values.get("mig_devices", ())
+            instances = {device.gpu_instance_id for device in devices} - {None}
+            seen.meters.sample(
+                self._nvml, index, seen.handle, instances, self._ticks(), self._clock()
+            )
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
@@ -254,13 +316,30 @@ class Reader:
             )
         parts = [part for part in (seen.static, seen.slow, seen.fast) if part is not None]
         reset = any(part.reset_required for part in parts)
+        unavailable = {k: v for part in parts for k, v in part.unavailable.items()}
+        values = {k: v for part in parts for k, v in part.values.items()}
+        mig = bool(values.get("mig_mode_current"))
+        values["gpm"], unavailable["gpm"] = seen.activity(None, mig=mig)
+        if mig and seen.gpm:
+            values["mig_devices"] = tuple(
+                _measured(device, *seen.activity(device.gpu_instance_id, mig=False))
+                for device in values.get("mig_devices", ())
+            )
+        if values["gpm"] is not None:
+            del unavailable["gpm"]
         return Gpu(
             index=index,
             state="unreadable" if reset else "ok",
             error=gpu_error(Code.RESET_REQUIRED) if reset else None,
-            unavailable={k: v for part in parts for k, v in part.unavailable.items()},
-            **{k: v for part in parts for k, v in part.values.items()},
+            unavailable=unavailable,
+            **values,
         )
+
+
+def _measured(device: MigDevice, gpm: Gpm | None, reason: str) -> MigDevice:
+    rest = {name: why for name, why in device.unavailable.items() if name != "gpm"}
+    unavailable = rest if gpm is not None else {**rest, "gpm": reason}
+    return device.model_copy(update={"gpm": gpm, "unavailable": unavailable})
 
 
 def _incomplete(seen: _Seen) -> bool:

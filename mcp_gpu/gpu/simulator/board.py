@@ -21,21 +21,30 @@ _NO_WITH_MIG = (
 )
 _NO_FIELDS_WITH_MIG = ("142", "143", "144", "145")
 
+_OF_PARENT = ("nvmlGpmQueryDeviceSupport", "nvmlGpmMetricsGet")
+"""What a MIG device answers as its GPU does: every instance is as busy as the whole."""
+
 
 class MigDevice:
     """A MIG device of a GPU: identity and size; NVML asks the parent for everything else."""
 
     def __init__(self, gpu: Gpu, answers: Mapping[str, Any]) -> None:
-        self.index = gpu.index
+        self.index, self._gpu = gpu.index, gpu
         self._answers = {
             **answers,
             "nvmlDeviceIsMigDeviceHandle": 1,
             "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": gpu,
         }
 
+    def at_rest(self, call: str, key: str = "") -> Any:
+        """As `library.Device`."""
+        if call in _OF_PARENT:
+            return self._gpu.at_rest(call, key)
+        return value(self._answers.get(call))
+
     def answer(self, call: str, key: str = "") -> Any:
         """As `library.Device`."""
-        return value(self._answers.get(call))
+        return self._gpu.answer(call, key) if call in _OF_PARENT else self.at_rest(call)
 
 
 def _mig_answers(gpu: Gpu, number: int, profile: str) -> dict[str, Any]:
@@ -196,6 +205,17 @@ def _busy_rates(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
     return {"gpu": round(100 * gpu.activity), "memory": round(55 * gpu.activity)}
 
 
+def _busy_units(gpu: Gpu, idle: float, key: str) -> float:
+    return idle + _BUSY_UNITS.get(key, 0.0) * gpu.activity
+
+
+_BUSY_UNITS = {
+    "2": 100.0, "3": 45.0, "5": 60.0, "7": 55.0, "10": 50.0, "12": 12.0, "13": 4.0,
+    "20": 900.0, "21": 1_800.0, "60": 90_000.0, "61": 88_000.0,
+}  # fmt: skip
+"""GPM's metrics of a board that trains a model on all its peers, in percent or MiB/s."""
+
+
 def _power(gpu: Gpu, idle: int, key: str) -> int:
     return gpu.power_milliwatts(idle)
 
@@ -214,6 +234,7 @@ _MOVING: dict[str, Callable[[Gpu, Any, str], Any]] = {
     "nvmlDeviceGetClockInfo": _busy_clock,
     "nvmlDeviceGetMemoryInfo_v2": _busy_memory,
     "nvmlDeviceGetTotalEnergyConsumption": _energy,
+    "nvmlGpmMetricsGet": _busy_units,
     # Without what says idle, and the power cap that holds a resting GeForce down.
     "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~0x5,
     # At rest a GeForce lowers its link.

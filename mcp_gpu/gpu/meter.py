@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
 from mcp_gpu.gpu.errors import LASTING, NOT_SUPPORTED, Code, NvmlError
@@ -130,7 +130,7 @@ class Meters:
         """Why there are no samples at all."""
 
     def sample(
-        self, nvml: Nvml, gpu_index: int, handle: Any, instances: Iterable[int | None],
+        self, nvml: Nvml, gpu_index: int, handle: Any, instances: Collection[int],
         ticks: float, at: float,
     ) -> None:  # fmt: skip
         """Take a sample of the GPU and of each of these instances.
@@ -139,6 +139,10 @@ class Meters:
             NvmlUnavailable, GpuUnreadable
         """
         if self.refused in LASTING:
+            return
+        whole = self._meters.get(None)
+        if whole is not None and not instances and len(self._meters) == 1:
+            whole.sample(ticks, at)
             return
         if not self._meters and (reason := _why_not(nvml, gpu_index, handle)):
             self.refused = reason

@@ -55,17 +55,21 @@ class _Seen:
     vital_readings: Readings = field(default_factory=Readings)
     vitals: Vitals | None = None
     """Of `vital_readings`. Kept while they are the same: snapshots that are remembered share it."""
+    instances: frozenset[int] = frozenset()
+    """Ids of its MIG instances."""
     meters: Meters = field(default_factory=Meters)
     gpm: dict[int | None, Gpm | Missing] = field(default_factory=dict)
     """As last asked for, by MIG instance; None is the whole GPU."""
     trouble: GpuUnreadable | None = None
 
-    def activity(self, instance: int | None, *, mig: bool) -> tuple[Gpm | None, str]:
-        """What is known of the GPU or of an instance of it, and why it is not."""
-        found = self.gpm.get(instance, Missing(self.meters.refused or NOT_READ))
+    def activity(self, instance: int | None) -> tuple[Gpm | None, str]:
+        """What is known of the GPU or of an instance of it, or why it is not."""
+        found = self.gpm.get(instance)
         if isinstance(found, Gpm):
             return found, ""
-        return None, "mig_active" if mig and found.reason == NOT_SUPPORTED else found.reason
+        reason = found.reason if found is not None else self.meters.refused or NOT_READ
+        hidden = instance is None and reason == NOT_SUPPORTED and bool(self.instances)
+        return None, "mig_active" if hidden else reason
 
 
 class Reader:
@@ -163,7 +167,7 @@ class Reader:
         at = self._clock()
         for index, seen in enumerate(self._gpus):
             if seen.trouble is None:
-                self._read_fast(index, seen)
+                self._read_fast(index, seen, at)
         self._snapshot = self._snapshot.model_copy(
             update={
                 "fast_at": at,
@@ -252,6 +256,7 @@ class Reader:
             mig = bool(slow.values.get("mig_mode_current"))
             if mig:
                 read_mig_devices(self._nvml, index, seen.handle, slow)
+            seen.instances = _instances(slow.values.get("mig_devices", ()))
             vitals = read_group(self._nvml, index, seen.handle, VITALS, Vitals, mig=mig)
             seen.links.read(self._nvml, index, seen.handle, slow, vitals)
             slow.reset_required |= vitals.reset_required
@@ -262,16 +267,12 @@ class Reader:
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
-    def _read_fast(self, index: int, seen: _Seen) -> None:
+    def _read_fast(self, index: int, seen: _Seen, at: float) -> None:
         try:
             fast = self._read(index, seen, FAST)
             _demand_a_value(fast)
             seen.fast = fast
-            devices: tuple[MigDevice, ...] = seen.slow.values.get("mig_devices", ())
-            instances = {device.gpu_instance_id for device in devices} - {None}
-            seen.meters.sample(
-                self._nvml, index, seen.handle, instances, self._ticks(), self._clock()
-            )
+            seen.meters.sample(self._nvml, index, seen.handle, seen.instances, self._ticks(), at)
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
@@ -318,15 +319,14 @@ class Reader:
         reset = any(part.reset_required for part in parts)
         unavailable = {k: v for part in parts for k, v in part.unavailable.items()}
         values = {k: v for part in parts for k, v in part.values.items()}
-        mig = bool(values.get("mig_mode_current"))
-        values["gpm"], unavailable["gpm"] = seen.activity(None, mig=mig)
-        if mig and seen.gpm:
+        values["gpm"], reason = seen.activity(None)
+        if reason:
+            unavailable["gpm"] = reason
+        if seen.gpm and seen.instances:
             values["mig_devices"] = tuple(
-                _measured(device, *seen.activity(device.gpu_instance_id, mig=False))
-                for device in values.get("mig_devices", ())
+                _measured(device, *seen.activity(device.gpu_instance_id))
+                for device in values["mig_devices"]
             )
-        if values["gpm"] is not None:
-            del unavailable["gpm"]
         return Gpu(
             index=index,
             state="unreadable" if reset else "ok",
@@ -334,6 +334,11 @@ class Reader:
             unavailable=unavailable,
             **values,
         )
+
+
+def _instances(devices: tuple[MigDevice, ...]) -> frozenset[int]:
+    ids = (device.gpu_instance_id for device in devices)
+    return frozenset(each for each in ids if each is not None)
 
 
 def _measured(device: MigDevice, gpm: Gpm | None, reason: str) -> MigDevice:

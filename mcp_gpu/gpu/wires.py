@@ -64,7 +64,9 @@ class Wires:
         values: dict[str, str] = {}
         unavailable: dict[str, str] = {}
         # By number: the binding's own name of the first is a tuple.
-        asked = [("path", "nvmlDeviceGetTopologyCommonAncestor", ())]
+        asked: list[tuple[str, str, tuple[int, ...]]] = [
+            ("path", "nvmlDeviceGetTopologyCommonAncestor", ())
+        ]
         asked += [(name, "nvmlDeviceGetP2PStatus", (n,)) for n, name in enumerate(CAPABILITIES)]
         for name, call, args in asked:
             answer = self._ask(nvml, call, first, handle, peer, *args)

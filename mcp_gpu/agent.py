@@ -24,7 +24,7 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
-from mcp_gpu.tools import health, inventory, xids
+from mcp_gpu.tools import health, inventory, topology, xids
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity
 
@@ -120,6 +120,7 @@ async def _serve(
                 expected_gpus=settings.expected_gpus,
             ),
             inventory.agent_tool(settings.node_name, collector),
+            topology.agent_tool(settings.node_name, collector),
             xids.agent_tool(settings.node_name, collector, watch),
             explain_tool(),
         ],

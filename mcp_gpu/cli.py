@@ -40,6 +40,7 @@ COMMANDS = {
     "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run", anywhere=True),
     "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
     "health": _Command(settings.HealthSettings, "mcp_gpu.health:run", anywhere=True),
+    "topo": _Command(settings.TopoSettings, "mcp_gpu.topo:run", anywhere=True),
     "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),

@@ -30,7 +30,7 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids
+from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_topology, fleet_xids
 from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.explain_xid import explain_tool
 from transports.base import Identity, Transport
@@ -209,6 +209,7 @@ async def serve_gateway(
         tools=[
             fleet_health.gateway_tool(fleet.router),
             fleet_inventory.gateway_tool(fleet.router),
+            fleet_topology.gateway_tool(fleet.router),
             fleet_xids.gateway_tool(fleet.router),
             explain_tool(),
             connectivity_tool(fleet.checkup),

@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "health", "xid", "doctor"}
-ROLES |= {"terminal"}  # what status, health, xid and doctor share
+ROLES |= {"status", "health", "topo", "xid", "doctor"}
+ROLES |= {"terminal"}  # what status, health, topo, xid and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -67,6 +67,7 @@ ONLY_IN = {
     "rich": (
         "mcp_gpu.status",
         "mcp_gpu.health",
+        "mcp_gpu.topo",
         "mcp_gpu.xid",
         "mcp_gpu.doctor",
         "mcp_gpu.terminal",

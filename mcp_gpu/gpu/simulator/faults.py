@@ -41,6 +41,7 @@ from mcp_gpu.gpu.simulator.memory_faults import (
     SramThreshold,
     UnrepairableMemory,
 )
+from mcp_gpu.gpu.simulator.pair_faults import NumaSide, PairFault, PeerAccess
 
 __all__ = [
     "Ecc",
@@ -53,12 +54,14 @@ __all__ = [
     "MigPending",
     "MissingSymbol",
     "NoPermission",
+    "NumaSide",
     "NvlinkBer",
     "NvlinkDown",
     "NvlinkErrors",
     "PcieErrors",
     "PcieLink",
     "PcieReplays",
+    "PeerAccess",
     "PersistenceOff",
     "PowerBrake",
     "RecoveryAction",
@@ -254,6 +257,7 @@ Fault = Annotated[
     | MemoryFault
     | ClockFault
     | LinkFault
+    | PairFault
     | MigPending
     | EccPending
     | PersistenceOff

@@ -256,18 +256,10 @@ class _Recording:
 
     def _samples(self) -> tuple[Any, ...]:
         """Memory for two samples, or none."""
-        allocated = []
         try:
-            for _ in range(2):
-                allocated.append(self._nvml.call("nvmlGpmSampleAlloc", None))
+            return tuple(self._nvml.call("nvmlGpmSampleAlloc", None) for _ in range(2))
         except NvmlError:
-            self._free(*allocated)
             return ()
-        return tuple(allocated)
-
-    def _free(self, *samples: Any) -> None:
-        for memory in samples:
-            self._ask("nvmlGpmSampleFree", None, memory)
 
     def _metrics(self, index: int, older: Any, newer: Any) -> dict[str, Any]:
         """By the metric's number."""
@@ -277,7 +269,8 @@ class _Recording:
         except NvmlError as error:
             values = [error] * len(ids)
         finally:
-            self._free(older, newer)
+            for memory in (older, newer):
+                self._ask("nvmlGpmSampleFree", None, memory)
         return {
             str(metric): {"error": int(value.code)} if isinstance(value, NvmlError) else value
             for metric, value in zip(ids, values, strict=True)

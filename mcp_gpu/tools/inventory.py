@@ -143,7 +143,8 @@ def agent_tool(node: str, collector: Collector) -> Tool[AgentArguments]:
         description=(
             "List this node's NVIDIA GPUs: model, identity, PCI and NVLink attachment, memory, "
             "MIG, limits, clocks, driver and CUDA versions, what its units do (gpm, Hopper and "
-            "later), and what is out of the ordinary. A field that cannot be read is null with the reason, never zero."
+            "later), and what is out of the ordinary. "
+            "A field that cannot be read is null with the reason, never zero."
         ),
         arguments=AgentArguments,
         result=NodeInventory,

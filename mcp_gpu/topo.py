@@ -68,7 +68,7 @@ def _render(found: FleetTopology, console: Console, *, every_node: bool) -> None
     shown = found.nodes if every_node else tuple(_examples(found))
     for node in shown:
         _matrix(node, console)
-    if any(len(node.gpus) > 1 for node in shown):
+    if any(len(node.matrix) > 1 for node in shown):
         print_block([LEGEND], console, "dim")
     print_block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
     print_block(notes(found), console, "dim")
@@ -86,7 +86,7 @@ def _examples(found: FleetTopology) -> Iterator[FleetNodeTopology]:
 
 
 def _matrix(node: FleetNodeTopology, console: Console) -> None:
-    if len(node.gpus) < 2:
+    if len(node.matrix) < 2:
         return
     console.print(f"\n[bold]{escape(node.node)}[/]")
     for line in table(node):

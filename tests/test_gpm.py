@@ -163,9 +163,9 @@ def test_mig_instances_are_sampled_each_and_freed_when_they_go(
     board = one.node.gpus[0]
     board.answers = {
         **board.answers,
-        "nvmlDeviceGetMigDeviceHandleByIndex": board.answers[
-            "nvmlDeviceGetMigDeviceHandleByIndex"
-        ][:1],
+        "nvmlDeviceGetMigDeviceHandleByIndex": board.answers["nvmlDeviceGetMigDeviceHandleByIndex"][
+            :1
+        ],
     }
     one.reader.read_slow()
     one.fast()

@@ -8,7 +8,7 @@ from typing import Final
 
 from mcp_gpu.tools.fleet_topology_model import Domain, FleetNodeTopology
 from mcp_gpu.tools.spans import counted, numbers, spans
-from mcp_gpu.tools.topology_model import TopologyGpu
+from mcp_gpu.tools.topology_model import FabricPlace
 
 __all__ = ["domain_line", "domains"]
 
@@ -22,61 +22,56 @@ Key = tuple[str, int]
 
 def domains(nodes: Sequence[FleetNodeTopology]) -> list[Domain]:
     """Those of the nodes that answered: with missing members first, then the largest."""
-    members: defaultdict[Key, list[tuple[FleetNodeTopology, TopologyGpu]]] = defaultdict(list)
+    members: defaultdict[Key, list[tuple[str, FabricPlace]]] = defaultdict(list)
+    chassis: defaultdict[str, list[FleetNodeTopology]] = defaultdict(list)
+    named = {node.node: node for node in nodes}
     for node in nodes:
-        for gpu in node.gpus:
-            if (key := _key(gpu)) is not None:
-                members[key].append((node, gpu))
-    found = [_domain(key, inside, nodes) for key, inside in members.items()]
+        for place in node.fabric:
+            if (key := _key(place)) is not None:
+                members[key].append((node.node, place))
+        for serial in {place.chassis_serial for place in node.fabric} - {None}:
+            chassis[serial or ""].append(node)
+    found = []
+    for key, inside in members.items():
+        # Where others of a node or of a chassis are in it, so should be the rest.
+        near = {node: named[node] for node, _ in inside}
+        for _, place in inside:
+            near |= {node.node: node for node in chassis[place.chassis_serial or ""]}
+        found.append(_domain(key, inside, [near[name] for name in sorted(near)]))
     return sorted(found, key=lambda one: (not one.missing, -one.gpus, one.cluster_uuid))
 
 
-def _key(gpu: TopologyGpu) -> Key | None:
-    cluster, clique = gpu.fabric_cluster_uuid, gpu.fabric_clique_id
-    if cluster is None or clique is None or cluster == _NO_CLUSTER:
+def _key(place: FabricPlace) -> Key | None:
+    if place.cluster_uuid in {None, _NO_CLUSTER} or place.clique_id is None:
         return None
-    return cluster, clique
+    return place.cluster_uuid or "", place.clique_id
 
 
 def _domain(
-    key: Key,
-    inside: Sequence[tuple[FleetNodeTopology, TopologyGpu]],
-    nodes: Sequence[FleetNodeTopology],
+    key: Key, inside: Sequence[tuple[str, FabricPlace]], near: Sequence[FleetNodeTopology]
 ) -> Domain:
-    names = {node.node for node, _ in inside}
-    chassis = {gpu.chassis_serial for _, gpu in inside} - {None}
-    missing = [text for node in nodes for text in _missing(node, key, names, chassis)]
+    names = {node for node, _ in inside}
+    missing = [text for node in near for text in _missing(node, key)]
     return Domain(
         cluster_uuid=key[0],
         clique_id=key[1],
         nodes=len(names),
-        gpus=len(inside),
+        gpus=sum(len(place.gpus) for _, place in inside),
         names=spans(names),
         missing=tuple(missing[:MISSING_LISTED]),
         missing_omitted=max(len(missing) - MISSING_LISTED, 0),
     )
 
 
-def _missing(
-    node: FleetNodeTopology, key: Key, names: set[str], chassis: set[str | None]
-) -> Iterator[str]:
-    """GPUs that should be in a domain because others of their node or chassis are."""
-    out: defaultdict[str, list[int]] = defaultdict(list)
-    for gpu in node.gpus:
-        other = _key(gpu)
-        if other == key or not (node.node in names or gpu.chassis_serial in chassis):
+def _missing(node: FleetNodeTopology, key: Key) -> Iterator[str]:
+    for place in node.fabric:
+        other = _key(place)
+        if other == key:
             continue
-        if other is not None:
-            why = f"in clique {other[1]}" + ("" if other[0] == key[0] else " of another cluster")
-        elif gpu.state != "ok":
-            why = gpu.state
-        elif gpu.fabric_state is None:
-            why = f"fabric {gpu.unavailable.get('fabric_state', 'unknown')}"
-        else:
-            why = f"fabric registration {gpu.fabric_state}"
-        out[why].append(gpu.index)
-    for why, indices in out.items():
-        yield f"{node.node} GPU {numbers(indices)}: {why}"
+        why = place.why or f"in clique {place.clique_id}"
+        if other is not None and other[0] != key[0]:
+            why += f" of cluster {other[0]}"
+        yield f"{node.node} GPU {numbers(place.gpus)}: {why}"
 
 
 def domain_line(domain: Domain) -> str:

@@ -42,6 +42,8 @@ USUAL_NODES = 2
 """So many nodes wired alike at least, and more than half of those with the same GPUs, make
 another odd: two that differ prove neither wrong."""
 
+Boards = tuple[tuple[str, int], ...]
+
 RANKS = {"odd": 0, "alike": 1}
 
 
@@ -62,7 +64,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         with asking():
             found = await router.fan_out(
                 NAME,
-                {"detail": arguments.detail},
+                {"detail": "full" if _singly(arguments) else "summary"},
                 NodeTopology,
                 nodes=arguments.nodes,
                 progress=call.progress,
@@ -117,13 +119,13 @@ def whole(found: FanOut[NodeTopology]) -> FleetTopology:
     )
 
 
-def _boards(node: NodeTopology) -> tuple[str, ...]:
-    return tuple(sorted(gpu.name or "" for gpu in node.gpus))
+def _boards(node: NodeTopology) -> Boards:
+    return tuple(sorted(node.models.items()))
 
 
-def _usual(nodes: Sequence[NodeTopology]) -> dict[tuple[str, ...], tuple[str, int]]:
+def _usual(nodes: Sequence[NodeTopology]) -> dict[Boards, tuple[str, int]]:
     """The wiring that most nodes with the same GPUs have, and how many have it."""
-    kinds: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    kinds: defaultdict[Boards, Counter[str]] = defaultdict(Counter)
     for node in nodes:
         kinds[_boards(node)][node.shape] += 1
     return {
@@ -134,7 +136,7 @@ def _usual(nodes: Sequence[NodeTopology]) -> dict[tuple[str, ...], tuple[str, in
     }
 
 
-def _oddities(node: NodeTopology, usual: dict[tuple[str, ...], tuple[str, int]]) -> Iterator[str]:
+def _oddities(node: NodeTopology, usual: dict[Boards, tuple[str, int]]) -> Iterator[str]:
     if node.message is not None:
         yield node.message
     yield from (each.text for each in node.asymmetries)
@@ -180,7 +182,7 @@ def _page(
 
 
 def _shortened(node: FleetNodeTopology) -> FleetNodeTopology:
-    nothing = dict.fromkeys(("matrix", "gpus", "peer_access", "asymmetries"), ())
+    nothing = dict.fromkeys(("matrix", "peer_access", "asymmetries", "fabric"), ())
     return node.model_copy(update=nothing | {"unknown": {}, "odd": node.odd[:ODD_TOLD]})
 
 
@@ -235,6 +237,6 @@ def _lines(
         yield f'{omitted} to tell of: call again with cursor "{told.next_cursor}".'
     if _singly(arguments):
         for node in told.nodes:
-            yield from node_lines(node, links=arguments.detail == "full", via=node.via)
+            yield from node_lines(node, via=node.via)
     elif not first:
         yield from odd_lines(told.nodes)

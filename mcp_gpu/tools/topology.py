@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ from mcp_gpu.tools.topology_model import (
     NAME,
     READ,
     TRAFFIC,
+    FabricPlace,
     NodeTopology,
     PeerAccess,
     TopologyAsymmetry,
@@ -46,7 +47,7 @@ class AgentArguments(Arguments):
     """What an agent may be asked about its node."""
 
     detail: Detail = Field(
-        default="summary", description="full: also every NVLink with its state and errors."
+        default="full", description="summary leaves out the single GPUs, their links and traffic."
     )
 
 
@@ -58,7 +59,7 @@ def agent_tool(node: str, collector: Collector) -> Tool[AgentArguments]:
             max_age_seconds=MAX_AGE_SECONDS, timeout_seconds=FRESH_TIMEOUT_SECONDS
         )
         found = of_node(node, snapshot, collector.past(), arguments.detail)
-        lines = node_lines(found, links=arguments.detail == "full")
+        lines = node_lines(found)
         if found.simulated:
             lines.append("SIMULATED: no real hardware stands behind this.")
         return Answer("\n".join(within(lines, TEXT_CHARS, LINE_CHARS)), found)
@@ -84,9 +85,7 @@ def of_node(node: str, snapshot: Snapshot, past: Past, detail: Detail) -> NodeTo
 
     matrix = Matrix(snapshot)
     vitals = {each.index: each for each in snapshot.vitals}
-    gpus = tuple(
-        _gpu(gpu, vitals.get(gpu.index, Vitals(index=gpu.index)), detail) for gpu in snapshot.gpus
-    )
+    gpus = tuple(_gpu(gpu, vitals.get(gpu.index, Vitals(index=gpu.index))) for gpu in snapshot.gpus)
     access = tuple(_access(list(matrix.pairs.values())))
     found = asymmetries(snapshot, past, matrix, at=time.time())
     return NodeTopology(
@@ -97,15 +96,32 @@ def of_node(node: str, snapshot: Snapshot, past: Past, detail: Detail) -> NodeTo
         driver_version=snapshot.driver_version,
         age_seconds=reading_age(snapshot.slow_at),
         shape=shape(gpus, matrix.rows, access),
+        models=dict(Counter(gpu.name or "unknown" for gpu in gpus)),
         asymmetries=tuple(TopologyAsymmetry(**each._asdict()) for each in found),
         matrix=matrix.rows,
         unknown=matrix.unknown,
         peer_access=access,
-        gpus=gpus,
+        fabric=tuple(_fabric(gpus)),
+        gpus=gpus if detail == "full" else (),
     )
 
 
-def _gpu(gpu: Gpu, vitals: Vitals, detail: Detail) -> TopologyGpu:
+def _fabric(gpus: Sequence[TopologyGpu]) -> Iterator[FabricPlace]:
+    """Of a node of which no GPU has one nothing."""
+    places: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for gpu in gpus:
+        why = ""
+        if gpu.fabric_clique_id is None:
+            why = gpu.unavailable.get("fabric_state", f"registration {gpu.fabric_state}")
+        place = (gpu.fabric_state, gpu.fabric_cluster_uuid, gpu.fabric_clique_id)
+        places[*place, gpu.chassis_serial, why].append(gpu.index)
+    names = ("state", "cluster_uuid", "clique_id", "chassis_serial", "why")
+    if any(state is not None for state, *_ in places):
+        for place, indices in places.items():
+            yield FabricPlace(gpus=tuple(indices), **dict(zip(names, place, strict=True)))
+
+
+def _gpu(gpu: Gpu, vitals: Vitals) -> TopologyGpu:
     values = {name: getattr(gpu, name) for name in READ}
     reasons = {name: gpu.unavailable.get(name, NOT_REPORTED) for name in READ}
     down: defaultdict[str, list[int]] = defaultdict(list)
@@ -128,7 +144,7 @@ def _gpu(gpu: Gpu, vitals: Vitals, detail: Detail) -> TopologyGpu:
         index=gpu.index,
         state=gpu.state,
         nvlinks_down={state: tuple(links) for state, links in down.items()},
-        links=tuple(alike(vitals.links)) if detail == "full" else (),
+        links=tuple(alike(vitals.links)),
         unavailable={name: reasons[name] for name, value in values.items() if value is None},
         **values,
     )

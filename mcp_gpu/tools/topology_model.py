@@ -10,7 +10,7 @@ from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.tools.health_readings import LinkReadings
 from mcp_gpu.tools.inventory import Name
 
-__all__ = ["NAME", "NodeTopology", "PeerAccess", "TopologyAsymmetry", "TopologyGpu"]
+__all__ = ["NAME", "FabricPlace", "NodeTopology", "PeerAccess", "TopologyAsymmetry", "TopologyGpu"]
 
 NAME: Final = "get_nvlink_topology"
 
@@ -34,6 +34,17 @@ class PeerAccess(Wire):
     which: tuple[tuple[int, int], ...] = Field(
         description="Those pairs, unless it is what most have."
     )
+
+
+class FabricPlace(Wire):
+    """Where in the NVLink fabric some GPUs of a node are."""
+
+    gpus: tuple[int, ...]
+    state: str | None = Field(description="Of their registration; null: it has none, or unread.")
+    cluster_uuid: str | None
+    clique_id: int | None
+    chassis_serial: str | None
+    why: str = Field(description="Why there is no clique; empty where there is one.")
 
 
 class TopologyGpu(Wire):
@@ -65,9 +76,7 @@ class TopologyGpu(Wire):
     nvlink_receive_bytes_per_second: int | None
     pcie_transmit_bytes_per_second: int | None
     pcie_receive_bytes_per_second: int | None
-    links: tuple[LinkReadings, ...] = Field(
-        default=(), description="With detail full; links that read the same stand together."
-    )
+    links: tuple[LinkReadings, ...] = Field(description="Those that read the same together.")
     unavailable: dict[str, str] = Field(description="Field to the reason why it is null.")
 
 
@@ -104,6 +113,7 @@ class NodeTopology(Wire):
     driver_version: Name | None
     age_seconds: float | None = Field(description="Age of the links' states.")
     shape: str = Field(description="All of it in a line; nodes wired alike have the same.")
+    models: dict[str, int] = Field(description="Board name to how many there are.")
     asymmetries: tuple[TopologyAsymmetry, ...] = Field(
         description="What differs among GPUs that should be alike. Empty: nothing."
     )
@@ -115,4 +125,5 @@ class NodeTopology(Wire):
         description='Why cells are "?": "3" for all of that GPU\'s, "0-3" for a pair.'
     )
     peer_access: tuple[PeerAccess, ...] = Field(description="Most pairs first.")
-    gpus: tuple[TopologyGpu, ...]
+    fabric: tuple[FabricPlace, ...] = Field(description="Boards that have one; else empty.")
+    gpus: tuple[TopologyGpu, ...] = Field(default=(), description="With detail full.")

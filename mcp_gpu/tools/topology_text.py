@@ -98,37 +98,33 @@ def _sides(gpus: Sequence[TopologyGpu]) -> str:
 
 
 def table(found: NodeTopology) -> Iterator[str]:
-    """The matrix with each GPU's CPUs and NUMA node, as nvidia-smi prints it."""
-    names = [f"GPU{gpu.index}" for gpu in found.gpus]
+    """The matrix, with each GPU's CPUs and NUMA node where they are told, as nvidia-smi has it."""
+    told = {gpu.index: gpu for gpu in found.gpus}
+    names = [f"GPU{index}" for index in range(len(found.matrix))]
     width = max((len(cell) for row in (names, *found.matrix) for cell in row), default=0)
-    affinity = [gpu.cpu_affinity or UNKNOWN for gpu in found.gpus]
-    room = max(map(len, (*affinity, "CPUS")), default=0)
-    rows = [("", [*names], "CPUS", "NUMA")]
-    rows += [
-        (name, [*cells], cpus, UNKNOWN if gpu.numa_node is None else str(gpu.numa_node))
-        for name, cells, cpus, gpu in zip(names, found.matrix, affinity, found.gpus, strict=True)
-    ]
-    for name, cells, cpus, numa in rows:
+    rows = [("", tuple(names), ("CPUS", "NUMA") if told else ("", ""))]
+    for index, (name, cells) in enumerate(zip(names, found.matrix, strict=True)):
+        gpu = told.get(index)
+        numa = UNKNOWN if gpu is None or gpu.numa_node is None else str(gpu.numa_node)
+        place = ("", "") if gpu is None else (gpu.cpu_affinity or UNKNOWN, numa)
+        rows.append((name, cells, place))
+    room = max(len(cpus) for _, _, (cpus, _) in rows)
+    for name, cells, (cpus, numa) in rows:
         shown = "  ".join(f"{cell:<{width}}" for cell in cells)
         yield f"{name:<{width}}  {shown}  {cpus:<{room}}  {numa}".rstrip()
 
 
-def node_lines(found: NodeTopology, *, links: bool = False, via: str | None = None) -> list[str]:
-    """One node: its shape, what differs, the matrix, why cells are unknown, and the traffic.
-
-    Args:
-        links: tell each GPU's links, too.
-    """
+def node_lines(found: NodeTopology, *, via: str | None = None) -> list[str]:
+    """One node: its shape, what differs, the matrix, why cells are unknown, traffic and links."""
     lines = [f"{found.node}: {found.shape}" + (f"  via {via}" if via else "")]
     if found.message is not None:
         lines.append(f"! {found.message}")
     lines.extend(f"! {each.text}" for each in found.asymmetries)
-    if len(found.gpus) > 1:
+    if len(found.matrix) > 1:
         lines.extend(table(found))
         lines.append(LEGEND)
     lines.extend(remarks(found))
-    if links:
-        lines.extend(_links(found.gpus))
+    lines.extend(_links(found.gpus))
     return lines
 
 

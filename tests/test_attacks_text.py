@@ -19,7 +19,13 @@ from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.gpu.simulator import default_fleet
 from mcp_gpu.registry import ToolError
 from mcp_gpu.serving.server import HttpEndpoint
-from mcp_gpu.tools import explain_xid, fleet_health, fleet_inventory, fleet_xids
+from mcp_gpu.tools import (
+    explain_xid,
+    fleet_health,
+    fleet_inventory,
+    fleet_topology,
+    fleet_xids,
+)
 from mcp_gpu.tools import inventory as agent_inventory
 from support import served
 from support.demo_server import registry as demo_registry
@@ -187,6 +193,7 @@ async def test_a_forged_cursor_gives_a_page_or_an_error(cursor: str) -> None:
     agents = {"a": Agent("a", inventory("a")), "b": XidAgent("b")}
     for tool, name in (
         (fleet_inventory.gateway_tool, "get_gpu_inventory"),
+        (fleet_topology.gateway_tool, "get_nvlink_topology"),
         (fleet_xids.gateway_tool, "analyze_xid_errors"),
     ):
         async with served.gateway(tool, agents) as client:

@@ -22,7 +22,7 @@ from mcp_gpu.tools.fleet_topology import gateway_tool
 from mcp_gpu.tools.topology import AgentArguments, agent_tool, of_node
 from mcp_gpu.tools.topology_model import NAME, NodeTopology
 from support import served
-from support.fleet import Agent, Path
+from support.fleet import Agent, Foreign, Path
 from support.results import data, text
 from transports.errors import Gone
 
@@ -326,6 +326,33 @@ async def test_a_thousand_nodes_fit_a_context_whatever_their_state(profile: str)
     assert len(text(named)) <= 30_000
     assert len(json.dumps(named.structured_content)) < 300_000
     assert data(named)["next_cursor"] is not None
+
+
+EVIL = "\x1b[2J one\r\n! forged \u202e two"
+
+
+async def test_an_odd_agent_costs_the_others_nothing() -> None:
+    document = topology(Node("odd", "h100")).model_dump(mode="json")
+    document |= {"shape": EVIL, "message": EVIL, "matrix": [["X", EVIL], ["a"], []]}
+    document["models"] = {EVIL: -1}
+    document["unknown"] = {EVIL: EVIL}
+    document["fabric"] = [
+        {**document["fabric"][0], "cluster_uuid": f"{EVIL}{n}", "clique_id": n} for n in range(99)
+    ]
+    served_by = fleet(2)
+    served_by["odd"] = Agent("odd", Foreign(**document), tool=NAME, arguments=AgentArguments)
+    broken = {"matrix": "X", "node": "broken"}
+    served_by["broken"] = Agent(
+        "broken", Foreign(**document | broken), tool=NAME, arguments=AgentArguments
+    )
+    async with gateway(served_by) as client:
+        for arguments in ({}, {"detail": "full"}):
+            answer = await ask(client, **arguments)
+            assert data(answer)["failures_by_reason"] == {"bad_response": 1}
+            assert data(answer)["alike"][0]["nodes"] == 2
+            assert all(line.isprintable() for line in text(answer).splitlines())
+            assert not any(line.startswith("! forged") for line in text(answer).splitlines())
+            assert len(json.dumps(answer.structured_content)) < 80_000
 
 
 async def test_both_answer_only_what_their_schemas_promise() -> None:

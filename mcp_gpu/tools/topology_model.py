@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.tools.health_readings import LinkReadings
-from mcp_gpu.tools.inventory import Name
+from mcp_gpu.tools.inventory import MODELS, Name
 
 __all__ = ["NAME", "FabricPlace", "NodeTopology", "PeerAccess", "TopologyAsymmetry", "TopologyGpu"]
 
@@ -113,7 +113,9 @@ class NodeTopology(Wire):
     driver_version: Name | None
     age_seconds: float | None = Field(description="Age of the links' states.")
     shape: str = Field(description="All of it in a line; nodes wired alike have the same.")
-    models: dict[str, int] = Field(description="Board name to how many there are.")
+    models: dict[Name, int] = Field(
+        max_length=MODELS, description="Board name to how many there are."
+    )
     asymmetries: tuple[TopologyAsymmetry, ...] = Field(
         description="What differs among GPUs that should be alike. Empty: nothing."
     )

@@ -19,7 +19,8 @@ from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import Fault, Hang, Lost, NvlinkDown, WholeNode
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools.fleet_topology import gateway_tool
-from mcp_gpu.tools.topology import AgentArguments, agent_tool, of_node
+from mcp_gpu.tools.topology import AgentArguments, agent_tool
+from mcp_gpu.tools.topology_answer import of_node
 from mcp_gpu.tools.topology_model import NAME, NodeTopology
 from support import served
 from support.fleet import Agent, Foreign, Path

@@ -41,6 +41,7 @@ class FabricPlace(Wire):
 
     gpus: tuple[int, ...]
     state: str | None = Field(description="Of their registration; null: it has none, or unread.")
+    health: str | None
     cluster_uuid: str | None
     clique_id: int | None
     chassis_serial: str | None
@@ -65,11 +66,6 @@ class TopologyGpu(Wire):
     switched: bool | None = Field(
         description="Whether its NVLinks end at NVSwitches; null: it has none, or nobody knows."
     )
-    fabric_state: str | None
-    fabric_health: str | None
-    fabric_cluster_uuid: str | None
-    fabric_clique_id: int | None
-    chassis_serial: str | None
     nvlink_transmit_bytes_per_second: int | None = Field(
         description="Over all links, mean between the last two samples; Hopper and later."
     )
@@ -86,11 +82,6 @@ READ: Final = (
     "pci_bus_id",
     "numa_node",
     "cpu_affinity",
-    "fabric_state",
-    "fabric_health",
-    "fabric_cluster_uuid",
-    "fabric_clique_id",
-    "chassis_serial",
 )
 """Fields of `TopologyGpu` that `Gpu` has by the same name."""
 

@@ -9,9 +9,19 @@ from typing import Final
 from mcp_gpu.gpu.topology import SELF, UNKNOWN
 from mcp_gpu.tools.health_readings import LinkReadings
 from mcp_gpu.tools.spans import counted, numbers
-from mcp_gpu.tools.topology_model import NodeTopology, PeerAccess, TopologyGpu
+from mcp_gpu.tools.topology_model import FabricPlace, NodeTopology, PeerAccess, TopologyGpu
+from mcp_gpu.tools.xids import within
 
-__all__ = ["LEGEND", "LINE_CHARS", "TEXT_CHARS", "node_lines", "remarks", "shape", "table"]
+__all__ = [
+    "LEGEND",
+    "LINE_CHARS",
+    "TEXT_CHARS",
+    "node_lines",
+    "node_text",
+    "remarks",
+    "shape",
+    "table",
+]
 
 TEXT_CHARS: Final = 8_000
 """The text of one node is never longer."""
@@ -31,6 +41,7 @@ def shape(
     gpus: Sequence[TopologyGpu],
     matrix: Sequence[Sequence[str]],
     access: Sequence[PeerAccess],
+    fabric: Sequence[FabricPlace],
 ) -> str:
     """All of it in a line, the same for nodes that are wired alike."""
     if not gpus:
@@ -41,7 +52,9 @@ def shape(
         parts.append(_joined(gpus, matrix))
         parts.append(_peers(access))
     parts.append(_sides(gpus))
-    states = Counter(gpu.fabric_state for gpu in gpus if gpu.fabric_state is not None)
+    states = Counter[str]()
+    for place in fabric:
+        states.update({place.state: len(place.gpus)} if place.state is not None else {})
     if states:
         parts.append("fabric " + ", ".join(f"{name} ({n})" for name, n in sorted(states.items())))
     lost = sum(gpu.state != "ok" for gpu in gpus)
@@ -112,6 +125,14 @@ def table(found: NodeTopology) -> Iterator[str]:
     for name, cells, (cpus, numa) in rows:
         shown = "  ".join(f"{cell:<{width}}" for cell in cells)
         yield f"{name:<{width}}  {shown}  {cpus:<{room}}  {numa}".rstrip()
+
+
+def node_text(found: NodeTopology) -> str:
+    """One node as its agent tells it."""
+    lines = node_lines(found)
+    if found.simulated:
+        lines.append("SIMULATED: no real hardware stands behind this.")
+    return "\n".join(within(lines, TEXT_CHARS, LINE_CHARS))
 
 
 def node_lines(found: NodeTopology, *, via: str | None = None) -> list[str]:

@@ -41,6 +41,7 @@ COMMANDS = {
     "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
     "top": _Command(settings.TopSettings, "mcp_gpu.top:run", anywhere=True),
     "health": _Command(settings.HealthSettings, "mcp_gpu.health:run", anywhere=True),
+    "topo": _Command(settings.TopoSettings, "mcp_gpu.topo:run", anywhere=True),
     "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
     "ps": _Command(settings.PsSettings, "mcp_gpu.ps:run", anywhere=True),
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),

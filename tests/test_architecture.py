@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "top", "health", "xid", "ps", "doctor"}
+ROLES |= {"status", "top", "health", "topo", "xid", "ps", "doctor"}
 ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {
@@ -68,6 +68,7 @@ ONLY_IN = {
         "mcp_gpu.status",
         "mcp_gpu.top",
         "mcp_gpu.health",
+        "mcp_gpu.topo",
         "mcp_gpu.xid",
         "mcp_gpu.ps",
         "mcp_gpu.doctor",

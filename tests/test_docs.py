@@ -19,10 +19,12 @@ from mcp_gpu.tools import (
     fleet_inventory,
     fleet_processes,
     fleet_timeline,
+    fleet_topology,
     fleet_xids,
     health,
     inventory,
     processes,
+    topology,
     xids,
 )
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
@@ -154,6 +156,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
     "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
+    "get_nvlink_topology": (topology.AgentArguments, fleet_topology.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
     "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
     "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),

@@ -75,6 +75,8 @@ class Collector:
         self._processes_at = self._processes_wanted = self._read_at
         """As the two above, of the processes, which are read for those alone who ask."""
         self._open = False
+        self._complete_at = self._complete_wanted = self._read_at
+        """As the two above, for what is read on demand alone."""
         self._slow_due = self._fast_due = self._open_due = -float("inf")
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
         self._stopping = False
@@ -128,6 +130,17 @@ class Collector:
         with anyio.move_on_after(timeout_seconds):
             await self._until(
                 lambda: self._read_at >= oldest or self._snapshot.state in {"absent", "failing"}
+            )
+        return self.snapshot
+
+    async def complete(self, max_age_seconds: float, timeout_seconds: float) -> Snapshot:
+        """As `fresh`, with what is read only when somebody asks: `Gpu.gpm` and `wiring`."""
+        oldest = time.monotonic() - max_age_seconds
+        self._wanted = max(self._wanted, oldest)
+        self._complete_wanted = max(self._complete_wanted, oldest)
+        with anyio.move_on_after(timeout_seconds):
+            await self._until(
+                lambda: self._complete_at >= oldest or self._snapshot.state in {"absent", "failing"}
             )
         return self.snapshot
 
@@ -220,7 +233,7 @@ class Collector:
         self._shut()
         self._reader.open()
         self._open = True
-        self._slow_due = self._fast_due = -float("inf")
+        self._slow_due = self._fast_due = self._complete_at = -float("inf")
         if self._reader.impaired:
             self._open_due = time.monotonic() + self._back_off()
 
@@ -247,6 +260,11 @@ class Collector:
                 self._open_due = time.monotonic() + self._back_off()
             if slow:
                 self._history.add(snapshot)
+            self._publish(snapshot)
+        if self._complete_at < self._complete_wanted:
+            begun = time.monotonic()
+            snapshot = self._reader.read_rest()
+            self._complete_at = begun
             self._publish(snapshot)
 
     def _shut(self) -> None:

@@ -20,6 +20,7 @@ from mcp_gpu.settings.terminal import (
     PsSettings,
     StatusSettings,
     TerminalSettings,
+    TopoSettings,
     TopSettings,
     XidSettings,
 )
@@ -42,5 +43,6 @@ __all__ = [
     "StatusSettings",
     "TerminalSettings",
     "TopSettings",
+    "TopoSettings",
     "XidSettings",
 ]

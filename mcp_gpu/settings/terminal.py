@@ -59,6 +59,10 @@ class HealthSettings(TerminalSettings):
     """Least severe findings that are shown; the rest are counted."""
 
 
+class TopoSettings(TerminalSettings):
+    """Show how the GPUs of each node are joined. Exits 1 if something differs or is unknown."""
+
+
 class XidSettings(TerminalSettings):
     """Say what the fleet's Xid errors mean (exits 1 if any asks for something), or explain one."""
 

@@ -83,6 +83,11 @@ def makers(sources: Sources) -> Makers:
 
         return agent_tool(sources.node, sources.collector, sources.recorder, sources.watch)
 
+    def topology() -> Tool[Any]:
+        from mcp_gpu.tools.topology import agent_tool
+
+        return agent_tool(sources.node, sources.collector)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -95,5 +100,6 @@ def makers(sources: Sources) -> Makers:
         "get_gpu_inventory": inventory,
         "get_gpu_processes": processes,
         "get_gpu_timeline": timeline,
+        "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }

@@ -52,6 +52,11 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return gateway_tool(router)
 
+    def topology() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_topology import gateway_tool
+
+        return gateway_tool(router)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -70,5 +75,6 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
         "get_gpu_inventory": inventory,
         "get_gpu_processes": processes,
         "get_gpu_timeline": timeline,
+        "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }

@@ -23,6 +23,9 @@ _NO_WITH_MIG = (
 )
 _NO_FIELDS_WITH_MIG = ("142", "143", "144", "145")
 
+_OF_PARENT = ("nvmlGpmQueryDeviceSupport", "nvmlGpmMetricsGet")
+"""What a MIG device answers as its GPU does: every instance is as busy as the whole."""
+
 
 class MigDevice:
     """A MIG device of a GPU: identity, size and what works on it; NVML asks the parent for
@@ -37,11 +40,19 @@ class MigDevice:
             "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": gpu,
         }
 
+    def at_rest(self, call: str, key: str = "") -> Any:
+        """As `library.Device`."""
+        if call in _OF_PARENT:
+            return self._gpu.at_rest(call, key)
+        return value(self._answers.get(call))
+
     def answer(self, call: str, key: str = "") -> Any:
         """As `library.Device`."""
+        if call in _OF_PARENT:
+            return self._gpu.answer(call, key)
         if call in KINDS.values():
             return self._gpu.answer(call, f"mig {self._number}")
-        answer = value(self._answers.get(call))
+        answer = self.at_rest(call)
         if call == "nvmlDeviceGetMemoryInfo_v2":
             held = self._gpu.work.memory_bytes(self._number)
             return {**answer, "used": answer["used"] + held, "free": answer["free"] - held}
@@ -244,6 +255,17 @@ def _busy_rates(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
     return {"gpu": round(100 * gpu.activity), "memory": round(55 * gpu.activity)}
 
 
+def _busy_units(gpu: Gpu, idle: float, key: str) -> float:
+    return idle + _BUSY_UNITS.get(key, 0.0) * gpu.activity
+
+
+_BUSY_UNITS = {
+    "2": 100.0, "3": 45.0, "5": 60.0, "7": 55.0, "10": 50.0, "12": 12.0, "13": 4.0,
+    "20": 900.0, "21": 1_800.0, "60": 90_000.0, "61": 88_000.0,
+}  # fmt: skip
+"""GPM's metrics of a board that trains a model on all its peers, in percent or MiB/s."""
+
+
 def _power(gpu: Gpu, idle: int, key: str) -> int:
     return gpu.power_milliwatts(idle)
 
@@ -262,6 +284,7 @@ _MOVING: dict[str, Callable[[Gpu, Any, str], Any]] = {
     "nvmlDeviceGetClockInfo": _busy_clock,
     "nvmlDeviceGetMemoryInfo_v2": _busy_memory,
     "nvmlDeviceGetTotalEnergyConsumption": _energy,
+    "nvmlGpmMetricsGet": _busy_units,
     # Without what says idle, and the power cap that holds a resting GeForce down.
     "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~0x5,
     # At rest a GeForce lowers its link.

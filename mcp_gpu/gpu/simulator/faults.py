@@ -41,6 +41,7 @@ from mcp_gpu.gpu.simulator.memory_faults import (
     SramThreshold,
     UnrepairableMemory,
 )
+from mcp_gpu.gpu.simulator.pair_faults import NumaSide, PairFault, PeerAccess
 from mcp_gpu.gpu.simulator.processes import HiddenProcesses, LeakedMemory, ProcessFault
 
 __all__ = [
@@ -56,12 +57,14 @@ __all__ = [
     "MigPending",
     "MissingSymbol",
     "NoPermission",
+    "NumaSide",
     "NvlinkBer",
     "NvlinkDown",
     "NvlinkErrors",
     "PcieErrors",
     "PcieLink",
     "PcieReplays",
+    "PeerAccess",
     "PersistenceOff",
     "PowerBrake",
     "RecoveryAction",
@@ -258,6 +261,7 @@ Fault = Annotated[
     | ClockFault
     | LinkFault
     | ProcessFault
+    | PairFault
     | MigPending
     | EccPending
     | PersistenceOff

@@ -41,6 +41,7 @@ COMMANDS = {
     "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
     "health": _Command(settings.HealthSettings, "mcp_gpu.health:run", anywhere=True),
     "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
+    "why": _Command(settings.WhySettings, "mcp_gpu.why:run", anywhere=True),
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),

@@ -30,9 +30,10 @@ from mcp_gpu.registry import Registry
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids
+from mcp_gpu.tools import explain_failure, fleet_health, fleet_inventory, fleet_xids
 from mcp_gpu.tools.check_connectivity import connectivity_tool
 from mcp_gpu.tools.explain_xid import explain_tool
+from mcp_gpu.workloads.reads import Workloads
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
@@ -71,6 +72,7 @@ class Fleet:
 
     router: Router
     checkup: Checkup
+    workloads: Workloads
 
 
 @asynccontextmanager
@@ -108,7 +110,12 @@ async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
             call_deadline_seconds=settings.call_deadline_seconds,
             concurrency=settings.concurrency,
         )
-        yield Fleet(router, await _checkup(settings, discovery, reachability, stack))
+        apis: dict[str, KubernetesApi] = {}
+        if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
+            for name in settings.context or ("",):
+                apis[name] = await stack.enter_async_context(shared(settings.kubeconfig, name))
+        checkup = await _checkup(settings, discovery, reachability, apis)
+        yield Fleet(router, checkup, Workloads(apis))
         group.cancel_scope.cancel()
 
 
@@ -116,16 +123,12 @@ async def _checkup(
     settings: FleetSettings,
     discovery: Discovery,
     reachability: Reachability,
-    stack: AsyncExitStack,
+    apis: Mapping[str, KubernetesApi],
 ) -> Checkup:
-    apis: dict[str, KubernetesApi] = {}
     namespace = ""
-    if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
-        for name in settings.context or ("",):
-            apis[name] = await stack.enter_async_context(shared(settings.kubeconfig, name))
-        if settings.pod_name:
-            with suppress(KubernetesError):  # which discovery meets too, and tells
-                namespace = await next(iter(apis.values())).namespace()
+    if apis and settings.pod_name:
+        with suppress(KubernetesError):  # which discovery meets too, and tells
+            namespace = await next(iter(apis.values())).namespace()
     surveyor = Surveyor(
         reachability,
         place=Place(node=settings.node_name, pod=settings.pod_name, namespace=namespace),
@@ -212,6 +215,7 @@ async def serve_gateway(
             fleet_xids.gateway_tool(fleet.router),
             explain_tool(),
             connectivity_tool(fleet.checkup),
+            explain_failure.gateway_tool(fleet.router, fleet.workloads),
         ],
         identity=identity,
     )

@@ -52,7 +52,8 @@ MAY_IMPORT = {
 }
 ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "health", "xid", "doctor"}
-ROLES |= {"terminal"}  # what status, health, xid and doctor share
+ROLES |= {"why"}
+ROLES |= {"terminal"}  # what status, health, xid, why and doctor share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -69,6 +70,7 @@ ONLY_IN = {
         "mcp_gpu.health",
         "mcp_gpu.xid",
         "mcp_gpu.doctor",
+        "mcp_gpu.why",
         "mcp_gpu.terminal",
         "mcp_gpu.demo",
     ),
@@ -76,7 +78,7 @@ ONLY_IN = {
     "starlette": ("mcp_gpu.serving",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
-    "aiohttp": ("transports.kubernetes", "transports.websocket"),
+    "aiohttp": ("transports.kubernetes", "transports.refusals", "transports.websocket"),
 }
 """Foreign systems, each behind one door."""
 

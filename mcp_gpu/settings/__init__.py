@@ -19,6 +19,7 @@ from mcp_gpu.settings.terminal import (
     HealthSettings,
     StatusSettings,
     TerminalSettings,
+    WhySettings,
     XidSettings,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "SettingError",
     "StatusSettings",
     "TerminalSettings",
+    "WhySettings",
     "XidSettings",
 ]

@@ -49,9 +49,7 @@ def _arguments(settings: WhySettings) -> FailureArguments:
         raise SettingError("--nodes: the pod's own node is asked, and no other")
     cluster = settings.context[0] if len(settings.context) == 1 and settings.url else ""
     try:
-        return FailureArguments(
-            pod=settings.pod, namespace=settings.pod_namespace, cluster=cluster
-        )
+        return FailureArguments(pod=settings.pod, namespace=settings.pod_namespace, cluster=cluster)
     except ValidationError as error:
         first = error.errors()[0]
         flag = {"pod": "POD", "namespace": "-n"}.get(str(first["loc"][0]), str(first["loc"][0]))

@@ -59,9 +59,7 @@ RESOURCES = {
         Resource("/apis/jobset.x-k8s.io/v1alpha2", "jobsets", "JobSet"),
         Resource("/apis/kubeflow.org/v1", "pytorchjobs", "PyTorchJob"),
         Resource("/apis/resource.k8s.io/v1", "resourceclaims", "ResourceClaim"),
-        Resource(
-            "/apis/resource.k8s.io/v1", "resourceslices", "ResourceSlice", namespaced=False
-        ),
+        Resource("/apis/resource.k8s.io/v1", "resourceslices", "ResourceSlice", namespaced=False),
     )
 }
 

@@ -32,6 +32,18 @@ REVIEWS = [
     ("authorization.k8s.io", "subjectaccessreviews", "create"),
 ]
 
+FAILURES = [
+    ("", "pods", "get,list"),
+    ("", "events", "list"),
+    ("", "nodes", "get"),
+    ("batch", "jobs", "get"),
+    ("jobset.x-k8s.io", "jobsets", "get"),
+    ("kubeflow.org", "pytorchjobs", "get"),
+    ("resource.k8s.io", "resourceclaims", "get"),
+    ("resource.k8s.io", "resourceslices", "list"),
+]
+"""What `explain_failure` reads, beside logs."""
+
 MAY_CREATE = {(group, resource): {"create"} for group, resource, _ in REVIEWS} | {
     ("", "pods/exec"): {"create"},
     ("", "pods/portforward"): {"create"},
@@ -63,6 +75,7 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
         ("cilium.io", "ciliumclusterwidenetworkpolicies", "list"),
         ("security.istio.io", "peerauthentications", "list"),
         ("", "namespaces", "list"),
+        *FAILURES,
     ]
 
 
@@ -121,7 +134,9 @@ OAUTH = {"issuer": "https://login.example.org", "resource": "https://gpu.example
 def test_the_gateway_may_ask_about_tokens_and_rights_only_where_it_does(
     auth: dict[str, Any], reviews: list[tuple[str, str, str]], bound: bool
 ) -> None:
-    rendered = render({"auth": auth, "rbac": {"nodes": False, "diagnosis": False}})
+    rendered = render(
+        {"auth": auth, "rbac": {"nodes": False, "diagnosis": False, "failures": False}}
+    )
     assert rules(rendered, "ClusterRole") == reviews
     variables = environment(rendered, "gateway")
     asks = REVIEWS[1] in reviews
@@ -254,10 +269,20 @@ def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
-    alone = rules(render({"rbac": {"nodes": False}}), "ClusterRole")
+    alone = rules(render({"rbac": {"nodes": False, "failures": False}}), "ClusterRole")
     assert "nodes" not in [resource for _, resource, _ in alone]
-    granted = rules(render({"rbac": {"diagnosis": False}}), "ClusterRole")
+    granted = rules(render({"rbac": {"diagnosis": False, "failures": False}}), "ClusterRole")
     assert granted == [*REVIEWS, ("", "nodes", READ)]
+
+
+def test_what_explains_a_failure_is_granted_by_itself_and_logs_only_on_demand() -> None:
+    others = {"nodes": False, "diagnosis": False}
+    granted = rules(render({"rbac": others}), "ClusterRole")
+    assert granted == [*REVIEWS, *FAILURES]
+    granted = rules(render({"rbac": others | {"failureLogs": True}}), "ClusterRole")
+    assert granted == [*REVIEWS, *FAILURES, ("", "pods/log", "get")]
+    with pytest.raises(helm_python.HelmError, match="no use without rbac.failures"):
+        render({"rbac": {"failures": False, "failureLogs": True}})
 
 
 # --- tokens ------------------------------------------------------------------------------------

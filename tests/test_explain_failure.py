@@ -192,7 +192,7 @@ async def test_a_page_fault_of_its_own_is_the_programs() -> None:
 
 async def test_page_faults_of_several_pods_on_one_gpu_may_be_the_gpus() -> None:
     agent = WholeAgent("n1", ("08:00:00", line(31, pid=7)), FAULT)
-    found, told = await explained(pod(EXIT_1), agent=agent)
+    found, _ = await explained(pod(EXIT_1), agent=agent)
     assert verdict(found) == ("gpu_hardware", "unknown", "low")
     assert "before this pod came" in facts(found)
     assert "another GPU" in found["first_step"]
@@ -222,7 +222,7 @@ async def test_an_error_on_a_gpu_nobody_knows_who_held_is_no_verdict() -> None:
 
 async def test_uncorrectable_ecc_errors() -> None:
     agent = WholeAgent("n1", ("10:02:20", line(48)), ("10:02:21", line(63)))
-    found, told = await explained(pod(EXIT_1), agent=agent)
+    found, _ = await explained(pod(EXIT_1), agent=agent)
     assert verdict(found) == ("gpu_memory_error", "true", "high")
     assert found["first_step"].startswith("DRAIN_AND_RESET")
     # The driver's counters alone, which have no time.
@@ -242,7 +242,7 @@ async def test_what_is_seen_long_after_the_death_proves_nothing() -> None:
     agent = WholeAgent(
         "n1", ("10:02:20", line(79)), findings=[finding("ecc_uncorrected_rising", gpu=0)]
     )
-    found, told = await explained(pod(old, startTime=at("06:59:00")), agent=agent)
+    found, _ = await explained(pod(old, startTime=at("06:59:00")), agent=agent)
     assert found["category"] == "your_code"
     assert "long after the death: it proves nothing" in facts(found)
     assert "Xid 79" not in facts(found)
@@ -250,7 +250,7 @@ async def test_what_is_seen_long_after_the_death_proves_nothing() -> None:
 
 async def test_nvlink() -> None:
     agent = WholeAgent("n1", findings=[finding("nvlink_down", gpu=0, title="Link 3 is down.")])
-    found, told = await explained(
+    found, _ = await explained(
         pod(EXIT_1),
         agent=agent,
         logs={("main", False): "Watchdog caught collective operation timeout: WorkNCCL(...)\n"},
@@ -266,7 +266,7 @@ async def test_a_driver_of_two_versions() -> None:
     )  # fmt: skip
     agent = WholeAgent("n1", findings=[mismatch])
     words = "Failed to initialize NVML: Driver/library version mismatch\n"
-    found, told = await explained(pod(status(died(1))), agent=agent, logs={("main", False): words})
+    found, _ = await explained(pod(status(died(1))), agent=agent, logs={("main", False): words})
     assert verdict(found) == ("driver", "true", "medium")
     assert found["first_step"].startswith("RELOAD_DRIVER")
     assert words.strip() in facts(found)
@@ -305,7 +305,7 @@ def unschedulable(message: str, **more: Any) -> Document:
     ],
 )  # fmt: skip
 async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> None:
-    found, told = await explained(
+    found, _ = await explained(
         unschedulable(message),
         event("FailedScheduling", message, component="default-scheduler"),
     )
@@ -323,7 +323,7 @@ async def test_an_image_that_cannot_be_pulled() -> None:
         f'unpack image "{image}": {image}: not found'
     )
     stuck = status(waiting("ImagePullBackOff", f'Back-off pulling image "{image}"'), image=image)
-    found, told = await explained(
+    found, _ = await explained(
         pod(stuck, phase="Pending"), event("Failed", failed), event("BackOff", "Back-off")
     )
     assert verdict(found) == ("image", "true", "high")
@@ -388,7 +388,7 @@ async def test_last_words(words: str, category: str, truth: str) -> None:
 
 async def test_the_termination_message_stands_in_for_a_log_that_may_not_be_read() -> None:
     container = status(died(1, message=OOM), allocatedResourcesStatus=GPU_0)
-    found, told = await explained(pod(container), denied=[("get", "pods/log")])
+    found, _ = await explained(pod(container), denied=[("get", "pods/log")])
     assert verdict(found)[:2] == ("out_of_memory_gpu", "false")
     assert SECRET not in json.dumps(found)
     assert gaps(found)[f"log of main in pod {NAMESPACE}/{POD}"] == "get pods/log in train"
@@ -396,7 +396,7 @@ async def test_the_termination_message_stands_in_for_a_log_that_may_not_be_read(
 
 async def test_the_log_before_is_read_where_a_container_has_been_started_again() -> None:
     container = status(waiting("CrashLoopBackOff"), last=died(139), restartCount=7)
-    found, told = await explained(
+    found, _ = await explained(
         pod(container, phase="Running"),
         agent=WholeAgent("n1", held={POD: [1], "other": [0]}),
         logs={("main", True): "ValueError: x\n", ("main", False): "torch.OutOfMemoryError\n"},
@@ -544,7 +544,7 @@ async def test_a_jobs_name_finds_its_pod_that_failed_first(kind: str, label: str
     late = status(died(1, ended="10:04:00"), allocatedResourcesStatus=GPU_0)
     first = status(died(137, "OOMKilled", ended="10:03:00"))
     long_ago = status(died(1, began="07:00:00", ended="07:30:00"))
-    found, told = await explained(
+    found, _ = await explained(
         job("llama", kind=kind),
         pod(late, name="llama-a", labels=labels),
         pod(first, name="llama-b", labels=labels),

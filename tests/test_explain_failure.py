@@ -639,6 +639,22 @@ async def test_a_pod_that_has_not_failed(document: Document, category: str) -> N
     assert told.startswith(category.upper())
 
 
+async def test_a_pod_that_runs_on_a_gpu_that_failed_is_told_so() -> None:
+    container = status({"running": {"startedAt": at("10:00:10")}}, allocatedResourcesStatus=GPU_0)
+    agent = WholeAgent("n1", ("10:02:20", line(79)))
+    found, told = await explained(pod(container, phase="Running"), agent=agent)
+    assert found["category"] == "still_running"
+    assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
+    assert found["first_step"].startswith("REBOOT_NODE")
+
+
+async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:
+    found, _ = await explained(pod(status(died(3, message="checkpoint lost; token=abcdef"))))
+    assert '"checkpoint lost; token=***"' in facts(found)
+    found, _ = await explained(pod(status(died(3, message="private one\nprivate two\n"))))
+    assert "private" not in json.dumps(found)
+
+
 # --- rights --------------------------------------------------------------------------------------
 
 RIGHTS = {
@@ -752,7 +768,8 @@ async def test_the_text_is_bounded_and_what_strangers_write_is_harmless() -> Non
         died(1, message=f"\x1b[31mRuntimeError: {long}\n" * 20), allocatedResourcesStatus=GPU_0
     )
     events = [event("Failed", f"\x1b]0;\u202e{number} {long}") for number in range(60)]
-    found, told = await explained(pod(container), *events)
+    events.append(event("BackOff", "x", kind="P\x1bod"))
+    found, told = await explained(pod(container, owner=("J\x1bob", "llama")), *events)
     assert len(told) <= 4000
     assert "\x1b" not in told + json.dumps(found, ensure_ascii=False)
     assert "\u202e" not in told

@@ -48,7 +48,7 @@ def whose(found: Explanation) -> Iterator[str]:
     if when:
         yield ", ".join(when)
     if found.gpus:
-        yield f"held {_gpus(found)} (by {found.gpus_source})"
+        yield f"held {_gpus(found)} ({found.gpus_source})"
 
 
 def _gpus(found: Explanation) -> str:

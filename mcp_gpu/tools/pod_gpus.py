@@ -17,6 +17,7 @@ from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
 from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
+from mcp_gpu.workloads.documents import word
 from mcp_gpu.workloads.failure import gpus
 from mcp_gpu.workloads.failure.hardware import REPEATING, Sight
 from mcp_gpu.workloads.failure.model import HeldGpu
@@ -52,6 +53,7 @@ class _Container(Wire):
 class _Pod(Wire):
     namespace: str
     pod: str
+    pod_uid: str | None = None
     containers: tuple[_Container, ...]
 
 
@@ -159,10 +161,10 @@ async def _held(ask: _Asking, scene: Scene, sight: Sight | None) -> tuple[tuple[
     indices = {} if sight is None else sight.indices
     whole = () if sight is None else gpus.all_of_node(scene, sight.gpus)
     ways: Sequence[tuple[Sequence[HeldGpu], str]] = (
-        (_of_agent(allocation, scene), "kubelet, by the node's agent"),
-        (gpus.told_by_status(scene.pod), "status of pod (allocatedResourcesStatus)"),
+        (_of_agent(allocation, scene), "the kubelet, asked by the node's agent"),
+        (gpus.told_by_status(scene.pod), "the pod's allocatedResourcesStatus"),
         (gpus.told_by_claims(scene.claims, scene.slices), "ResourceClaims and ResourceSlices"),
-        (gpus.told_by_annotations(scene.pod), "annotations of pod"),
+        (gpus.told_by_annotations(scene.pod), "the pod's annotations"),
         (whole, "the pod asked for as many GPUs as its node has"),
     )
     for found, source in ways:
@@ -177,6 +179,7 @@ async def _held(ask: _Asking, scene: Scene, sight: Sight | None) -> tuple[tuple[
 def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ...]:
     if allocation is None or scene.gone:
         return ()
+    uid = word(scene.pod, "metadata", "uid")
     held = (
         HeldGpu(
             gpu_index=device.gpu_index,
@@ -185,7 +188,7 @@ def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ..
             shared=device.replica is not None,
         )
         for pod in allocation.pods
-        if (pod.namespace, pod.pod) == (scene.namespace, scene.name)
+        if (pod.namespace, pod.pod) == (scene.namespace, scene.name) and pod.pod_uid in (None, uid)
         for container in pod.containers
         for device in (*container.devices, *container.claims)
     )

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import anyio
 
-from mcp_gpu.workloads.documents import Document, moment, parts, word
+from mcp_gpu.workloads.documents import Document, is_path_part, moment, parts, word
 from mcp_gpu.workloads.failure.endings import first_death
 from mcp_gpu.workloads.failure.scene import Happening, Scene, happenings
 from mcp_gpu.workloads.reads import Reads
@@ -227,16 +227,16 @@ def _node_of(events: Sequence[Happening]) -> str:
     """The node of a pod that is gone: where the scheduler put it, or the kubelet told of it."""
     for each in reversed([each for each in events if each.kind == "Pod"]):
         assigned = _ASSIGNED.match(each.message) if each.reason == "Scheduled" else None
-        if assigned is not None:
-            return assigned[1]
-        if each.source == "kubelet" and each.host:
-            return each.host
+        host = each.host if each.source == "kubelet" else ""
+        node = host if assigned is None else assigned[1]
+        if is_path_part(node):
+            return node
     return ""
 
 
 def _latest_pod(events: Sequence[Happening], name: str) -> str:
     """The pod that events tell of last, where one of a Job's is gone."""
-    pods = [each.name for each in events if each.kind == "Pod" and each.name]
+    pods = [each.name for each in events if each.kind == "Pod" and is_path_part(each.name)]
     return name if name in pods or not pods else pods[-1]
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from mcp_gpu.gpu.actions import advice
 from mcp_gpu.gpu.actions import weight as heaviness
 from mcp_gpu.gpu.health.model import Confidence, Finding, GpuVerdict
+from mcp_gpu.gpu.xid.catalogue import entry
 from mcp_gpu.gpu.xid.report import DeviceXids, XidGroup
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, HeldGpu, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
@@ -112,7 +114,7 @@ def hardware(scene: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Ca
     known = bool(held) and all(each.gpu_index is not None for each in held)
     groups = [each for each in sight.groups if _in_window(scene, each)]
     roots = [each for each in groups if each.state != "follows"] or groups
-    for group in sorted(roots, key=lambda each: -heaviness(each.action)):
+    for group in sorted(roots, key=_heaviness, reverse=True):
         category = _category(group)
         if category is None:
             continue
@@ -134,6 +136,18 @@ def hardware(scene: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Ca
             yield _found_elsewhere(sight, finding, category, known)
 
 
+def _heaviness(group: XidGroup) -> int:
+    """By what it asked for then: what has been done since takes nothing from it."""
+    known = None if group.kind == "sxid" else entry(group.code)
+    return max(heaviness(group.action), 0 if known is None else heaviness(known.action))
+
+
+def _grave(group: XidGroup) -> bool:
+    """Whether it was critical then, which `severity` says of now."""
+    known = None if group.kind == "sxid" else entry(group.code)
+    return group.severity == "critical" or (known is not None and known.severity == "critical")
+
+
 def _in_window(scene: Scene, group: XidGroup) -> bool:
     begin, end = scene.window
     return _seconds(group.first) <= end and _seconds(group.last) >= begin
@@ -149,7 +163,7 @@ def _category(group: XidGroup) -> Category | None:
     for category, codes in _OF_XID.items():
         if group.code in codes:
             # Many of the links' errors ask for nothing, which the line's registers decide.
-            harmless = category == "nvlink" and group.severity == "info"
+            harmless = category == "nvlink" and group.bucket == "IGNORE"
             return None if harmless else category
     return None
 
@@ -173,7 +187,7 @@ def _own(scene: Scene, sight: Sight, group: XidGroup, category: Category, *, par
     named = f"{noun} {group.code} on {group.device}"
     if category == "your_code":
         return _programs(scene, sight, group, named, parted=parted)
-    confidence: Confidence = "high" if group.severity == "critical" else "medium"
+    confidence: Confidence = "high" if _grave(group) else "medium"
     truth: Truth = "true"
     if group.code in _DISPUTED or group.gpu_index is None:
         confidence, truth = "low", "unknown"
@@ -185,16 +199,18 @@ def _own(scene: Scene, sight: Sight, group: XidGroup, category: Category, *, par
         truth,
         confidence,
         f"{_SAYS[category]}: {named}, {group.name}.",
-        f"{group.action}: {_step(sight, group)}",
+        _step(sight, group),
         (_xid_fact(sight, group),),
     )
 
 
 def _step(sight: Sight, group: XidGroup) -> str:
-    for device in sight.devices:
-        if device.pci_bus_id == group.pci_bus_id and device.action == group.action:
-            return device.advice
-    return f"see analyze_xid_errors of {sight.node}, and keep work away from the GPU until then."
+    if group.state == "settled":
+        return (
+            "Run it again: the GPU has been reset since, or its node rebooted. If it comes back, "
+            "have the board looked at."
+        )
+    return f"{group.action}: {advice(group.action, group.gpu_index)}"
 
 
 def _programs(scene: Scene, sight: Sight, group: XidGroup, named: str, *, parted: bool) -> Cause:

@@ -76,6 +76,8 @@ Truth = Literal["true", "false", "unknown"]
 TEXT_CHARS: Final = 400
 """Of what one fact says."""
 
+SOURCE_CHARS: Final = 160
+
 
 class Fact(Wire):
     """One thing that is known, when it was, and who says so."""
@@ -88,7 +90,9 @@ class Fact(Wire):
     def of(cls, source: str, text: str, at: float | None = None) -> Self:
         """A fact on one line, at a time in Unix seconds."""
         return cls(
-            at=None if at is None else utc(at), source=source, text=one_line(text, TEXT_CHARS)
+            at=None if at is None else utc(at),
+            source=one_line(source, SOURCE_CHARS),
+            text=one_line(text, TEXT_CHARS),
         )
 
 

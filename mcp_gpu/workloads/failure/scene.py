@@ -9,11 +9,14 @@ from typing import Final
 from mcp_gpu.workloads.documents import Document, moment, number, part, parts, word
 from mcp_gpu.workloads.failure.endings import Death, first_death
 from mcp_gpu.workloads.failure.model import Fact
+from transports.text import one_line
 
 __all__ = ["Happening", "Scene", "condition", "happenings"]
 
 GPU_RESOURCES: Final = ("nvidia.com/",)
 """What names of resources of NVIDIA's device plugin begin with, those of MIG profiles too."""
+
+NAME_CHARS: Final = 160
 
 MARGIN_SECONDS: Final = 60.0
 """An error this long before the container's start or after its end still belongs to it: times are
@@ -119,7 +122,8 @@ class Scene:
     @property
     def owner_said(self) -> str:
         """`Job train`; empty where it is not known."""
-        return f"{word(self.owner, 'kind')} {word(self.owner, 'metadata', 'name')}".strip()
+        name = word(self.owner, "metadata", "name")
+        return one_line(f"{word(self.owner, 'kind')} {name}", NAME_CHARS)
 
     @property
     def gpus_wanted(self) -> int:
@@ -155,14 +159,18 @@ class Scene:
         return max(ends, default=None)
 
     @property
-    def began(self) -> float | None:
-        """When the container that died started, or else the pod."""
+    def started(self) -> float | None:
+        """When the container that died started, or else the pod came to its node."""
         death = self.death
         if death is not None and death.started is not None and not death.never_ran:
             return death.started
-        start = moment(self.pod, "status", "startTime")
-        if start is not None:
-            return start
+        return moment(self.pod, "status", "startTime")
+
+    @property
+    def began(self) -> float | None:
+        """The same, or for a pod that is gone its first event."""
+        if self.started is not None:
+            return self.started
         return min((each.at for each in self.of_pod if each.at is not None), default=None)
 
     @property

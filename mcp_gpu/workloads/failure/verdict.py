@@ -27,9 +27,14 @@ from mcp_gpu.workloads.failure.model import (
 )
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.failure.statements import statements
-from mcp_gpu.workloads.failure.words import last_words, without_secrets
+from mcp_gpu.workloads.failure.words import (
+    LINE_CHARS,
+    SCANNED_CHARS,
+    last_words,
+    without_secrets,
+)
 from mcp_gpu.workloads.reads import Gap
-from transports.text import one_line
+from transports.text import one_line, quoted
 
 __all__ = ["explain"]
 
@@ -78,7 +83,7 @@ def explain(
         confidence=verdict.confidence,
         says=one_line(verdict.says, SAYS_CHARS),
         first_step=one_line(verdict.first_step, STEP_CHARS),
-        since=None if scene.began is None else utc(scene.began),
+        since=None if scene.started is None else utc(scene.started),
         died=None if scene.died is None else utc(scene.died),
         gpus=tuple(held),
         gpus_source=gpus_source,
@@ -128,28 +133,30 @@ def _doubt(
 
 def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
     """That it has not failed, where it has not."""
-    if scene.gone:
-        return None
     stated = any(cause.weight is Weight.STATED for cause in causes)
     if scene.phase == "Succeeded":
-        facts = tuple(_ended(each) for each in deaths(scene.pod))
         return Cause(
             Weight.STATED, "succeeded", "true", "high",
             "It has not failed: all its containers ended with exit code 0.",
-            "Nothing has to be done about it.", facts,
+            "Nothing has to be done about it.", tuple(map(_ended, deaths(scene.pod))),
         )  # fmt: skip
     if stated or scene.death is not None or scene.phase not in ("Running", "Pending"):
         return None
-    running = scene.phase == "Running"
     at = moment(scene.pod, "status", "startTime")
-    return Cause(
-        Weight.STATED, "still_running", "unknown", "high" if running else "medium",
-        "It runs, and none of its containers has died." if running else
-        "It is on its way to start, and nothing has failed yet.",
-        "If it hangs, look at its GPUs: get_gpu_health of its node." if running else
-        "Wait a minute, then ask again.",
-        (Fact.of("status of pod", f"phase {scene.phase}", at),),
-    )  # fmt: skip
+    facts = (Fact.of("status of pod", f"phase {scene.phase}", at),)
+    if scene.phase == "Pending":
+        return Cause(
+            Weight.STATED, "still_running", "unknown", "medium",
+            "It is on its way to start, and nothing has failed yet.",
+            "Wait a minute, then ask again.", facts,
+        )  # fmt: skip
+    says = "It runs, and none of its containers has died."
+    step = "If it hangs, look at its GPUs: get_gpu_health of its node."
+    for sick in causes:
+        if sick.weight is Weight.HARDWARE:
+            says, step = f"{says} But: {sick.says}", sick.first_step
+            break
+    return Cause(Weight.STATED, "still_running", "unknown", "high", says, step, facts)
 
 
 def _nothing(scene: Scene) -> Cause:
@@ -215,9 +222,12 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
     for death in deaths(scene.pod):
         if not death.ended_well or death == scene.death:
             yield _ended(death)
-            if death.message and not any(death.message[:40] in f.text for f in verdict.facts):
+            message = death.message.strip()
+            # Of several lines, as where the log stands in for it, only those known are told.
+            if message and "\n" not in message and not death.never_ran:
                 whose = f"termination message of {death.container}"
-                yield Fact.of(whose, without_secrets(death.message), death.finished)
+                text = quoted(without_secrets(message[:SCANNED_CHARS]), LINE_CHARS)
+                yield Fact.of(whose, text, death.finished)
     for each in parts(scene.owner, "status", "conditions"):
         if word(each, "type") in ("Failed", "FailureTarget") and word(each, "status") == "True":
             text = f"{word(each, 'type')}: {word(each, 'reason')}: {word(each, 'message')}"
@@ -227,7 +237,10 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
         text = f"{scene.siblings} of its pods have failed; this one was the first to"
         yield Fact.of(f"pods of {scene.owner_said}", text)
     # What else happened, the latest first: warnings alone are worth the room.
+    told = " ".join(fact.text for cause in every for fact in cause.facts)
     for happening in reversed(scene.of_pod):
+        if one_line(happening.message, 200) in told:
+            continue
         if happening.reason in ("BackOff", "Failed", "Unhealthy", "FailedScheduling", "Killing"):
             yield happening.fact()
 

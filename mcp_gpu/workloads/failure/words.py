@@ -177,7 +177,7 @@ def last_words(scene: Scene) -> Iterator[Cause]:
             saying.says,
             saying.first_step,
             tuple(_fact(source, line) for source, line in chosen),
-            saying.rests_on_gpu,
+            rests_on_gpu=saying.rests_on_gpu,
         )
 
 

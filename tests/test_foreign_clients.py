@@ -34,7 +34,7 @@ HEALTH = "get_gpu_health"
 XIDS = "analyze_xid_errors", "explain_xid"
 TOOLS = {
     "agent": sorted([HEALTH, TOOL, *XIDS]),
-    "gateway": sorted(["check_connectivity", HEALTH, TOOL, *XIDS]),
+    "gateway": sorted(["check_connectivity", "explain_failure", HEALTH, TOOL, *XIDS]),
 }
 CALL = {
     "jsonrpc": "2.0",

@@ -188,8 +188,16 @@ def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ..
             shared=device.replica is not None,
         )
         for pod in allocation.pods
-        if (pod.namespace, pod.pod) == (scene.namespace, scene.name) and pod.pod_uid in (None, uid)
+        if _is_it(pod, scene, uid)
         for container in pod.containers
         for device in (*container.devices, *container.claims)
     )
     return tuple(dict.fromkeys(held))
+
+
+def _is_it(pod: _Pod, scene: Scene, uid: str) -> bool:
+    """By its uid where that is told: a checkpoint of the kubelet's knows no names, and a pod of the
+    same name may have come after it."""
+    if pod.pod_uid:
+        return pod.pod_uid == uid
+    return (pod.namespace, pod.pod) == (scene.namespace, scene.name)

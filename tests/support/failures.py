@@ -333,7 +333,7 @@ class WholeAgent(Agent):
             {
                 "namespace": NAMESPACE,
                 "pod": name,
-                "pod_uid": UID,
+                "pod_uid": UID if name == POD else f"uid-{name}",
                 "containers": [
                     {
                         "container": "main",

@@ -213,15 +213,16 @@ def _refused(scene: Scene) -> Iterator[Cause]:
 
 
 def _killed_for_memory(scene: Scene) -> Iterator[Cause]:
-    killed = [death for death in deaths(scene.pod) if death.reason == "OOMKilled"]
-    system = [
-        each
+    death = scene.death  # that another container was killed before, and started again, is no matter
+    if death is None:
+        return
+    begin, end = scene.window
+    facts = tuple(
+        each.fact()
         for each in scene.events
-        if each.reason in ("SystemOOM", "OOMKilling")
-        and (each.at is None or scene.window[0] <= each.at <= scene.window[1])
-    ]
-    facts = tuple(each.fact() for each in system)
-    for death in killed:
+        if each.reason in ("SystemOOM", "OOMKilling") and begin <= (each.at or end) <= end
+    )
+    if death.reason == "OOMKilled":
         limit = _memory_limit(scene, death)
         allowed = f", over its limit of {limit}" if limit else ""
         whole = "" if limit else " It has no limit of its own: the node's memory was used up."
@@ -232,7 +233,7 @@ def _killed_for_memory(scene: Scene) -> Iterator[Cause]:
             "caches, and files in /dev/shm and memory-backed emptyDirs count.",
             (Fact.of(f"container {death.container}", spoken(death), death.finished), *facts),
         )  # fmt: skip
-    if facts and not killed and scene.death is not None and scene.death.signal == KILLED:
+    elif facts and death.signal == KILLED:
         yield Cause(
             Weight.STATED, "out_of_memory_host", "unknown", "medium",
             "The node ran out of memory and the kernel killed processes there, as this one died.",

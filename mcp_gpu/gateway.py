@@ -110,13 +110,22 @@ async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
             call_deadline_seconds=settings.call_deadline_seconds,
             concurrency=settings.concurrency,
         )
-        apis: dict[str, KubernetesApi] = {}
-        if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
-            for name in settings.context or ("",):
-                apis[name] = await stack.enter_async_context(shared(settings.kubeconfig, name))
+        apis = await _apis(settings, discovery, stack)
         checkup = await _checkup(settings, discovery, reachability, apis)
         yield Fleet(router, checkup, Workloads(apis))
         group.cancel_scope.cancel()
+
+
+async def _apis(
+    settings: FleetSettings, discovery: Discovery, stack: AsyncExitStack
+) -> dict[str, KubernetesApi]:
+    """The clusters that the agents are found in, by context."""
+    if not isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
+        return {}
+    return {
+        name: await stack.enter_async_context(shared(settings.kubeconfig, name))
+        for name in settings.context or ("",)
+    }
 
 
 async def _checkup(

@@ -114,6 +114,20 @@ async def test_an_eviction_by_an_emptydirs_limit_is_the_programs() -> None:
     assert "sizeLimit" in found["first_step"]
 
 
+async def test_a_kill_for_memory_counts_where_it_is_the_death_that_is_explained() -> None:
+    system = event(
+        "SystemOOM", "System OOM encountered, victim process: python, pid: 41",
+        kind="Node", name="n1",
+    )  # fmt: skip
+    found, _ = await explained(pod(status(died(137))), system)
+    assert verdict(found) == ("out_of_memory_host", "unknown", "medium")
+    # A sidecar that was killed once and runs again has not ended the program.
+    sidecar = status({"running": {}}, name="sidecar", last=died(137, "OOMKilled"))
+    found, _ = await explained(pod(EXIT_1, sidecar))
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "container sidecar: exit code 137" in facts(found)
+
+
 NODE_PRESSURE = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
 
 
@@ -512,6 +526,12 @@ async def test_the_gpu_of_a_claim_is_found_by_the_nodes_slices() -> None:
     found, _ = await explained(document, claim("mine", "gpu-2"), published, agent=agent)
     assert verdict(found) == ("gpu_hardware", "true", "high")
     assert "ResourceSlices" in found["gpus_source"]
+    # Several users of a claim share its GPUs; who may only look at them holds none.
+    shared = claim("mine", "gpu-2", reserved=2)
+    found, _ = await explained(document, shared, published, agent=agent)
+    assert found["gpus"][0]["shared"]
+    found, _ = await explained(document, claim("mine", "gpu-2", admin=True), published, agent=agent)
+    assert (found["category"], found["gpus"]) == ("your_code", [])
 
 
 async def test_a_pod_with_all_gpus_of_its_node_held_every_one() -> None:

@@ -234,13 +234,14 @@ def job(name: str = "llama", *conditions: Document, kind: str = "Job") -> Docume
     }
 
 
-def claim(name: str, *devices: str, reserved: int = 1) -> Document:
+def claim(name: str, *devices: str, reserved: int = 1, admin: bool = False) -> Document:
     """A ResourceClaim, allocated if there are devices."""
     requests = [
         {"name": "gpu", "exactly": {"deviceClassName": "gpu.nvidia.com", "allocationMode": "All"}}
     ]
     results = [
         {"request": "gpu", "driver": "gpu.nvidia.com", "pool": NODE, "device": device}
+        | ({"adminAccess": True} if admin else {})
         for device in devices
     ]
     users = [{"resource": "pods", "name": f"p{number}"} for number in range(reserved)]

@@ -74,7 +74,8 @@ def told_by_claims(claims: Sequence[Document], slices: Sequence[Document]) -> tu
     for claim in claims:
         shared = len(parts(claim, "status", "reservedFor")) > 1
         for result in parts(claim, "status", "allocation", "devices", "results"):
-            if word(result, "driver") == _DRIVER:
+            # With adminAccess nothing is held: it is for monitoring.
+            if word(result, "driver") == _DRIVER and not result.get("adminAccess"):
                 held = known.get((word(result, "pool"), word(result, "device")))
                 if held is not None:
                     found[held.model_copy(update={"shared": shared})] = None

@@ -44,6 +44,7 @@ COMMANDS = {
     "topo": _Command(settings.TopoSettings, "mcp_gpu.topo:run", anywhere=True),
     "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
     "ps": _Command(settings.PsSettings, "mcp_gpu.ps:run", anywhere=True),
+    "why": _Command(settings.WhySettings, "mcp_gpu.why:run", anywhere=True),
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "top", "health", "topo", "xid", "ps", "doctor"}
+ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
 ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {
@@ -72,6 +72,7 @@ ONLY_IN = {
         "mcp_gpu.xid",
         "mcp_gpu.ps",
         "mcp_gpu.doctor",
+        "mcp_gpu.why",
         "mcp_gpu.terminal",
         "mcp_gpu.demo",
     ),
@@ -80,7 +81,7 @@ ONLY_IN = {
     "h2": ("mcp_gpu.node.grpc",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
-    "aiohttp": ("transports.kubernetes", "transports.websocket"),
+    "aiohttp": ("transports.kubernetes", "transports.refusals", "transports.websocket"),
 }
 """Foreign systems, each behind one door."""
 

@@ -593,8 +593,10 @@ def test_an_agent_knows_how_many_gpus_it_should_have_where_somebody_has_said_so(
 def test_the_timeline_is_kept_on_the_node_only_where_it_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert "MCP_GPU_RECORDER_DIRECTORY" not in variables(agent(privileges="root"))
-    pod = agent(privileges="root", recorder={"hostPath": "/var/lib/gpus"})
+    assert "MCP_GPU_RECORDER_DIRECTORY" not in variables(
+        agent(privileges="root", kubeletFolders=[])
+    )
+    pod = agent(privileges="root", kubeletFolders=[], recorder={"hostPath": "/var/lib/gpus"})
     directory = variables(pod)["MCP_GPU_RECORDER_DIRECTORY"]
     assert host_paths(pod) == {directory: ("/var/lib/gpus", "DirectoryOrCreate")}
     monkeypatch.setenv("MCP_GPU_RECORDER_DIRECTORY", directory)

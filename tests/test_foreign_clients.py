@@ -39,7 +39,17 @@ TIMELINE = "get_gpu_timeline"
 TOOLS = {
     "agent": sorted([ALLOCATION, HEALTH, PROCESSES, TIMELINE, TOOL, TOPOLOGY, *XIDS]),
     "gateway": sorted(
-        [ALLOCATION, "check_connectivity", HEALTH, PROCESSES, TIMELINE, TOOL, TOPOLOGY, *XIDS]
+        [
+            ALLOCATION,
+            "check_connectivity",
+            "explain_failure",
+            HEALTH,
+            PROCESSES,
+            TIMELINE,
+            TOOL,
+            TOPOLOGY,
+            *XIDS,
+        ]
     ),
 }
 CALL = {

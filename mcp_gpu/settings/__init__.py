@@ -22,6 +22,7 @@ from mcp_gpu.settings.terminal import (
     TerminalSettings,
     TopoSettings,
     TopSettings,
+    WhySettings,
     XidSettings,
 )
 
@@ -44,5 +45,6 @@ __all__ = [
     "TerminalSettings",
     "TopSettings",
     "TopoSettings",
+    "WhySettings",
     "XidSettings",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from mcp_gpu.settings.base import File, LogLevel, Names, Seconds
 from mcp_gpu.settings.fleet import FleetSettings
@@ -87,6 +87,20 @@ class PsSettings(TerminalSettings):
     """Only pods of this namespace; --namespace is that of the agents."""
     pod: str = ""
     """Only pods of this name."""
+
+
+class WhySettings(TerminalSettings):
+    """Say why a pod or a Job failed, and what to do first: mcp-gpu why POD -n NAMESPACE."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"json-output": "json", "pod-namespace": "n"})
+
+    pod: CliPositionalArg[str] = ""
+    """Name of the pod, or of a Job, JobSet or PyTorchJob, whose pod that failed first is
+    explained."""
+    pod_namespace: str = "default"
+    """Namespace of the pod. For short: -n. (--namespace is that of the agents.)"""
+    timeout_seconds: Seconds = 60.0
+    """Longest wait for a gateway's answer."""
 
 
 class DoctorSettings(TerminalSettings):

@@ -57,6 +57,11 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return gateway_tool(router)
 
+    def failure() -> Tool[Any]:
+        from mcp_gpu.tools.explain_failure import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -70,6 +75,7 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
     return {
         "analyze_xid_errors": xids,
         "check_connectivity": connectivity,
+        "explain_failure": failure,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,

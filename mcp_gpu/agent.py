@@ -21,6 +21,7 @@ from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry, from_listing
+from mcp_gpu.resources.agent import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
@@ -106,22 +107,21 @@ async def _serve(
         started_at=time.time(),
         simulated=settings.simulate is not None,
     )
+    makers = tools.makers(
+        settings.node_name,
+        collector,
+        watch,
+        lookout.sight,
+        expected_gpus=settings.expected_gpus,
+    )
     registry = Registry(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=from_listing(
-            tools.LISTING,
-            tools.makers(
-                settings.node_name,
-                collector,
-                watch,
-                lookout.sight,
-                expected_gpus=settings.expected_gpus,
-            ),
-        ),
+        tools=from_listing(tools.LISTING, makers),
         identity=lambda: identity,
         sees=lambda: lookout.sight().told,
+        surface=surface(settings.node_name, collector, makers["get_gpu_health"]),
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
@@ -147,6 +147,7 @@ async def _serve(
             # Not before: they and who asks would take turns, and who comes in the meantime is told
             # that the first look is yet to end.
             await tasks.start(watch.run)
+            tasks.start_soon(registry.watch)
             collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused

@@ -43,6 +43,15 @@ MAY_IMPORT = {
         "mcp_gpu.workloads",
         TEXT,
     },
+    "mcp_gpu.prompts": {"mcp_gpu.registry", "mcp_gpu.tools", TEXT},
+    "mcp_gpu.resources": {
+        "mcp_gpu.registry",
+        "mcp_gpu.prompts",
+        "mcp_gpu.tools",
+        "mcp_gpu.gpu",
+        "mcp_gpu.fleet",
+        TEXT,
+    },
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
         "mcp_gpu.serving.endpoint",

@@ -140,6 +140,26 @@ class Router:
         _log(tool, fan_out, time.monotonic() - started)
         return fan_out
 
+    def nodes(self) -> Sequence[str]:
+        """The names of the nodes that are known now, in order; an agent whose node nobody has
+        learned yet goes by its address. Asks nobody."""
+        try:
+            table = self.discovery.table()
+        except DiscoveryError:
+            return ()
+        known = {self._name(target) for target in table.targets}
+        return sorted(known | {absent.node for absent in table.absent})
+
+    def knows(self, node: str) -> bool:
+        """Whether it can be the name of a node that there is. Asks nobody."""
+        try:
+            pick(self.discovery.table(), frozenset({node}), self._reachability.node)
+        except DiscoveryError:
+            return True  # it can: nothing is known
+        except UnknownNodes:
+            return False
+        return True
+
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)
 

@@ -111,11 +111,12 @@ def _text(node: str | None, tools: Set[str], *, fleet: bool) -> str:
         "get_pod_gpu_allocation",
         text=f"{guide.call('get_pod_gpu_allocation', node)} says whose pods hold the sick GPUs.",
     )
-    guide.stop("at once if everything is `healthy`, every node answered and nothing is a gap.")
+    answered = "every node answered" if fleet else "the readings are recent"
+    guide.stop(f"at once if everything is `healthy`, {answered} and nothing is a gap.")
     guide.stop("once each finding above info has its evidence and those whom it hits are named.")
     guide.stop("where tools cannot see further: say what would have to be looked at on the node.")
     return guide.report(
-        "The verdict first, with how many GPUs and nodes it speaks for. Then each finding: where, "
+        "The verdict first, with how many GPUs it speaks for. Then each finding: where, "
         "the reading behind it, what to do in NVIDIA's words, how sure, who is hit. Then what "
         "could not be checked. A healthy answer takes two sentences."
     )

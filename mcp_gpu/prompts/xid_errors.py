@@ -78,8 +78,8 @@ def _text(since: str, tools: Set[str], *, fleet: bool) -> str:
     )
     guide.step(
         "get_gpu_health",
-        text="`get_gpu_health` of the nodes concerned: what is left of it now. An Xid may be over; "
-        "a pending row remap, a recovery action or a lost GPU is not.",
+        text=f"`get_gpu_health`{' of the nodes concerned' if fleet else ''}: what is left of it "
+        "now. An Xid may be over; a pending row remap, a recovery action or a lost GPU is not.",
     )
     if fleet:
         guide.step(

@@ -10,19 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from mcp_gpu.registry import (
-    Answer,
-    Arguments,
-    Call,
-    Completer,
-    Prompt,
-    Registry,
-    Resource,
-    Surface,
-    Tool,
-    UnknownResource,
-    Watch,
-)
+from mcp_gpu.registry import Answer, Arguments, Call, Registry, Surface, Tool, UnknownResource
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.prompt import Prompt
+from mcp_gpu.registry.resource import Resource
 from mcp_gpu.serving.access.model import AccessPolicy
 from support.demo_server import IDENTITY, Text
 from support.door import Clock, Door, door
@@ -112,7 +103,8 @@ def registry() -> Registry:
                     completes={"code": Completer(codes)},
                 ),
             ],
-            watch=Watch(look, 60.0),
+            look=look,
+            period_seconds=60.0,
         ),
     )
 

@@ -15,7 +15,9 @@ from mcp import Client, MCPError
 from mcp_types import PromptReference, TextContent
 
 from mcp_gpu.prompts.roles import agent_prompts, gateway_prompts
-from mcp_gpu.registry import Completer, Prompt, Registry, Surface, Watch
+from mcp_gpu.registry import Registry, Surface
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.prompt import Prompt
 from mcp_gpu.tools import agent, gateway
 from support.demo_server import IDENTITY
 from support.wire import ERAS, PATIENCE_SECONDS
@@ -147,7 +149,7 @@ async def client(request: pytest.FixtureRequest) -> Any:
         tools=[],
         identity=lambda: IDENTITY,
         surface=Surface(
-            prompts=lambda: PROMPTS["gateway"], resources=lambda: (), watch=Watch(look, 1.0)
+            prompts=lambda: PROMPTS["gateway"], resources=lambda: (), look=look, period_seconds=1.0
         ),
     )
     with anyio.fail_after(PATIENCE_SECONDS):

@@ -22,14 +22,14 @@ from mcp_gpu.fleet.router import Router
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.simulator import Node, installed
 from mcp_gpu.gpu.simulator.faults import Lost
-from mcp_gpu.registry import Registry, from_listing
+from mcp_gpu.registry import Registry, from_listing, updates
 from mcp_gpu.resources import agent as of_agent
 from mcp_gpu.resources import gateway as of_gateway
 from mcp_gpu.serving.server import HttpEndpoint
 from mcp_gpu.tools import agent, gateway
 from support.fleet import Path as Way
 from support.health import BLIND, HealthAgent, assessment, blind, finding
-from support.wire import ERAS, PATIENCE_SECONDS, serving, unix_transport
+from support.wire import ERAS, PATIENCE_SECONDS, request, serving, unix_lines, unix_transport
 from transports.base import Identity, Target
 
 NOBODY: Any = None
@@ -317,3 +317,33 @@ async def test_a_look_that_fails_is_not_the_last(
         running.agents["a"].found = assessment(finding("ecc_uncorrected"))
         assert await heard.until(1) == ["gpu://node/a"]
     assert "looking for changes of resources failed" in caplog.text
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_was_first_looked_at_too_late_is_told_as_changed(
+    era: str, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have changed before the look, and after the client read it."""
+    monkeypatch.setattr(updates, "FIRST_LOOK_SECONDS", 0)
+    async with fleet(socket) as running:
+        running.agents["a"].gate = gate = anyio.Event()
+        async with hearing(socket, era, "gpu://node/a") as (_, heard):
+            await running.agents["a"].entered.wait()
+            assert heard.uris == []
+            gate.set()
+            assert await heard.until(1) == ["gpu://node/a"]
+
+
+async def test_a_subscription_that_waits_for_its_first_look_holds_up_no_end(socket: Path) -> None:
+    async with AsyncExitStack() as stack:
+        running = await stack.enter_async_context(fleet(socket))
+        gate = running.agents["a"].gate = anyio.Event()
+        lines = await stack.enter_async_context(unix_lines(socket))
+        wanted = {"resourceSubscriptions": ["gpu://node/a"]}
+        await lines.send(request("subscriptions/listen", 7, notifications=wanted))
+        await running.agents["a"].entered.wait()
+        handler = running.registry.server.get_request_handler("subscriptions/listen")
+        assert handler is not None
+        handler.handler.close()  # type: ignore[attr-defined]
+        assert "stopping" in (await lines.until(7))["error"]["message"]
+        gate.set()

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mcp_gpu.prompts import health_check, slow_job, triage, xid_errors
-from mcp_gpu.registry import Completer, Prompt
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.prompt import Prompt
 
 __all__ = ["agent_prompts", "gateway_prompts"]
 

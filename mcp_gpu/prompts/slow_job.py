@@ -8,7 +8,8 @@ from pydantic import Field
 
 from mcp_gpu.prompts.arguments import PodName
 from mcp_gpu.prompts.guide import Guide
-from mcp_gpu.registry import Arguments, Prompt
+from mcp_gpu.registry import Arguments
+from mcp_gpu.registry.prompt import Prompt
 
 __all__ = ["prompt"]
 

@@ -9,7 +9,9 @@ from pydantic import Field
 from mcp_gpu.prompts.arguments import IncidentId, NodeName
 from mcp_gpu.prompts.guide import Guide
 from mcp_gpu.prompts.health_check import VERDICTS
-from mcp_gpu.registry import Arguments, Completer, Prompt
+from mcp_gpu.registry import Arguments
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.prompt import Prompt
 
 __all__ = ["prompt"]
 

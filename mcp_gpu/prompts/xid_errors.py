@@ -8,7 +8,9 @@ from typing import Final
 from pydantic import Field
 
 from mcp_gpu.prompts.guide import Guide
-from mcp_gpu.registry import Arguments, Completer, Prompt
+from mcp_gpu.registry import Arguments
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.prompt import Prompt
 from mcp_gpu.tools.xids_model import Since
 
 __all__ = ["prompt"]

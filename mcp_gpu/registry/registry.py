@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.caching import CacheableMethod, CacheHint
@@ -35,10 +36,9 @@ from pydantic_core import from_json
 
 from mcp_gpu.registry.arguments import BadArguments, read
 from mcp_gpu.registry.later import Later
-from mcp_gpu.registry.resource import Found, UnknownResource
 from mcp_gpu.registry.surface import Surface, SurfaceServer
-from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError
-from mcp_gpu.registry.updates import NO_WATCH, Updates
+from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
+from mcp_gpu.registry.updates import Updates
 from transports.base import (
     IDENTITY_META_KEY,
     INSTANCE_META_KEY,
@@ -47,6 +47,9 @@ from transports.base import (
     Identity,
 )
 from transports.text import quoted
+
+if TYPE_CHECKING:
+    from mcp_gpu.registry.resource import Found
 
 __all__ = ["Registry"]
 
@@ -118,7 +121,7 @@ class Registry:
         self._listing = ListToolsResult(tools=[each.listed for each in every])
         schemas = {tool.name: tool.input_schema for tool in self._listing.tools}
         self._surface: SurfaceServer | None = None
-        self._updates = Updates(NO_WATCH, lambda uri: None)
+        self._updates = Updates(_nothing, math.inf, lambda uri: None)
         if surface is not None:
             self._surface = SurfaceServer(surface, self._tools.keys(), self._ask)
             self._updates = self._surface.updates
@@ -246,6 +249,10 @@ class Registry:
         return "ok", CallToolResult(
             content=[TextContent(text=answer.text)], structured_content=from_json(data)
         )
+
+
+async def _nothing(found: Sequence[Found]) -> Mapping[str, Hashable]:
+    return {}
 
 
 def _fixed(capabilities: ServerCapabilities) -> ServerCapabilities:

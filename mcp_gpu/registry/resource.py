@@ -6,19 +6,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from mcp_types import ListResourcesResult, ListResourceTemplatesResult, ResourceTemplate
 from mcp_types import Resource as ListedResource
 
 from mcp_gpu.registry.completion import Completer
-from mcp_gpu.registry.tool import Answer
+from mcp_gpu.registry.tool import Answer, UnknownResource
 from transports.text import quoted
 
-__all__ = ["Found", "Resource", "Resources", "UnknownResource"]
-
-MIME_TYPE = "application/json"
+__all__ = ["Found", "Resource", "Resources"]
 
 URI_CHARS = 2_000
 """Longest URI that is looked at: names of nodes are shorter."""
@@ -30,10 +28,6 @@ Variables = Mapping[str, str]
 """What stands in a URI for the variables of its template, by name, without percent signs."""
 
 _VARIABLE = re.compile(r"\{(\w+)\}")
-
-
-class UnknownResource(Exception):
-    """There is none at this URI. The text says what there is."""
 
 
 def _whole(answer: Answer, variables: Variables) -> Answer:
@@ -63,6 +57,9 @@ class Resource:
     """Whether a client may subscribe to it."""
     completes: Mapping[str, Completer] = field(default_factory=dict)
     """By variable."""
+
+    mime_type: ClassVar[str] = "application/json"
+    """Of the data."""
 
     @property
     def is_template(self) -> bool:
@@ -127,7 +124,7 @@ class Resources:
                     name=each.name,
                     title=each.title,
                     description=each.description,
-                    mime_type=MIME_TYPE,
+                    mime_type=each.mime_type,
                 )
                 for each in resources
                 if not each.is_template
@@ -140,7 +137,7 @@ class Resources:
                     name=each.name,
                     title=each.title,
                     description=each.description,
-                    mime_type=MIME_TYPE,
+                    mime_type=each.mime_type,
                 )
                 for each in resources
                 if each.is_template

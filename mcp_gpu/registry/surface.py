@@ -10,7 +10,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -39,10 +39,13 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from mcp_gpu.registry.completion import Completer, complete
-from mcp_gpu.registry.prompt import Prompt, Prompts
-from mcp_gpu.registry.resource import MIME_TYPE, Found, Resource, Resources, UnknownResource
-from mcp_gpu.registry.updates import Updates, Watch, connection_of
+from mcp_gpu.registry.tool import UnknownResource
+from mcp_gpu.registry.updates import Look, Updates, connection_of
+
+if TYPE_CHECKING:  # imported when they are asked for: a start has no use for them
+    from mcp_gpu.registry.completion import Completer
+    from mcp_gpu.registry.prompt import Prompt, Prompts
+    from mcp_gpu.registry.resource import Found, Resource, Resources
 
 __all__ = ["Surface", "SurfaceServer"]
 
@@ -59,11 +62,13 @@ class Surface:
     prompts: Callable[[], Sequence[Prompt[Any]]]
     resources: Callable[[], Sequence[Resource]]
     """The closest match first: a URI is of the first that it fits."""
-    watch: Watch
-    """How to find out that one of the resources has changed."""
+    look: Look
+    """For resources, by URI, what differs once they have changed. Bounded in time."""
+    period_seconds: float
+    """Between one look and the next, for all who subscribe together."""
 
 
-Ask = Callable[[Found, Context], Awaitable[CallToolResult]]
+Ask = Callable[["Found", Context], Awaitable[CallToolResult]]
 """Calls a resource's tool for what the resource shows. Raises `UnknownResource`."""
 
 
@@ -76,14 +81,20 @@ class SurfaceServer:
 
     def __init__(self, surface: Surface, tools: Set[str], ask: Ask) -> None:
         self._surface, self._tools, self._ask = surface, tools, ask
-        self.updates = Updates(surface.watch, lambda uri: self._resources.match(uri))
+        self.updates = Updates(
+            surface.look, surface.period_seconds, lambda uri: self._resources.match(uri)
+        )
 
     @cached_property
     def _prompts(self) -> Prompts:
+        from mcp_gpu.registry.prompt import Prompts
+
         return Prompts(self._surface.prompts(), self._tools)
 
     @cached_property
     def _resources(self) -> Resources:
+        from mcp_gpu.registry.resource import Resources
+
         return Resources(self._surface.resources())
 
     def join(self, server: Server[Any]) -> None:
@@ -169,7 +180,7 @@ class SurfaceServer:
         contents: list[TextResourceContents | BlobResourceContents] = [
             TextResourceContents(
                 uri=params.uri,
-                mime_type=MIME_TYPE,
+                mime_type=found.resource.mime_type,
                 text=json.dumps(told.structured_content, ensure_ascii=False, separators=(",", ":")),
             )
         ]
@@ -195,6 +206,8 @@ class SurfaceServer:
         return EmptyResult()
 
     async def _complete(self, context: Context, params: CompleteRequestParams) -> CompleteResult:
+        from mcp_gpu.registry.completion import complete
+
         completer = self._completer(params)
         given = (params.context.arguments if params.context else None) or {}
         return CompleteResult(completion=await complete(completer, params.argument.value, given))

@@ -18,8 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.connection import Connection
@@ -28,15 +27,19 @@ from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import (
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     SubscriptionFilter,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
 )
 
-from mcp_gpu.registry.resource import Found, UnknownResource
+from mcp_gpu.registry.tool import UnknownResource
 
-__all__ = ["Updates", "Watch", "connection_of"]
+if TYPE_CHECKING:
+    from mcp_gpu.registry.resource import Found
+
+__all__ = ["Look", "Updates", "connection_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,32 +62,22 @@ NO_WAY = (
 Context = ServerRequestContext[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """How to find out whether resources have changed."""
-
-    look: Callable[[Sequence[Found]], Awaitable[Mapping[str, Hashable]]]
-    """By URI, what differs once a resource has changed. Bounded in time."""
-    period_seconds: float
-    """Between one look and the next, whoever subscribes meanwhile."""
-
-
-async def _nothing(found: Sequence[Found]) -> Mapping[str, Hashable]:
-    return {}
-
-
-NO_WATCH = Watch(_nothing, 60.0)
+Look = Callable[[Sequence["Found"]], Awaitable[Mapping[str, Hashable]]]
 
 
 class Updates:
     """The subscriptions of one server.
 
     Args:
+        look: finds out, for resources, what differs once they have changed, by URI.
+        period_seconds: between one look and the next, whoever subscribes meanwhile.
         match: which resource a URI is of.
     """
 
-    def __init__(self, watch: Watch, match: Callable[[str], Found | None]) -> None:
-        self._watch, self._match = watch, match
+    def __init__(
+        self, look: Look, period_seconds: float, match: Callable[[str], Found | None]
+    ) -> None:
+        self._look_at, self._period_seconds, self._match = look, period_seconds, match
         self._bus = InMemorySubscriptionBus()
         self._wanted: Counter[str] = Counter()
         self._seen: dict[str, Hashable] = {}
@@ -93,6 +86,8 @@ class Updates:
         self._clients: dict[Connection, set[str]] = {}
         """Of the handshake's era, which each have a channel."""
         self._changed = anyio.Event()
+        self.ended = False
+        """Whether nobody can subscribe any more: the server stops."""
         self.listen = _Listen(self, self._bus)
 
     def offered(self, uris: Iterable[str]) -> list[str]:
@@ -152,7 +147,7 @@ class Updates:
         self._wanted.update(uris)
         self._notice()
         with anyio.move_on_after(FIRST_LOOK_SECONDS):
-            await self._until(lambda: all(uri in self._seen for uri in uris))
+            await self._until(lambda: self.ended or all(uri in self._seen for uri in uris))
         self._late.update(uri for uri in uris if uri in self._wanted and uri not in self._seen)
 
     def _leave(self, uris: Iterable[str]) -> None:
@@ -163,17 +158,22 @@ class Updates:
                 self._seen.pop(uri, None)
                 self._late.discard(uri)
 
+    def end(self) -> None:
+        """Let no subscription begin any more, nor wait to."""
+        self.ended = True
+        self._notice()
+
     async def run(self) -> None:
         """Look while somebody wants to know, until cancelled."""
         while True:
             await self._until(lambda: bool(self._wanted))
             await self._look()
-            await anyio.sleep(self._watch.period_seconds)
+            await anyio.sleep(self._period_seconds)
 
     async def _look(self) -> None:
         found = [each for uri in self._wanted if (each := self._match(uri)) is not None]
         try:
-            now = await self._watch.look(found)
+            now = await self._look_at(found)
         except Exception:  # boundary: one look; the next may go well
             logger.exception("looking for changes of resources failed")
             return
@@ -215,7 +215,13 @@ class _Listen(ListenHandler):
         uris = self._updates.offered(params.notifications.resource_subscriptions or ())
         kept = SubscriptionFilter(resource_subscriptions=uris or None)
         async with self._updates.wanted(uris):
+            if self._updates.ended:  # after `close`, which ends only those that have begun
+                raise MCPError(INTERNAL_ERROR, "The server is stopping.")
             return await super().__call__(ctx, params.model_copy(update={"notifications": kept}))
+
+    def close(self) -> None:
+        self._updates.end()
+        super().close()
 
 
 def connection_of(context: Context) -> Connection:

@@ -8,20 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from mcp_gpu.registry import (
-    Answer,
-    Call,
-    Completer,
-    Found,
-    Prompt,
-    Resource,
-    Surface,
-    Tool,
-    Watch,
-)
+from mcp_gpu.registry import Answer, Call, Surface, Tool
 
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
+    from mcp_gpu.registry.prompt import Prompt
+    from mcp_gpu.registry.resource import Found, Resource
     from mcp_gpu.tools.inventory import NodeInventory
 
 __all__ = ["surface"]
@@ -45,7 +37,8 @@ def surface(node: str, collector: Collector, health: Callable[[], Tool[Any]]) ->
     return Surface(
         prompts=prompts,
         resources=partial(_resources, node, collector),
-        watch=Watch(partial(_look, health), PERIOD_SECONDS),
+        look=partial(_look, health),
+        period_seconds=PERIOD_SECONDS,
     )
 
 
@@ -59,6 +52,8 @@ async def _look(health: Callable[[], Tool[Any]], found: Sequence[Found]) -> Mapp
 
 
 def _resources(node: str, collector: Collector) -> Sequence[Resource]:
+    from mcp_gpu.registry.completion import Completer
+    from mcp_gpu.registry.resource import Resource
     from mcp_gpu.resources.gpus import INVENTORY, index_of, only
     from mcp_gpu.resources.state import HEALTH
     from mcp_gpu.resources.xids import xid_resource

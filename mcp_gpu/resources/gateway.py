@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from mcp_gpu.registry import (
-    Answer,
-    Completer,
-    Found,
-    Prompt,
-    Resource,
-    Surface,
-    UnknownResource,
-    Watch,
-)
+from mcp_gpu.registry import Answer, Surface, UnknownResource
 
 if TYPE_CHECKING:
     from mcp_gpu.fleet.router import Router
+    from mcp_gpu.registry.completion import Completer
+    from mcp_gpu.registry.prompt import Prompt
+    from mcp_gpu.registry.resource import Found, Resource
     from mcp_gpu.tools.fleet_model import FleetInventory
 
 __all__ = ["PERIOD_SECONDS", "surface"]
@@ -56,11 +50,14 @@ def surface(router: Router, *, period_seconds: float = PERIOD_SECONDS) -> Surfac
     return Surface(
         prompts=prompts,
         resources=partial(_resources, router),
-        watch=Watch(partial(_look, router), period_seconds),
+        look=partial(_look, router),
+        period_seconds=period_seconds,
     )
 
 
 def _nodes(router: Router) -> Completer:
+    from mcp_gpu.registry.completion import Completer
+
     async def names(given: Mapping[str, str]) -> Iterable[str]:
         return router.nodes()
 
@@ -94,6 +91,8 @@ async def _look(router: Router, found: Sequence[Found]) -> Mapping[str, Hashable
 
 
 def _resources(router: Router) -> Sequence[Resource]:
+    from mcp_gpu.registry.completion import Completer
+    from mcp_gpu.registry.resource import Resource
     from mcp_gpu.resources.gpus import INVENTORY, index_of, only
     from mcp_gpu.resources.state import HEALTH
     from mcp_gpu.resources.xids import xid_resource

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mcp_gpu.registry import Completer, Resource, UnknownResource
+from mcp_gpu.registry import UnknownResource
+from mcp_gpu.registry.completion import Completer
+from mcp_gpu.registry.resource import Resource
 from transports.text import quoted
 
 __all__ = ["xid_resource"]

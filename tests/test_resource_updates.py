@@ -221,8 +221,8 @@ async def test_all_subscribers_share_one_look(era: str, socket: Path) -> None:
 
 async def test_only_the_nodes_wanted_are_asked(socket: Path) -> None:
     async with fleet(socket, period_seconds=3600) as running:
-        heard = hearing(socket, ERAS[0], "gpu://node/b")
-        async with heard:
+        opened = hearing(socket, ERAS[0], "gpu://node/b")
+        async with opened:
             assert running.looks == [0, 1]
 
 
@@ -312,7 +312,7 @@ async def test_a_look_that_fails_is_not_the_last(
             raise RuntimeError("a defect")
 
         with monkeypatch.context() as patched:
-            patched.setattr(Router, "knows", fail)
+            patched.setattr(Router, "unknown", fail)
             await broken.wait()
         running.agents["a"].found = assessment(finding("ecc_uncorrected"))
         assert await heard.until(1) == ["gpu://node/a"]
@@ -347,3 +347,30 @@ async def test_a_subscription_that_waits_for_its_first_look_holds_up_no_end(sock
         handler.handler.close()  # type: ignore[attr-defined]
         assert "stopping" in (await lines.until(7))["error"]["message"]
         gate.set()
+
+
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
+async def test_a_client_hears_of_a_hundred_resources_at_most(socket: Path) -> None:
+    """Where no agents are known any name may be a node's."""
+    uris = [f"gpu://node/n{number}" for number in range(150)]
+    async with fleet(socket) as running:
+        running.discovery.lost = True
+        async with Client(unix_transport(socket), mode=ERAS[0]) as client:
+            opened = client.listen(resource_subscriptions=uris)
+            async with opened as listened:
+                assert listened.honored.resource_subscriptions == uris[:100]
+        async with Client(unix_transport(socket), mode="legacy") as client:
+            for uri in uris[:100]:
+                await client.subscribe_resource(uri)
+            with pytest.raises(MCPError, match="100 resources"):
+                await client.subscribe_resource(uris[100])
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_cannot_be_read_now_is_not_called_unknown(era: Any, socket: Path) -> None:
+    async with fleet(socket) as running, Client(unix_transport(socket), mode=era) as client:
+        running.discovery.lost = True
+        for uri in ("gpu://fleet", "gpu://node/a"):
+            with pytest.raises(MCPError, match="the list has gone") as caught:
+                await client.read_resource(uri)
+            assert caught.value.code == -32603

@@ -150,15 +150,15 @@ class Router:
         known = {self._name(target) for target in table.targets}
         return sorted(known | {absent.node for absent in table.absent})
 
-    def knows(self, node: str) -> bool:
-        """Whether it can be the name of a node that there is. Asks nobody."""
+    def unknown(self, nodes: Collection[str]) -> Collection[str]:
+        """Those of the names that cannot be any node's. Asks nobody."""
         try:
-            pick(self.discovery.table(), frozenset({node}), self._reachability.node)
+            pick(self.discovery.table(), frozenset(nodes), self._reachability.node)
         except DiscoveryError:
-            return True  # it can: nothing is known
-        except UnknownNodes:
-            return False
-        return True
+            return ()  # nothing is known, and so any may be
+        except UnknownNodes as error:
+            return error.unknown
+        return ()
 
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)

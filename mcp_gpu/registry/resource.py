@@ -67,6 +67,12 @@ class Resource:
         return "{" in self.uri
 
     @property
+    def words(self) -> dict[str, str]:
+        """What is listed of it beside the URI."""
+        shown = ("name", "title", "description", "mime_type")
+        return {name: getattr(self, name) for name in shown}
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The variables of the template."""
         return tuple(_VARIABLE.findall(self.uri))
@@ -119,26 +125,14 @@ class Resources:
         self._resources = {resource.uri: resource for resource in resources}
         self.listing = ListResourcesResult(
             resources=[
-                ListedResource(
-                    uri=each.uri,
-                    name=each.name,
-                    title=each.title,
-                    description=each.description,
-                    mime_type=each.mime_type,
-                )
+                ListedResource(uri=each.uri, **each.words)
                 for each in resources
                 if not each.is_template
             ]
         )
         self.templates = ListResourceTemplatesResult(
             resource_templates=[
-                ResourceTemplate(
-                    uri_template=each.uri,
-                    name=each.name,
-                    title=each.title,
-                    description=each.description,
-                    mime_type=each.mime_type,
-                )
+                ResourceTemplate(uri_template=each.uri, **each.words)
                 for each in resources
                 if each.is_template
             ]

@@ -18,6 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 SUBSCRIPTIONS = 256
 """Open `subscriptions/listen` streams. A client needs one."""
+
+URIS = 100
+"""Most resources that one stream or client hears of. Whoever wants more nodes wants the fleet."""
 
 FIRST_LOOK_SECONDS = 2.0
 """How long a subscription waits for the look that later ones are compared with. A resource whose
@@ -91,8 +95,8 @@ class Updates:
         self.listen = _Listen(self, self._bus)
 
     def offered(self, uris: Iterable[str]) -> list[str]:
-        """Those of the URIs that can be subscribed to."""
-        return [uri for uri in dict.fromkeys(uris) if self._is_offered(uri)]
+        """Those of the URIs that can be subscribed to, of the first of them."""
+        return [uri for uri in islice(dict.fromkeys(uris), URIS) if self._is_offered(uri)]
 
     def _is_offered(self, uri: str) -> bool:
         found = self._match(uri)
@@ -120,8 +124,11 @@ class Updates:
         if connection not in self._clients:
             self._clients[connection] = set()
             connection.exit_stack.callback(self._forget, connection)
-        if found.uri not in self._clients[connection]:
-            self._clients[connection].add(found.uri)
+        uris = self._clients[connection]
+        if found.uri not in uris:
+            if len(uris) >= URIS:
+                raise MCPError(INVALID_REQUEST, f"You have subscribed to {URIS} resources already.")
+            uris.add(found.uri)
             await self._want([found.uri])
 
     def unsubscribe(self, context: Context, uri: str) -> None:

@@ -71,7 +71,8 @@ async def _look(router: Router, found: Sequence[Found]) -> Mapping[str, Hashable
     from mcp_gpu.tools.health_model import NodeHealth
 
     nodes = {each.uri: each.variables.get(NODE) for each in found}
-    asked = {node for node in nodes.values() if node is not None and router.knows(node)}
+    named = {node for node in nodes.values() if node is not None}
+    asked = named.difference(router.unknown(named))
     seen: dict[str, Hashable] = {}
     if None in nodes.values() or asked:
         try:
@@ -158,7 +159,7 @@ def _known(router: Router, node: str) -> str:
     from mcp_gpu.tools.spans import clipped
     from transports.text import quoted
 
-    if not router.knows(node):
+    if router.unknown([node]):
         names = router.nodes()
         known = ", ".join(clipped(name, TOLD_CHARS) for name in names[:NODES_TOLD]) or "none"
         more = len(names) - NODES_TOLD

@@ -13,6 +13,7 @@ from anyio.abc import TaskStatus
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.registry import Registry, from_listing
+from mcp_gpu.resources.agent import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import AgentSettings, SettingError
@@ -99,13 +100,15 @@ async def _serve(
         started_at=time.time(),
         simulated=settings.simulate is not None,
     )
+    makers = tools.makers(sources)
     registry = Registry(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=from_listing(tools.LISTING, tools.makers(sources)),
+        tools=from_listing(tools.LISTING, makers),
         identity=lambda: identity,
         sees=lambda: sources.lookout.sight().told,
+        surface=surface(sources.node, sources.collector, makers["get_gpu_health"]),
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
@@ -131,6 +134,7 @@ async def _serve(
             # Not before: they and who asks would take turns, and who comes in the meantime is told
             # that the first look is yet to end.
             await tasks.start(sources.watch.run)
+            tasks.start_soon(registry.watch)
             sources.recorder.start()
             sources.collector.start()
     if refused is not None:

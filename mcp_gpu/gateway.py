@@ -27,6 +27,7 @@ from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Registry, from_listing
+from mcp_gpu.resources.gateway import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
@@ -220,18 +221,25 @@ async def serve_gateway(
             tools.LISTING, tools.makers(fleet.router, fleet.checkup, fleet.workloads)
         ),
         identity=identity,
+        surface=surface(fleet.router),
     )
-    try:
-        await serve(
-            registry,
-            http=http,
-            stdio=stdio,
-            delay_seconds=delay_seconds,
-            readiness=lambda: _readiness(fleet.router.discovery),
-            task_status=task_status,
-        )
-    except ListenError as error:
-        raise SettingError(str(error)) from error
+    refused: ListenError | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(registry.watch)
+        try:
+            await serve(
+                registry,
+                http=http,
+                stdio=stdio,
+                delay_seconds=delay_seconds,
+                readiness=lambda: _readiness(fleet.router.discovery),
+                task_status=task_status,
+            )
+        except ListenError as error:
+            refused = error  # Raised below, where no group is made of it.
+        tasks.cancel_scope.cancel()
+    if refused is not None:
+        raise SettingError(str(refused)) from refused
 
 
 def _readiness(discovery: Discovery) -> Readiness:

@@ -43,6 +43,15 @@ MAY_IMPORT = {
         "mcp_gpu.workloads",
         TEXT,
     },
+    "mcp_gpu.prompts": {"mcp_gpu.registry", "mcp_gpu.tools", TEXT},
+    "mcp_gpu.resources": {
+        "mcp_gpu.registry",
+        "mcp_gpu.prompts",
+        "mcp_gpu.tools",
+        "mcp_gpu.gpu",
+        "mcp_gpu.fleet",
+        TEXT,
+    },
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
         "mcp_gpu.serving.endpoint",
@@ -226,6 +235,9 @@ def test_a_tool_is_paid_for_by_its_first_call(role: str) -> None:
     loaded = loaded_by(f"import mcp_gpu.{role}, mcp_gpu.serving.stdio")
     assert set(tools_of(role).split(", ")) & loaded == set()
     assert {"mcp_gpu.gpu.health.assess", "mcp_gpu.gpu.xid.analysis"} & loaded == set()
+    shown = {"prompts.roles", "prompts.guide", "resources.gpus", "resources.xids"}
+    shown |= {"registry.completion", "registry.prompt", "registry.resource"}
+    assert {f"mcp_gpu.{each}" for each in shown} & loaded == set()
 
 
 def test_a_gateway_loads_no_gpu_library() -> None:

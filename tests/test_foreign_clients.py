@@ -152,6 +152,36 @@ async def test_mcp_inspector_lists_strictly_and_calls(
 
 
 @pytest.mark.node
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("way", ["stdio", "http"])
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+async def test_mcp_inspector_reads_prompts_and_resources(
+    role: str, way: str, era: str, fleet: Cluster, home: Path
+) -> None:
+    async def ask(method: str, *more: str) -> dict[str, Any]:
+        server = place(fleet, role, way)
+        done = await inspect(home, *server, "--method", method, *more, "--protocol-era", era)
+        found: dict[str, Any] = done["result"]
+        return found
+
+    prompts = {each["name"] for each in (await ask("prompts/list"))["prompts"]}
+    assert prompts >= {"diagnose-xid-errors", "gpu-health-check", "why-is-my-job-slow"}
+    assert ("gpu-triage" in prompts) == (role == "gateway")
+    pod = ("--prompt-name", "why-is-my-job-slow", "--prompt-args", "pod=ml/train-0")
+    (message,) = (await ask("prompts/get", *pod))["messages"]
+    assert "ml/train-0" in message["content"]["text"]
+
+    listed = [each["uri"] for each in (await ask("resources/list"))["resources"]]
+    assert listed == ["gpu://fleet" if role == "gateway" else "gpu://node/h100-a"]
+    templates = (await ask("resources/templates/list"))["resourceTemplates"]
+    assert "xid://{code}" in [each["uriTemplate"] for each in templates]
+    for uri in (*listed, "gpu://node/h100-a/gpu/0", "xid://79"):
+        first, *_ = (await ask("resources/read", "--uri", uri))["contents"]
+        assert (first["uri"], first["mimeType"]) == (uri, "application/json")
+        assert json.loads(first["text"])
+
+
+@pytest.mark.node
 async def test_mcp_inspector_sees_a_wrong_argument_as_the_tools_error(
     fleet: Cluster, home: Path
 ) -> None:

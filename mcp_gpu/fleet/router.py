@@ -140,6 +140,26 @@ class Router:
         _log(tool, fan_out, time.monotonic() - started)
         return fan_out
 
+    def nodes(self) -> Sequence[str]:
+        """The names of the nodes that are known now, in order; an agent whose node nobody has
+        learned yet goes by its address. Asks nobody."""
+        try:
+            table = self.discovery.table()
+        except DiscoveryError:
+            return ()
+        known = {self._name(target) for target in table.targets}
+        return sorted(known | {absent.node for absent in table.absent})
+
+    def unknown(self, nodes: Collection[str]) -> Collection[str]:
+        """Those of the names that cannot be any node's. Asks nobody."""
+        try:
+            pick(self.discovery.table(), frozenset(nodes), self._reachability.node)
+        except DiscoveryError:
+            return ()  # nothing is known, and so any may be
+        except UnknownNodes as error:
+            return error.unknown
+        return ()
+
     def _name(self, target: Target) -> str:
         return self._reachability.node(target) or str(target)
 

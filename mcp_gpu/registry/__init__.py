@@ -1,9 +1,14 @@
-"""How a tool is declared, and how one MCP server is made of the declarations."""
+"""How tools, prompts and resources are declared, and how one MCP server is made of them.
+
+What declares prompts and resources is imported from its own modules, by those who are asked for
+them: a start has no use for it.
+"""
 
 from mcp_gpu.registry.arguments import Arguments
 from mcp_gpu.registry.later import Later, Makers, from_listing
 from mcp_gpu.registry.registry import Registry
-from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError
+from mcp_gpu.registry.surface import Surface
+from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
 
 __all__ = [
     "Answer",
@@ -12,7 +17,9 @@ __all__ = [
     "Later",
     "Makers",
     "Registry",
+    "Surface",
     "Tool",
     "ToolError",
+    "UnknownResource",
     "from_listing",
 ]

@@ -1,4 +1,4 @@
-"""What a tool may be asked: strict arguments, and one error text that says what is wrong.
+"""What tools and prompts may be asked: strict arguments, and one error that says what is wrong.
 
 The SDK drops unknown arguments in silence and answers wrong ones with pydantic's prose and URLs.
 A model that misspelt an argument must hear so, or it takes the answer for what it asked.
@@ -23,8 +23,8 @@ INPUT_CHARS_TOLD = 60
 
 
 class Arguments(BaseModel):
-    """Base of every tool's arguments. Unknown names are refused and nothing is coerced:
-    `"5"` is no integer and `1` is no boolean."""
+    """Base of the arguments of every tool and prompt. Unknown names are refused and nothing is
+    coerced: `"5"` is no integer and `1` is no boolean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,11 +33,14 @@ A = TypeVar("A", bound=Arguments)
 
 
 class BadArguments(Exception):
-    """The arguments don't fit the tool. The text is for the model."""
+    """The arguments don't fit. The text is for the model."""
 
 
-def read(model: type[A], raw: Mapping[str, Any] | None, *, tool: str) -> A:
+def read(model: type[A], raw: Mapping[str, Any] | None, *, of: str) -> A:
     """Validate what came over the wire against the declared types.
+
+    Args:
+        of: the tool or the prompt, for errors.
 
     Raises:
         BadArguments: an argument is unknown, missing or of a wrong value.
@@ -47,18 +50,18 @@ def read(model: type[A], raw: Mapping[str, Any] | None, *, tool: str) -> A:
         # Python types (a list is no tuple, a string no enum) otherwise.
         return model.model_validate_json(json.dumps(raw or {}), strict=True)
     except ValidationError as error:
-        raise BadArguments(_explain(error, model, tool)) from None
+        raise BadArguments(_explain(error, model, of)) from None
     except RecursionError:
-        raise BadArguments(f"Bad arguments for {tool}: nested too deeply.") from None
+        raise BadArguments(f"Bad arguments for {of}: nested too deeply.") from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel], tool: str) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], of: str) -> str:
     details = _independent(error.errors(include_url=False, include_context=False))
     problems = [_problem(detail) for detail in details[:PROBLEMS_TOLD]]
     if len(details) > PROBLEMS_TOLD:
         problems.append(f"and {len(details) - PROBLEMS_TOLD} more problems")
     allowed = ", ".join(name for name in model.model_fields) or "no arguments"
-    return f"Bad arguments for {tool}: {'; '.join(problems)}. Allowed: {allowed}."
+    return f"Bad arguments for {of}: {'; '.join(problems)}. Allowed: {allowed}."
 
 
 def _independent(details: list[ErrorDetails]) -> list[ErrorDetails]:

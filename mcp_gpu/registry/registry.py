@@ -1,25 +1,24 @@
-"""How one MCP server is made of tools.
+"""How one MCP server is made of tools, prompts and resources.
 
-A `Registry` owns one `mcp.server.lowlevel.Server` and answers `tools/list`, `tools/call`,
-`server/discover` and `subscriptions/listen` on it, the same on every listener that serves it.
-Every tool is read-only: the annotations are constants, not a choice.
+A `Registry` owns one `mcp.server.lowlevel.Server` and answers on it, the same on every listener
+that serves it. Every tool is read-only: the annotations are constants, not a choice.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from mcp.server.caching import CacheHint
+from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -29,6 +28,7 @@ from mcp_types import (
     ListToolsResult,
     PaginatedRequestParams,
     RequestParams,
+    ServerCapabilities,
     TextContent,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -36,7 +36,9 @@ from pydantic_core import from_json
 
 from mcp_gpu.registry.arguments import BadArguments, read
 from mcp_gpu.registry.later import Later
-from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError
+from mcp_gpu.registry.surface import Surface, SurfaceServer
+from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
+from mcp_gpu.registry.updates import Updates
 from transports.base import (
     IDENTITY_META_KEY,
     INSTANCE_META_KEY,
@@ -45,6 +47,9 @@ from transports.base import (
     Identity,
 )
 from transports.text import quoted
+
+if TYPE_CHECKING:
+    from mcp_gpu.registry.resource import Found
 
 __all__ = ["Registry"]
 
@@ -67,11 +72,15 @@ DATA = (
 NAME_CHARS = 100
 """How much of an unknown tool's name is repeated."""
 
-TOOLS_TTL_MS = 300_000
-"""The list never changes while the process lives; five minutes bound what an upgrade leaves."""
+LISTS_TTL_MS = 300_000
+"""No list changes while the process lives; five minutes bound what an upgrade leaves."""
 
-SUBSCRIPTIONS = 256
-"""Open `subscriptions/listen` streams. A client needs one."""
+LISTS: tuple[CacheableMethod, ...] = (
+    "tools/list",
+    "prompts/list",
+    "resources/list",
+    "resources/templates/list",
+)
 
 Context = ServerRequestContext[Any, Any]
 
@@ -80,6 +89,7 @@ class Registry:
     """One MCP server made of tools.
 
     Args:
+        surface: what it shows beside them.
         identity: who this process is; asked at every `server/discover` and call. Its `tools` are
             filled in here.
         sees: what it may look at where it runs, each to "yes" or why not. Told in the identity of
@@ -98,6 +108,7 @@ class Registry:
         tools: Sequence[Tool[Any] | Later],
         identity: Callable[[], Identity],
         sees: Callable[[], Mapping[str, str]] = dict,
+        surface: Surface | None = None,
         answer_bytes: int = ANSWER_BYTES,
     ) -> None:
         every = [tool if isinstance(tool, Later) else Later.made(tool) for tool in tools]
@@ -109,6 +120,11 @@ class Registry:
         self._answer_bytes = answer_bytes
         self._listing = ListToolsResult(tools=[each.listed for each in every])
         schemas = {tool.name: tool.input_schema for tool in self._listing.tools}
+        self._surface: SurfaceServer | None = None
+        self._updates = Updates(_nothing, math.inf, lambda uri: None)
+        if surface is not None:
+            self._surface = SurfaceServer(surface, self._tools.keys(), self._ask)
+            self._updates = self._surface.updates
         self.calls: Counter[tuple[str, str]] = Counter()
         """Calls by tool and outcome: ok, bad_arguments, tool_error, too_large, internal_error,
         cancelled."""
@@ -116,15 +132,15 @@ class Registry:
             name,
             version=version,
             instructions=f"{instructions} {DATA}".strip(),
-            cache_hints={"tools/list": CacheHint(ttl_ms=TOOLS_TTL_MS, scope="public")},
+            cache_hints=dict.fromkeys(LISTS, CacheHint(ttl_ms=LISTS_TTL_MS, scope="public")),
             # Without it, the SDK lists all tools before every call over HTTP.
             get_tool_input_schema=schemas.get,
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
-            on_subscriptions_listen=ListenHandler(
-                InMemorySubscriptionBus(), max_subscriptions=SUBSCRIPTIONS
-            ),
+            on_subscriptions_listen=self._updates.listen,
         )
+        if self._surface is not None:
+            self._surface.join(self.server)
         self.server.add_request_handler("server/discover", RequestParams, self._discover)
 
     def identity(self) -> Identity:
@@ -132,6 +148,17 @@ class Registry:
         listed = self._listing.tools
         tools = {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
         return replace(self._identity(), tools=tools)
+
+    def needs(self, method: str, params: Mapping[str, Any]) -> frozenset[str]:
+        """The tools whose content a request would be shown: a caller needs the right to each."""
+        if method == "tools/call":
+            name = params.get("name")
+            return frozenset({name} if isinstance(name, str) else ())
+        return frozenset(() if self._surface is None else self._surface.needs(method, params))
+
+    async def watch(self) -> None:
+        """Tell those who subscribe what has changed, until cancelled."""
+        await self._updates.run()
 
     async def _list_tools(
         self, context: Context, params: PaginatedRequestParams | None
@@ -146,7 +173,9 @@ class Registry:
             meta[PAD_META_KEY] = "x" * min(wanted, PAD_CHARS_LIMIT)
         return DiscoverResult(
             supported_versions=list(MODERN_PROTOCOL_VERSIONS),
-            capabilities=self.server.get_capabilities(protocol_version=context.protocol_version),
+            capabilities=_fixed(
+                self.server.get_capabilities(protocol_version=context.protocol_version)
+            ),
             instructions=self.server.instructions,
             _meta=meta,
         )
@@ -157,23 +186,44 @@ class Registry:
             known = ", ".join(self._tools)
             unknown = quoted(params.name, NAME_CHARS)
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {unknown}. Known: {known}")
-        try:
-            outcome, result = await self._outcome(later, params.arguments, _call(context))
-        except anyio.get_cancelled_exc_class():
-            self.calls[params.name, "cancelled"] += 1
-            raise
-        self.calls[params.name, outcome] += 1
+        result = await self._counted(later, params.arguments, context)
         return result.model_copy(update={"meta": {INSTANCE_META_KEY: self._identity().instance}})
 
+    async def _ask(self, found: Found, context: Context) -> CallToolResult:
+        later = self._tools[found.resource.tool]
+        return await self._counted(later, found.arguments(), context, found.narrowed)
+
+    async def _counted(
+        self,
+        later: Later,
+        raw: Mapping[str, Any] | None,
+        context: Context,
+        narrowed: Callable[[Answer], Answer] = lambda answer: answer,
+    ) -> CallToolResult:
+        name = later.listed.name
+        try:
+            outcome, result = await self._outcome(later, raw, _call(context), narrowed)
+        except anyio.get_cancelled_exc_class():
+            self.calls[name, "cancelled"] += 1
+            raise
+        self.calls[name, outcome] += 1
+        return result
+
     async def _outcome(
-        self, later: Later, raw: Mapping[str, Any] | None, call: Call
+        self,
+        later: Later,
+        raw: Mapping[str, Any] | None,
+        call: Call,
+        narrowed: Callable[[Answer], Answer],
     ) -> tuple[str, CallToolResult]:
         name = later.listed.name
         try:
             tool = later.tool
-            arguments = read(tool.arguments, raw, tool=name)
+            arguments = read(tool.arguments, raw, of=name)
             answer = await tool.run(arguments, call)
-            return self._result(tool, answer)
+            return self._result(tool, narrowed(answer))
+        except UnknownResource:
+            raise
         except BadArguments as error:
             return "bad_arguments", _error(str(error))
         except ToolError as error:
@@ -199,6 +249,22 @@ class Registry:
         return "ok", CallToolResult(
             content=[TextContent(text=answer.text)], structured_content=from_json(data)
         )
+
+
+async def _nothing(found: Sequence[Found]) -> Mapping[str, Hashable]:
+    return {}
+
+
+def _fixed(capabilities: ServerCapabilities) -> ServerCapabilities:
+    """Without the lists that change: none does, though the SDK says so wherever somebody may
+    listen."""
+    shown = {name: getattr(capabilities, name) for name in ("tools", "prompts", "resources")}
+    return capabilities.model_copy(
+        update={
+            name: each and each.model_copy(update={"list_changed": False})
+            for name, each in shown.items()
+        }
+    )
 
 
 def _call(context: Context) -> Call:

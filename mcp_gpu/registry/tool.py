@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from mcp_gpu.registry.arguments import Arguments
 from mcp_gpu.registry.schema import compact
 
-__all__ = ["Answer", "Call", "Tool", "ToolError"]
+__all__ = ["Answer", "Call", "Tool", "ToolError", "UnknownResource"]
 
 PROGRESS_SECONDS = 1.0
 """How long a tool waits for a client to take a progress notification, which it may well lose."""
@@ -24,6 +24,10 @@ A = TypeVar("A", bound=Arguments)
 
 class ToolError(Exception):
     """The tool can't answer, and the text says why and what to do. The model reads it."""
+
+
+class UnknownResource(Exception):
+    """There is none at this URI. The text says what there is."""
 
 
 @dataclass(frozen=True, slots=True)

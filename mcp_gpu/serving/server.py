@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,9 @@ class Served(Protocol):
         """Calls by tool and outcome."""
 
     def identity(self) -> Identity: ...
+
+    def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
+        """The tools whose content a request would be shown: a caller needs the right to each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +146,7 @@ async def serve(
         listeners: list[Listener] = []
         addresses: tuple[tuple[str, int], ...] = ()
         if http is not None:
-            listener, addresses = _listen_http(opened, served.server, http, pages, drain_seconds)
+            listener, addresses = _listen_http(opened, served, http, pages, drain_seconds)
             listeners.append(listener)
         if socket_path is not None:
             listeners.append(_listen_unix(opened, served.server, socket_path, stopping))
@@ -187,7 +190,7 @@ async def _until_requested(stop: Stop, delay_seconds: float) -> None:
 
 
 def _listen_http(
-    opened: ExitStack, server: Server[Any], endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
+    opened: ExitStack, served: Served, endpoint: HttpEndpoint, pages: Pages, drain_seconds: int
 ) -> tuple[Listener, tuple[tuple[str, int], ...]]:
     from mcp_gpu.serving.access.gate import Gate
     from mcp_gpu.serving.certificate import Certificate
@@ -195,7 +198,7 @@ def _listen_http(
 
     if endpoint.open_to_all and not endpoint.access.anonymous:
         raise ListenError(OPEN_DOOR)
-    gate = Gate(endpoint.access)
+    gate = Gate(endpoint.access, served.needs)
     certificate = None if endpoint.tls is None else Certificate(endpoint.tls)
     sockets = bind(endpoint)
     if endpoint.open_to_all or endpoint.in_the_clear:
@@ -207,7 +210,7 @@ def _listen_http(
 
     async def listener(state: Any) -> None:
         await serve_http(
-            server,
+            served.server,
             endpoint,
             sockets,
             gate=gate,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -137,6 +137,9 @@ class _Served:
     def identity(self) -> Identity:
         tools = {self.agent.tool: tuple(self.agent.arguments.model_fields)}
         return replace(self.agent.whoami(), tools=tools)
+
+    def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
+        return ()
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import warnings
 import zlib
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -482,6 +482,9 @@ class Fixtures:
 
     def identity(self) -> Identity:
         return Identity(name="conformance-fixtures", version="1", node="fixture")
+
+    def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
+        return ()
 
 
 class _PrintUrl:

@@ -12,7 +12,7 @@ import pytest
 
 from mcp_gpu.serving.access import answers, keys, tokens
 from mcp_gpu.serving.access.model import AccessPolicy
-from mcp_gpu.serving.server import HttpEndpoint
+from mcp_gpu.serving.server import HttpEndpoint, Served
 from support.demo_server import registry
 from support.wire import PATIENCE_SECONDS, call, serving
 
@@ -59,12 +59,20 @@ class Door:
 
 @asynccontextmanager
 async def door(
-    policy: AccessPolicy, caplog: pytest.LogCaptureFixture, *secrets: str, port: int = 0
+    policy: AccessPolicy,
+    caplog: pytest.LogCaptureFixture,
+    *secrets: str,
+    port: int = 0,
+    served: Served | None = None,
 ) -> AsyncIterator[Door]:
-    """A server with this policy. In the end no token may be in any answer, nor in any log."""
+    """A server with this policy. In the end no token may be in any answer, nor in any log.
+
+    Args:
+        served: behind it; by default the demo server.
+    """
     caplog.set_level(logging.DEBUG)
     async with (
-        serving(registry(), http=HttpEndpoint(port=port, access=policy)) as listening,
+        serving(served or registry(), http=HttpEndpoint(port=port, access=policy)) as listening,
         httpx.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
     ):
         opened = Door(f"http://127.0.0.1:{listening.http[0][1]}", client)

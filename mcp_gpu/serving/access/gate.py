@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -48,15 +48,21 @@ QUERY_NAMES = frozenset({"access_token", "token"})
 
 _TOKEN = re.compile(r"[!-~]+")
 
+Needs = Callable[[str, Mapping[str, Any]], Iterable[str]]
+
 
 class Gate:
     """Applies an `AccessPolicy`. Enter it before the first caller is admitted.
+
+    Args:
+        needs: the tools whose content a request would be shown, by its method and parameters.
 
     Raises:
         ListenError: the token file cannot be used, or this is no pod and has to be one.
     """
 
-    def __init__(self, policy: AccessPolicy) -> None:
+    def __init__(self, policy: AccessPolicy, needs: Needs) -> None:
+        self._needs = needs
         self._verifiers: list[Verifier] = []
         self._rights: Rights | None = None
         self._challenge: dict[str, str] = {}
@@ -168,19 +174,17 @@ class Gate:
             or caller is None
             or caller.kind == "static"
             or not isinstance(message, JSONRPCRequest | JSONRPCNotification)
-            or message.method != "tools/call"
         ):
             return None
-        tool = (message.params or {}).get("name")
-        if not isinstance(tool, str):
-            return None  # names no tool, which the server says
-        try:
-            if await self._rights.may_call(caller, tool):
-                return None
-        except Unverifiable as error:
-            return self._unverifiable("whether you may call this tool", error)
-        logger.info("%.200r lacks the right to call %.100r", caller.name, tool)
-        return refusal(403, self._rights.missing(caller, tool))
+        for tool in sorted(self._needs(message.method, message.params or {})):
+            try:
+                if await self._rights.may_call(caller, tool):
+                    continue
+            except Unverifiable as error:
+                return self._unverifiable("whether you may call this tool", error)
+            logger.info("%.200r lacks the right to call %.100r", caller.name, tool)
+            return refusal(403, self._rights.missing(caller, tool))
+        return None
 
     async def _known(self, token: str) -> Caller | None:
         """Whose token it is. Kinds that need not ask come first, and one that cannot be asked is

@@ -66,7 +66,10 @@ def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     library = None if settings.nvml_library is None else str(settings.nvml_library)
-    watch = _watch(settings, library)
+    simulated = None
+    if settings.simulate is not None:
+        simulated = _simulate(settings.simulate, settings.node_name)
+    watch = _watch(settings, library, simulated)
     collector = Collector(
         _nvml(settings, library),
         fast_seconds=settings.fast_seconds,
@@ -74,7 +77,7 @@ def run(settings: AgentSettings) -> int:
         events=watch.events,
     )
     try:
-        anyio.run(_serve, settings, http, collector, watch)
+        anyio.run(_serve, settings, http, collector, watch, simulated)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         collector.stop()
@@ -92,7 +95,11 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+    settings: AgentSettings,
+    http: HttpEndpoint | None,
+    collector: Collector,
+    watch: XidWatch,
+    simulated: Node | None,
 ) -> None:
     started = time.monotonic()
     lookout = Lookout(lambda: collector.snapshot, watch.sources)
@@ -118,6 +125,7 @@ async def _serve(
                 watch,
                 lookout.sight,
                 expected_gpus=settings.expected_gpus,
+                simulated=simulated,
             ),
         ),
         identity=lambda: identity,
@@ -179,8 +187,8 @@ def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
     return Nvml(library_path=library, explain=look)
 
 
-def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
-    if settings.simulate is None:
+def _watch(settings: AgentSettings, library: str | None, simulated: Node | None) -> XidWatch:
+    if simulated is None:
         return XidWatch(
             opener(settings.kernel_log),
             place=str(settings.kernel_log),
@@ -191,7 +199,7 @@ def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
         )
     # A simulated node has a kernel log of its own. Whatever machine this is, its journal is not
     # that node's.
-    log = _simulate(settings.simulate, settings.node_name).kernel_log
+    log = simulated.kernel_log
     return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
 
 

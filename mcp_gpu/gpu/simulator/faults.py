@@ -101,9 +101,11 @@ class Lost(BoardFault):
 
 
 class Vanished(BoardFault):
-    """Lost, and not even counted from the next initialisation on, as after a reboot."""
+    """Lost, and not even counted from the next initialisation on, as after a reboot. `on_bus`: the
+    kernel still finds it, and the driver could not start it."""
 
     kind: Literal["vanished"]
+    on_bus: bool = False
 
     def code(self, call: str, gpu_index: int | None) -> int:
         return _GPU_IS_LOST

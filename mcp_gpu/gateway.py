@@ -31,6 +31,7 @@ from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
 from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
 from mcp_gpu.tools import gateway as tools
+from mcp_gpu.workloads.reads import Workloads
 from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
@@ -69,6 +70,7 @@ class Fleet:
 
     router: Router
     checkup: Checkup
+    workloads: Workloads
 
 
 @asynccontextmanager
@@ -106,24 +108,34 @@ async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
             call_deadline_seconds=settings.call_deadline_seconds,
             concurrency=settings.concurrency,
         )
-        yield Fleet(router, await _checkup(settings, discovery, reachability, stack))
+        apis = await _apis(settings, discovery, stack)
+        checkup = await _checkup(settings, discovery, reachability, apis)
+        yield Fleet(router, checkup, Workloads(apis))
         group.cancel_scope.cancel()
+
+
+async def _apis(
+    settings: FleetSettings, discovery: Discovery, stack: AsyncExitStack
+) -> dict[str, KubernetesApi]:
+    """The clusters that the agents are found in, by context."""
+    if not isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
+        return {}
+    return {
+        name: await stack.enter_async_context(shared(settings.kubeconfig, name))
+        for name in settings.context or ("",)
+    }
 
 
 async def _checkup(
     settings: FleetSettings,
     discovery: Discovery,
     reachability: Reachability,
-    stack: AsyncExitStack,
+    apis: Mapping[str, KubernetesApi],
 ) -> Checkup:
-    apis: dict[str, KubernetesApi] = {}
     namespace = ""
-    if isinstance(discovery, KubernetesDiscovery | ClustersDiscovery):
-        for name in settings.context or ("",):
-            apis[name] = await stack.enter_async_context(shared(settings.kubeconfig, name))
-        if settings.pod_name:
-            with suppress(KubernetesError):  # which discovery meets too, and tells
-                namespace = await next(iter(apis.values())).namespace()
+    if apis and settings.pod_name:
+        with suppress(KubernetesError):  # which discovery meets too, and tells
+            namespace = await next(iter(apis.values())).namespace()
     surveyor = Surveyor(
         reachability,
         place=Place(node=settings.node_name, pod=settings.pod_name, namespace=namespace),
@@ -204,7 +216,9 @@ async def serve_gateway(
         name="mcp-gpu-gateway",
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=from_listing(tools.LISTING, tools.makers(fleet.router, fleet.checkup)),
+        tools=from_listing(
+            tools.LISTING, tools.makers(fleet.router, fleet.checkup, fleet.workloads)
+        ),
         identity=identity,
     )
     try:

@@ -22,7 +22,7 @@ NOBODY: Any = None
 
 MAKERS = {
     "agent": agent.makers("n", NOBODY, NOBODY, NOBODY),
-    "gateway": gateway.makers(NOBODY, NOBODY),
+    "gateway": gateway.makers(NOBODY, NOBODY, NOBODY),
 }
 LISTINGS = {"agent": agent.LISTING, "gateway": gateway.LISTING}
 FLAGS = {"agent": ["--simulate", "demo", "--node-name", "h100-a"], "gateway": ["--agents", "a"]}

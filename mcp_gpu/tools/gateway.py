@@ -11,6 +11,7 @@ from mcp_gpu.registry import Makers, Tool
 if TYPE_CHECKING:
     from mcp_gpu.fleet.connectivity.checkup import Checkup
     from mcp_gpu.fleet.router import Router
+    from mcp_gpu.workloads.reads import Workloads
 
 __all__ = ["LISTING", "makers"]
 
@@ -18,7 +19,7 @@ LISTING: Final = Path(__file__).with_name("gateway.json")
 """What clients are shown of them; `make test ARGS=--update-golden` writes it."""
 
 
-def makers(router: Router, checkup: Checkup) -> Makers:
+def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
     """What makes the tools over a fleet, by name."""
 
     def health() -> Tool[Any]:
@@ -46,9 +47,15 @@ def makers(router: Router, checkup: Checkup) -> Makers:
 
         return connectivity_tool(checkup)
 
+    def describe() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_node import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     return {
         "analyze_xid_errors": xids,
         "check_connectivity": connectivity,
+        "describe_gpu_node": describe,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,

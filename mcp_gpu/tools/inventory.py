@@ -24,7 +24,6 @@ __all__ = [
     "GpuModel",
     "NodeInventory",
     "agent_tool",
-    "is_lost",
     "node_lines",
     "reading_age",
     "trouble",
@@ -110,7 +109,7 @@ class NodeInventory(_Wire):
             cuda_version=snapshot.cuda_version,
             gpu_count=snapshot.gpu_count,
             gpu_count_expected=snapshot.gpu_count_expected,
-            gpus_lost=sum(is_lost(gpu) for gpu in snapshot.gpus),
+            gpus_lost=sum(_is_lost(gpu) for gpu in snapshot.gpus),
             models=_models(snapshot.gpus),
             attention=tuple(_attention(snapshot)),
             age_seconds=reading_age(snapshot.fast_at),
@@ -232,8 +231,7 @@ def _attention(snapshot: Snapshot) -> list[str]:
     return notes
 
 
-def is_lost(gpu: Gpu) -> bool:
-    """Whether it cannot be read, though the agent may."""
+def _is_lost(gpu: Gpu) -> bool:
     # A container that is given some of a node's GPUs has lost none.
     return gpu.state != "ok" and set(gpu.unavailable.values()) != {"no_permission"}
 

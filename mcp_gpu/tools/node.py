@@ -103,13 +103,12 @@ def agent_tool(
     limiter = anyio.CapacityLimiter(1)
 
     async def run(arguments: AgentArguments, call: Call) -> Answer:
-        around = await _look(surroundings, limiter)
         snapshot = collector.snapshot
         if snapshot.waiting is None:
             snapshot = await collector.fresh(
                 max_age_seconds=MAX_AGE_SECONDS, timeout_seconds=FRESH_TIMEOUT_SECONDS
             )
-        description = described(snapshot, around)
+        description = described(snapshot, await _look(surroundings, limiter))
         return Answer("\n".join(within(agent_lines(description), TEXT_CHARS)), description)
 
     return Tool(

@@ -13,7 +13,6 @@ from mcp_gpu.gpu.xid.report import Time
 from mcp_gpu.node.sight import Sight
 from mcp_gpu.node.surroundings import Surroundings
 from mcp_gpu.tools.health_model import NodeHealth, Verdicts
-from mcp_gpu.tools.inventory import is_lost
 from mcp_gpu.tools.spans import clipped
 from mcp_gpu.tools.xids_model import NodeXids
 
@@ -38,10 +37,11 @@ class NodeGpu(Wire):
     uuid: str | None
     pci_bus_id: str | None
     state: GpuState
-    lost: bool = Field(description="It cannot be read, and not for want of permission.")
     verdict: Verdict
     mig: bool | None = Field(description="Whether MIG is on; null: unknown, or there is none.")
-    mig_profiles: dict[str, int] = Field(description="Profile to how many instances of it.")
+    mig_profiles: dict[str, int] | None = Field(
+        description="Profile to how many instances of it; null: they cannot all be listed."
+    )
     virtualization: str | None
 
     @classmethod
@@ -57,10 +57,9 @@ class NodeGpu(Wire):
             uuid=gpu.uuid,
             pci_bus_id=gpu.pci_bus_id,
             state=gpu.state,
-            lost=is_lost(gpu),
             verdict=verdict,
             mig=gpu.mig_mode_current,
-            mig_profiles=profiles,
+            mig_profiles=None if "mig_devices" in gpu.unavailable else profiles,
             virtualization=gpu.virtualization_mode,
         )
 

@@ -39,10 +39,12 @@ def gpus_line(told: NodeDescription) -> str:
         return models
     profiles: dict[str, int] = {}
     for gpu in told.gpus:
-        for profile, count in gpu.mig_profiles.items():
+        for profile, count in (gpu.mig_profiles or {}).items():
             profiles[profile] = profiles.get(profile, 0) + count
     shape = ", ".join(f"{count}x {profile}" for profile, count in sorted(profiles.items()))
-    return f"{models}, MIG on GPU {numbers(cut)}: {shape or 'no instances'}"
+    unlisted = any(gpu.mig and gpu.mig_profiles is None for gpu in told.gpus)
+    none = "instances not all to be listed" if unlisted else "no instances"
+    return f"{models}, MIG on GPU {numbers(cut)}: {shape or none}"
 
 
 def driver_line(told: NodeDescription) -> str:
@@ -111,7 +113,8 @@ def xid_lines(xids: RecentXids) -> Iterator[str]:
         count = counted(xids.xids, "Xid") if xids.xids else "no Xids"
         yield f"Xids since {xids.since}: {count}"
     for each in xids.groups:
-        said = f"  {each.severity.upper()} {each.device} {each.kind} {each.code} x{each.count}"
+        kind = "SXid" if each.kind == "sxid" else "Xid"
+        said = f"  {each.severity.upper()} {each.device} {kind} {each.code} x{each.count}"
         state = "" if each.state == "open" else f" ({each.state})"
         yield clipped(f"{said}, last {each.last}{state}: {each.name}: {each.action}", LINE_CHARS)
     if xids.groups_omitted:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from mcp_gpu.gpu.pci import PciBus, PciGpu, address
 from mcp_gpu.gpu.simulator.board import Gpu
-from mcp_gpu.gpu.simulator.faults import Lost, Vanished
+from mcp_gpu.gpu.simulator.faults import GPU_IS_LOST, Fault, Lost, Vanished
 from mcp_gpu.gpu.simulator.node import Node
 
 __all__ = ["driver_loaded", "pci_bus"]
 
 
 def driver_loaded(node: Node) -> bool:
-    """Whether the kernel module is there."""
+    """Whether the kernel module is there now."""
+    if node.on_call is not None:
+        node.on_call()
     return not any(fault.kind == "driver_not_loaded" for fault in node.faults)
 
 
@@ -32,5 +34,10 @@ def _on_bus(node: Node, gpu: Gpu, driver: str | None) -> PciGpu | None:
         address=address(pci["busId"]),
         device_id=f"{pci['pciDeviceId'] >> 16:04x}",
         driver=driver,
-        answers=not any(isinstance(fault, Lost) for fault in faults),
+        answers=not any(map(_is_off, faults)),
     )
+
+
+def _is_off(fault: Fault) -> bool:
+    """Whether NVML's refusal means that the board is off the bus."""
+    return isinstance(fault, Lost) or getattr(fault, "return_code", 0) == GPU_IS_LOST

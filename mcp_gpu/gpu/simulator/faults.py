@@ -43,6 +43,7 @@ from mcp_gpu.gpu.simulator.memory_faults import (
 )
 
 __all__ = [
+    "GPU_IS_LOST",
     "Ecc",
     "EccPending",
     "Fabric",
@@ -79,7 +80,7 @@ __all__ = [
 
 from mcp_gpu.gpu.simulator.kernel_log import UPTIME_SECONDS
 
-_GPU_IS_LOST, _NO_PERMISSION = 15, 4
+GPU_IS_LOST, _NO_PERMISSION = 15, 4
 
 _WHOLE_NODE = {
     "driver_not_loaded": 9,
@@ -97,7 +98,7 @@ class Lost(BoardFault):
     kind: Literal["lost"]
 
     def code(self, call: str, gpu_index: int | None) -> int:
-        return _GPU_IS_LOST
+        return GPU_IS_LOST
 
 
 class Vanished(BoardFault):
@@ -108,7 +109,7 @@ class Vanished(BoardFault):
     on_bus: bool = False
 
     def code(self, call: str, gpu_index: int | None) -> int:
-        return _GPU_IS_LOST
+        return GPU_IS_LOST
 
 
 class Unreadable(BoardFault):

@@ -27,6 +27,15 @@ every_ci_file = pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path
 
 READ = "list,watch"
 
+WORKLOADS = [
+    ("", "nodes", "get"),
+    ("", "events", "list"),
+    ("resource.k8s.io", "resourceslices", "list"),
+]
+
+NOTHING = {"nodes": False, "diagnosis": False, "workloads": False}
+"""Of what RBAC can grant feature by feature."""
+
 REVIEWS = [
     ("authentication.k8s.io", "tokenreviews", "create"),
     ("authorization.k8s.io", "subjectaccessreviews", "create"),
@@ -54,6 +63,7 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
     assert rules(rendered, "ClusterRole") == [
         *REVIEWS,
         ("", "nodes", READ),
+        *WORKLOADS,
         ("apps", "daemonsets", "list"),
         (
             "crd.projectcalico.org",
@@ -121,7 +131,7 @@ OAUTH = {"issuer": "https://login.example.org", "resource": "https://gpu.example
 def test_the_gateway_may_ask_about_tokens_and_rights_only_where_it_does(
     auth: dict[str, Any], reviews: list[tuple[str, str, str]], bound: bool
 ) -> None:
-    rendered = render({"auth": auth, "rbac": {"nodes": False, "diagnosis": False}})
+    rendered = render({"auth": auth, "rbac": NOTHING})
     assert rules(rendered, "ClusterRole") == reviews
     variables = environment(rendered, "gateway")
     asks = REVIEWS[1] in reviews
@@ -254,10 +264,15 @@ def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
-    alone = rules(render({"rbac": {"nodes": False}}), "ClusterRole")
+    alone = rules(render({"rbac": {"nodes": False, "workloads": False}}), "ClusterRole")
     assert "nodes" not in [resource for _, resource, _ in alone]
-    granted = rules(render({"rbac": {"diagnosis": False}}), "ClusterRole")
+    granted = rules(render({"rbac": {"diagnosis": False, "workloads": False}}), "ClusterRole")
     assert granted == [*REVIEWS, ("", "nodes", READ)]
+
+
+def test_what_a_nodes_page_tells_is_granted_by_itself() -> None:
+    granted = rules(render({"rbac": {**NOTHING, "workloads": True}}), "ClusterRole")
+    assert granted == [*REVIEWS, *WORKLOADS]
 
 
 # --- tokens ------------------------------------------------------------------------------------

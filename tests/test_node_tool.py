@@ -15,7 +15,16 @@ from support import served
 from support.fleet import Agent, inventory
 from support.health import BLIND, blind
 from support.kubeapi.documents import Document
-from support.nodepage import dra_device, event, gpu_node, gpu_pod, page, slice_of
+from support.nodepage import (
+    dra_device,
+    event,
+    gpu_node,
+    gpu_pod,
+    holder,
+    holders,
+    page,
+    slice_of,
+)
 
 SEVEN = {"nvidia.com/gpu.count": "7"}
 
@@ -124,6 +133,48 @@ async def test_an_agent_describes_its_own_node_without_anybody_else() -> None:
     text = result.content[0].text  # type: ignore[union-attr]
     assert "PCI bus: 8 NVIDIA GPUs (NVML counts 8; fallen off: 0000:86:00.0)" in text
     assert "CRITICAL GPU 3 gpu_lost" in text
+
+
+async def test_what_the_kubelet_has_given_out_goes_before_what_pods_ask_for() -> None:
+    told_by_agent = holders(
+        "pod_resources",
+        holder("worker-0", "GPU-a", "GPU-b"),
+        holder("shares", "GPU-b", claims=["gpu-1"]),
+        holder("monitor", claims=["gpu-1", "gpu-2"], admin=True),
+        holder("none"),
+    )
+    async with page(machine(), gpu_node(), gpu_pod("asks", 8), tools=[told_by_agent]) as here:
+        text, told = await here.told()
+        assert here.api is not None
+        assert here.api.count("list", "pods") == 0
+    assert told["allocated"] == {
+        "resources": {"nvidia.com/gpu": 2, "gpu.nvidia.com": 1},
+        "guess": False,
+        "source": "pod_resources",
+        "pods": ["train/worker-0", "train/shares", "train/monitor"],
+        "pods_omitted": 0,
+    }
+    assert "nvidia.com/gpu 2 of 8 allocatable (by the kubelet's pod_resources)" in text
+
+    knows_nothing = holders("none")
+    async with page(machine(), gpu_node(), gpu_pod("asks", 8), tools=[knows_nothing]) as here:
+        _, told = await here.told()
+    assert (told["allocated"]["guess"], told["allocated"]["pods"]) == (True, ["train/asks"])
+
+
+async def test_each_node_is_looked_up_in_its_own_cluster() -> None:
+    context = "arn:aws:eks:eu-west-1:1:cluster/a"
+    async with page(machine(), gpu_node(), clusters=[context, "b"]) as here:
+        (other,) = here.others
+        await other.apply(gpu_node("n2"))
+        _, told = await here.told(f"{context}/n1")
+        assert (told["node"], told["kubernetes"]["name"]) == (f"{context}/n1", "n1")
+        assert told["disagreements"] == []
+        assert other.requests == []
+        _, told = await here.told("b/n2")
+        assert told["kubernetes"]["name"] == "n2"
+        for name in ("n1", "b/n1", f"{context}/n2", "c/n1"):
+            assert (await here.ask(name)).is_error, name
 
 
 # --- the disagreements -------------------------------------------------------------------------

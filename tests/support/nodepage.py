@@ -10,12 +10,13 @@ from typing import Any
 import anyio
 from mcp import Client
 from mcp.types import CallToolResult
+from pydantic import BaseModel
 
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.simulator import Node, installed
-from mcp_gpu.node.sight import Sight
 from mcp_gpu.node.surroundings import simulated
+from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.fleet_node import gateway_tool
 from mcp_gpu.tools.node import agent_tool
 from mcp_gpu.workloads.reads import Workloads
@@ -26,7 +27,19 @@ from support.kubeapi.documents import Document
 from support.kubeapi.server import FakeApiServer
 from transports.kubernetes import KubernetesApi
 
-__all__ = ["CLOCK", "NOW", "Page", "dra_device", "event", "gpu_node", "gpu_pod", "page", "slice_of"]
+__all__ = [
+    "CLOCK",
+    "NOW",
+    "Page",
+    "dra_device",
+    "event",
+    "gpu_node",
+    "gpu_pod",
+    "holder",
+    "holders",
+    "page",
+    "slice_of",
+]
 
 NOW = 1_790_000_000.0
 """When a gateway is asked, by its clock: 2026-09-21T14:13:20Z."""
@@ -137,24 +150,53 @@ class _RealAgent(Agent):
     """A real agent's tool, on a simulated node."""
 
     def __init__(
-        self, node: str, collector: Collector, machine: Node, expected: int | None
+        self, node: str, collector: Collector, machine: Node, expected: int | None, *more: Tool[Any]
     ) -> None:
         super().__init__(node, inventory(node))
-        look = sight()
         tool = agent_tool(
             node,
             collector,
             blind(),
-            lambda: look,
+            lambda: BLIND,
             lambda: simulated(machine),
             expected_gpus=expected,
         )
-        self.registry = served.registry(tool, node)
+        self.registry = served.registry(tool, node, *more)
         self.server = self.registry.server
 
 
-def sight() -> Sight:
-    return BLIND
+class _Holders(BaseModel):
+    """What an agent says of its GPUs' holders, in what matters here."""
+
+    source: str
+    pods: list[dict[str, Any]]
+
+
+def holders(source: str, *pods: Document) -> Tool[Any]:
+    """`get_pod_gpu_allocation` of an agent."""
+
+    async def run(arguments: Arguments, call: Call) -> Answer:
+        return Answer("held", _Holders(source=source, pods=list(pods)))
+
+    return Tool(
+        name="get_pod_gpu_allocation",
+        title="t",
+        description="d",
+        arguments=Arguments,
+        result=_Holders,
+        run=run,
+    )
+
+
+def holder(pod: str, *devices: str, claims: Sequence[str] = (), admin: bool = False) -> Document:
+    """A pod that holds devices, by their ids, and devices of claims."""
+    held = [{"id": device, "resource": "nvidia.com/gpu", "gpu_index": 0} for device in devices]
+    claimed = [
+        {"driver": "gpu.nvidia.com", "pool": "n1", "device": device, "admin": admin}
+        for device in claims
+    ]
+    container = {"container": "main", "devices": held, "claims": claimed}
+    return {"namespace": "train", "pod": pod, "pod_uid": "u", "containers": [container]}
 
 
 @dataclass
@@ -163,8 +205,8 @@ class Page:
 
     api: FakeApiServer | None
     client: Client
-    machine: Node | None
-    collector: Collector | None
+    others: Sequence[FakeApiServer]
+    """API servers of the other clusters."""
 
     async def ask(self, node: str = "n1") -> CallToolResult:
         result = await self.client.call_tool("describe_gpu_node", {"node": node})
@@ -192,6 +234,8 @@ async def page(
     denied: Sequence[tuple[str, str]] = (),
     expected: int | None = None,
     others: Mapping[str, Agent] | None = None,
+    tools: Sequence[Tool[Any]] = (),
+    clusters: Sequence[str] = ("",),
 ) -> AsyncIterator[Page]:
     """A gateway over an API server of these objects and the agent of a simulated node.
 
@@ -201,6 +245,8 @@ async def page(
         denied: verbs and resources that the gateway may not use.
         expected: `--expected-gpus` of the agent.
         others: more agents, by node.
+        tools: more of the agent's.
+        clusters: names of several, in the first of which all of this is.
     """
     async with AsyncExitStack() as stack:
         agents: dict[str, Agent] = dict(others or {})
@@ -213,20 +259,24 @@ async def page(
             stack.callback(collector.stop)
             with anyio.fail_after(30):
                 await collector.first(20)
-            agents[machine.name] = _RealAgent(machine.name, collector, machine, expected)
-        api, apis = None, {}
-        if kubernetes:
-            api = await stack.enter_async_context(FakeApiServer())
+            agents[machine.name] = _RealAgent(machine.name, collector, machine, expected, *tools)
+        servers, apis = [], {}
+        for cluster in clusters if kubernetes else ():
+            servers.append(await stack.enter_async_context(FakeApiServer()))
+            reader = KubernetesApi(str(servers[-1].kubeconfig))
+            apis[cluster] = await stack.enter_async_context(reader)
+        api = servers[0] if servers else None
+        if api is not None:
             for verb, resource in denied:
                 api.deny(verb, resource)
             for document in documents:
                 await api.apply(document)
-            reader = KubernetesApi(str(api.kubeconfig))
-            apis[""] = await stack.enter_async_context(reader)
         known = agents or {"elsewhere": Agent("elsewhere", inventory("elsewhere"))}
         client = await stack.enter_async_context(
             served.gateway(
-                lambda router: gateway_tool(router, Workloads(apis), clock=lambda: NOW), known
+                lambda router: gateway_tool(router, Workloads(apis), clock=lambda: NOW),
+                known,
+                cluster=clusters[0],
             )
         )
-        yield Page(api, client, machine, collector)
+        yield Page(api, client, servers[1:])

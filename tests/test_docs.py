@@ -12,7 +12,16 @@ from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import fleet_health, fleet_inventory, fleet_xids, health, inventory, xids
+from mcp_gpu.tools import (
+    fleet_health,
+    fleet_inventory,
+    fleet_node,
+    fleet_xids,
+    health,
+    inventory,
+    node,
+    xids,
+)
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
 from mcp_gpu.variables import unknown_variables
@@ -140,6 +149,7 @@ def named_in(page: Path) -> set[str]:
 TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
+    "describe_gpu_node": (node.AgentArguments, fleet_node.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "check_connectivity": (ConnectivityArguments,),

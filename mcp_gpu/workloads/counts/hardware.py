@@ -63,8 +63,8 @@ def _fallen(counted: Counted) -> Iterator[Disagreement]:
     known = {board.address for board in boards}
     silent = [gpu for gpu in _own(counted) if gpu.answers is False and gpu.address not in known]
     # One that was lost before it could say where it is, is one of these.
-    silent = silent[sum(board.address is None for board in boards) :]
-    count = len(boards) + len(silent)
+    nameless = sum(board.address is None for board in boards)
+    count = len(boards) + max(len(silent) - nameless, 0)
     if not count:
         return
     evidence = [
@@ -74,7 +74,7 @@ def _fallen(counted: Counted) -> Iterator[Disagreement]:
         for board in boards[:PLACES_TOLD]
     ]
     if silent:
-        evidence.append(f"on the bus as all ones, and not counted by NVML: {_places(silent)}")
+        evidence.append(f"on the bus, and its configuration reads as all ones: {_places(silent)}")
     yield Disagreement(
         code="fallen_off_bus",
         gpus=tuple(board.index for board in boards),

@@ -188,6 +188,7 @@ AGREE: dict[str, dict[str, Any]] = {
     "DRA that does not tell which GPU a device is": {
         "sliced": Sliced(gpus=8, published=True),
     },
+    "allocatable that is not told": {"advertised": Advertised({GPU: 8}, {}, ONE)},
     "more GPUs than expected": {"nvml": driver(*boards(), wanted=4)},
 }
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from mcp_gpu.gpu.simulator import Node
 from mcp_gpu.gpu.simulator.faults import Lost, Vanished, WholeNode
-from mcp_gpu.node.surroundings import simulated
+from mcp_gpu.node.surroundings import Surroundings, simulated
 from mcp_gpu.tools.node import agent_tool
 from support import served
 from support.fleet import Agent, inventory
@@ -133,6 +136,35 @@ async def test_an_agent_describes_its_own_node_without_anybody_else() -> None:
     text = result.content[0].text  # type: ignore[union-attr]
     assert "PCI bus: 8 NVIDIA GPUs (NVML counts 8; fallen off: 0000:86:00.0)" in text
     assert "CRITICAL GPU 3 gpu_lost" in text
+
+
+async def test_a_bus_that_does_not_answer_costs_the_rest_of_the_page_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mcp_gpu.tools.node.LOOK_SECONDS", 0.05)
+    node, mended = machine(), threading.Event()
+
+    def stuck() -> Surroundings:
+        assert mended.wait(60)
+        return simulated(node)
+
+    def tool(collector: Any) -> Any:
+        return agent_tool("n1", collector, blind(), lambda: BLIND, stuck)
+
+    async with served.agent(node, tool) as client:
+        for _ in range(2):  # the second finds the one thread still in use
+            told = (await client.call_tool("describe_gpu_node", {})).structured_content
+            assert told is not None
+            assert told["health"]["verdict"] == "healthy"
+            assert told["surroundings"]["bus"]["gpus"] is None
+            assert "dead or being reset" in told["surroundings"]["bus"]["why"]
+            assert told["surroundings"]["unavailable"].keys() >= {"kernel", "module_version"}
+        mended.set()
+        with anyio.fail_after(20):
+            while (await client.call_tool("describe_gpu_node", {})).structured_content[  # type: ignore[index]
+                "surroundings"
+            ]["bus"]["gpus"] is None:
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_what_the_kubelet_has_given_out_goes_before_what_pods_ask_for() -> None:

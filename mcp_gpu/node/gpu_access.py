@@ -106,12 +106,12 @@ def module_version(root: Path = Path("/")) -> str | None:
     """The version of the kernel module that is loaded, perhaps empty; None: none is."""
     if not os.path.isdir(root / "sys/module/nvidia"):
         return None if not os.path.exists(root / "proc/driver/nvidia/version") else ""
-    return _read(root / "sys/module/nvidia/version").strip()[:_VERSION_CHARS]
+    return read(root / "sys/module/nvidia/version").strip()[:_VERSION_CHARS]
 
 
 def library_version(root: Path = Path("/")) -> str | None:
     """The driver's version of the NVML library that this process has mapped; None: unknown."""
-    mapped = _MAPPED.search(_read(root / "proc/self/maps"))
+    mapped = _MAPPED.search(read(root / "proc/self/maps"))
     return mapped[1][:_VERSION_CHARS] if mapped is not None else None
 
 
@@ -273,17 +273,18 @@ def _below(root: Path, path: Path) -> Path:
 
 def _environment(root: Path) -> dict[str, str]:
     """As the runtime gave it to this process: part of what is looked at, not a setting."""
-    pairs = _read(root / "proc/self/environ").split("\0")
+    pairs = read(root / "proc/self/environ").split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
 def _bounding(root: Path) -> int:
     """The capabilities that this container may have at most."""
-    found = re.search(r"^CapBnd:\s*([0-9a-f]{1,16})$", _read(root / "proc/self/status"), re.M)
+    found = re.search(r"^CapBnd:\s*([0-9a-f]{1,16})$", read(root / "proc/self/status"), re.M)
     return int(found[1], 16) if found else 0
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """The text of a small file; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_READ_BYTES).decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from pydantic import Field
 from mcp_gpu.gpu.pci import PciBus
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.node import pci_bus as bus_of_node
-from mcp_gpu.node.gpu_access import library_version, module_version
+from mcp_gpu.node.gpu_access import library_version, module_version, read
 from transports.text import visible
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ _RUNTIMES: Final = {
 """Each with the folder that it keeps containers' layers in."""
 
 _NAME: Final = re.compile(r'^PRETTY_NAME="?([^"\n]{1,100})"?$', re.MULTILINE)
-
-_READ_BYTES: Final = 1 << 18
 
 
 NAMES: Final = ("kernel", "os", "runtime", "module_version", "library_version")
@@ -73,7 +71,7 @@ def look(root: Path = Path("/")) -> Surroundings:
 
     place, module = _layers(root), module_version(root)
     runtime = next((name for name, folder in _RUNTIMES.items() if folder in place), None)
-    system = _NAME.search(_read(root / "etc/os-release")) if not place else None
+    system = _NAME.search(read(root / "etc/os-release")) if not place else None
     return Surroundings(
         kernel=known("kernel", os.uname().release, "not told"),
         os=known(
@@ -118,16 +116,8 @@ def simulated(node: Node) -> Surroundings:
 
 def _layers(root: Path) -> str:
     """How the root of this process is mounted where it is a container's; else empty."""
-    for line in _read(root / "proc/self/mountinfo").splitlines():
+    for line in read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         if before.split()[4:5] == ["/"]:
             return after if after.startswith("overlay ") else ""
     return ""
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(_READ_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -14,7 +14,7 @@ from mcp_gpu.node.surroundings import Surroundings
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.health_model import NodeHealth
 from mcp_gpu.tools.inventory import MAX_AGE_SECONDS, reading_age, trouble
-from mcp_gpu.tools.node_model import NAME, NodeDescription, NodeGpu, NodeVerdict, RecentXids
+from mcp_gpu.tools.node_model import NAME, XIDS, NodeDescription, NodeGpu, NodeVerdict, RecentXids
 from mcp_gpu.tools.node_text import agent_lines
 from mcp_gpu.tools.xids import within
 from mcp_gpu.tools.xids_model import NodeXids
@@ -36,8 +36,6 @@ for each read."""
 
 XIDS_SINCE = "24h"
 """Which Xids are recent."""
-
-XIDS_LISTED = 8
 
 TEXT_CHARS = 8_000
 """The text is never longer."""
@@ -74,7 +72,7 @@ def agent_tool(
         )
         looked = sight()
         health = NodeHealth.of(node, snapshot, found, looked, detail="summary", severity="warning")
-        xids = NodeXids.of(node, snapshot, watch, since=XIDS_SINCE, codes=(), limit=XIDS_LISTED)
+        xids = NodeXids.of(node, snapshot, watch, since=XIDS_SINCE, codes=(), limit=XIDS)
         verdicts = {each.gpu_index: each.verdict for each in found.gpus}
         up = time.time() - watch.booted_at
         return NodeDescription(

@@ -16,7 +16,7 @@ from mcp_gpu.tools.health_model import NodeHealth, Verdicts
 from mcp_gpu.tools.spans import clipped
 from mcp_gpu.tools.xids_model import NodeXids
 
-__all__ = ["NAME", "NodeDescription", "NodeGpu", "NodeVerdict", "RecentXid", "RecentXids"]
+__all__ = ["NAME", "XIDS", "NodeDescription", "NodeGpu", "NodeVerdict", "RecentXid", "RecentXids"]
 
 NAME: Final = "describe_gpu_node"
 
@@ -25,6 +25,9 @@ EVIDENCE: Final = 3
 """Of one finding."""
 
 XIDS: Final = 8
+"""Groups of Xids."""
+
+MISSED: Final = 8
 TEXT_CHARS: Final = 300
 """Of an explanation."""
 
@@ -118,8 +121,7 @@ class RecentXids(Wire):
 
     @classmethod
     def of(cls, xids: NodeXids) -> RecentXids:
-        """The heaviest of it."""
-        told = xids.groups[:XIDS]
+        """Of an analysis with so many groups as are told."""
         return cls(
             since=xids.since,
             xids=xids.xids,
@@ -128,11 +130,11 @@ class RecentXids(Wire):
                     **{name: getattr(each, name) for name in RecentXid.model_fields}
                     | {"explanation": clipped(each.explanation, TEXT_CHARS)}
                 )
-                for each in told
+                for each in xids.groups
             ),
-            groups_omitted=len(xids.groups) - len(told) + xids.groups_omitted,
+            groups_omitted=xids.groups_omitted,
             blind=xids.blind,
-            missed=tuple(clipped(each, TEXT_CHARS) for each in xids.missed[:XIDS]),
+            missed=tuple(clipped(each, TEXT_CHARS) for each in xids.missed[:MISSED]),
         )
 
 

@@ -103,10 +103,11 @@ def _refused_layout(seen: Advertised) -> Iterator[Disagreement]:
 def _unhealthy(counted: Counted, seen: Advertised) -> Iterator[Disagreement]:
     """Devices that the plugin calls unhealthy: it is the one thing that takes a device from what is
     allocatable. It listens to Xids, and never calls a device healthy again by itself."""
+    # A kubelet that withholds all of a resource says 0; what is not told is not withheld.
     fewer = {
-        name: (seen.allocatable.get(name, 0), count)
+        name: (seen.allocatable[name], count)
         for name, count in seen.capacity.items()
-        if seen.allocatable.get(name, 0) < count
+        if seen.allocatable.get(name, count) < count
     }
     if not fewer:
         return

@@ -325,6 +325,23 @@ async def test_kubernetes_half_stands_where_the_agent_is_silent() -> None:
     assert "n1: UNKNOWN  GPUs unknown" in text
 
 
+async def test_the_page_says_how_its_agent_was_reached_or_how_it_was_not() -> None:
+    async with page(machine(), gpu_node(), broken=["http"]) as here:
+        text, told = await here.told()
+    assert (told["reach"]["via"], told["reach"]["passed_over"]) == (
+        "command",
+        {"http": "unreachable"},
+    )
+    assert "passed over: http (unreachable): check_connectivity says more" in text
+    async with page(machine(), gpu_node(), broken=["http", "command"]) as here:
+        text, told = await here.told()
+    attempts = {each["via"]: each["reason"] for each in told["reach"]["failure"]["attempts"]}
+    assert attempts == {"http": "unreachable", "command": "unreachable"}
+    assert "! The agent has not answered (unreachable): scripted Unreachable" in text
+    assert "Not reached: check_connectivity says why, and what mends it" in text
+    assert told["kubernetes"]["ready"] is True
+
+
 async def test_the_agents_half_stands_without_kubernetes() -> None:
     async with page(machine(Lost(kind="lost", gpu=0)), kubernetes=False) as here:
         text, told = await here.told()

@@ -21,10 +21,11 @@ from mcp_gpu.tools.fleet_node import gateway_tool
 from mcp_gpu.tools.node import agent_tool
 from mcp_gpu.workloads.reads import Workloads
 from support import served
-from support.fleet import Agent, inventory
+from support.fleet import Agent, Path, inventory
 from support.health import BLIND, blind
 from support.kubeapi.documents import Document
 from support.kubeapi.server import FakeApiServer
+from transports.errors import Unreachable
 from transports.kubernetes import KubernetesApi
 
 __all__ = [
@@ -236,6 +237,7 @@ async def page(
     others: Mapping[str, Agent] | None = None,
     tools: Sequence[Tool[Any]] = (),
     clusters: Sequence[str] = ("",),
+    broken: Sequence[str] = (),
 ) -> AsyncIterator[Page]:
     """A gateway over an API server of these objects and the agent of a simulated node.
 
@@ -247,6 +249,7 @@ async def page(
         others: more agents, by node.
         tools: more of the agent's.
         clusters: names of several, in the first of which all of this is.
+        broken: paths that lead nowhere, of http and command.
     """
     async with AsyncExitStack() as stack:
         agents: dict[str, Agent] = dict(others or {})
@@ -272,10 +275,14 @@ async def page(
             for document in documents:
                 await api.apply(document)
         known = agents or {"elsewhere": Agent("elsewhere", inventory("elsewhere"))}
+        paths = [Path(via, known) for via in ("http", "command")]
+        for path in paths:
+            path.probe_errors |= dict.fromkeys(known, Unreachable) if path.name in broken else {}
         client = await stack.enter_async_context(
             served.gateway(
                 lambda router: gateway_tool(router, Workloads(apis), clock=lambda: NOW),
                 known,
+                *paths,
                 cluster=clusters[0],
             )
         )

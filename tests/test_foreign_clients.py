@@ -31,10 +31,11 @@ NODES = {"h100-a", "t4-a"}
 
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
+NODE = "describe_gpu_node"
 XIDS = "analyze_xid_errors", "explain_xid"
 TOOLS = {
-    "agent": sorted([HEALTH, TOOL, *XIDS]),
-    "gateway": sorted(["check_connectivity", HEALTH, TOOL, *XIDS]),
+    "agent": sorted([HEALTH, NODE, TOOL, *XIDS]),
+    "gateway": sorted(["check_connectivity", HEALTH, NODE, TOOL, *XIDS]),
 }
 CALL = {
     "jsonrpc": "2.0",

@@ -67,7 +67,7 @@ def make_sources(settings: AgentSettings) -> Sources:
             PodResources(settings.pod_resources_socket),
             settings.device_plugin_checkpoint,
         ),
-        simulated=simulated is not None,
+        simulated=simulated,
         expected_gpus=settings.expected_gpus,
     )
 

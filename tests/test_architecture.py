@@ -30,7 +30,12 @@ MAY_IMPORT = {
     "mcp_gpu.gpu": {TEXT},
     "mcp_gpu.node": {"mcp_gpu.gpu", TEXT},
     "mcp_gpu.fleet": {"transports"},
-    "mcp_gpu.workloads": {"transports", "mcp_gpu.gpu"},
+    "mcp_gpu.workloads": {
+        "transports",
+        "mcp_gpu.gpu",
+        "mcp_gpu.fleet.discovery.nodes",  # what a node object says is read in one place
+        "mcp_gpu.fleet.diagnosis.nodes",
+    },
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.registry": WIRE,

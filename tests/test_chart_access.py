@@ -28,7 +28,8 @@ every_ci_file = pytest.mark.parametrize("path", CI_VALUES, ids=lambda path: path
 READ = "list,watch"
 
 WORKLOADS = [
-    ("", "pods", "get"),
+    ("", "pods,nodes", "get"),
+    ("", "events", "list"),
     ("resource.k8s.io", "resourceclaims", "get"),
     ("resource.k8s.io", "resourceslices", "list"),
 ]
@@ -42,8 +43,7 @@ REVIEWS = [
 ]
 
 FAILURES = [
-    ("", "pods,events", "list"),
-    ("", "nodes", "get"),
+    ("", "pods", "list"),
     ("batch", "jobs", "get"),
     ("jobset.x-k8s.io", "jobsets", "get"),
     ("kubeflow.org", "pytorchjobs", "get"),
@@ -274,13 +274,15 @@ def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
-    alone = rules(render({"rbac": {"nodes": False, "failures": False}}), "ClusterRole")
+    alone = rules(
+        render({"rbac": {"nodes": False, "workloads": False, "failures": False}}), "ClusterRole"
+    )
     assert "nodes" not in [resource for _, resource, _ in alone]
     granted = rules(render({"rbac": {**NOTHING, "nodes": True}}), "ClusterRole")
     assert granted == [*REVIEWS, ("", "nodes", READ)]
 
 
-def test_what_pods_hold_is_granted_by_itself() -> None:
+def test_what_pods_hold_and_a_nodes_page_tells_is_granted_by_itself() -> None:
     granted = rules(render({"rbac": {**NOTHING, "workloads": True}}), "ClusterRole")
     assert granted == [*REVIEWS, *WORKLOADS]
 

@@ -32,18 +32,20 @@ NODES = {"h100-a", "t4-a"}
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
 TOPOLOGY = "get_nvlink_topology"
+NODE = "describe_gpu_node"
 XIDS = "analyze_xid_errors", "explain_xid"
 ALLOCATION = "get_pod_gpu_allocation"
 PROCESSES = "get_gpu_processes"
 TIMELINE = "get_gpu_timeline"
 TOOLS = {
-    "agent": sorted([ALLOCATION, HEALTH, PROCESSES, TIMELINE, TOOL, TOPOLOGY, *XIDS]),
+    "agent": sorted([ALLOCATION, HEALTH, NODE, PROCESSES, TIMELINE, TOOL, TOPOLOGY, *XIDS]),
     "gateway": sorted(
         [
             ALLOCATION,
             "check_connectivity",
             "explain_failure",
             HEALTH,
+            NODE,
             PROCESSES,
             TIMELINE,
             TOOL,

@@ -42,8 +42,8 @@ class Fleet:
     agents: Mapping[str, Running]
     gateway: Running
 
-    async def ask(self, **arguments: Any) -> Mapping[str, Any]:
-        call = {"name": "get_gpu_inventory", "arguments": arguments}
+    async def ask(self, tool: str = "get_gpu_inventory", **arguments: Any) -> Mapping[str, Any]:
+        call = {"name": tool, "arguments": arguments}
         request = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call}
         async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
             answer = await client.post(f"{self.gateway.url}/mcp", json=request)
@@ -130,6 +130,15 @@ async def test_a_kubeconfig_is_all_that_a_gateway_needs(tmp_path: Path) -> None:
         assert (found["coverage"]["nodes_known"], found["coverage"]["nodes_asked"]) == (4, 4)
         assert found["failures_by_reason"] == {"not_running": 2}
         assert set(failures(await here.inventory(nodes=["a", "d"]))) == {"d"}
+
+        page = (await here.ask("describe_gpu_node", node="a"))["structuredContent"]
+        assert (page["agent"]["node"], page["kubernetes"]["name"]) == ("a", "a")
+        assert (page["verdict"], page["disagreements"], page["gaps"]) == ("healthy", [], [])
+        assert {each["source"]: each["count"] for each in page["counts"]}["pci_bus"] == 8
+        absent = (await here.ask("describe_gpu_node", node="c"))["structuredContent"]
+        assert absent["reach"]["failure"]["reason"] == "not_running"
+        assert absent["kubernetes"]["taints"] == ["dedicated:NoSchedule"]
+
         refused = await here.ask(nodes=["z"])
         assert 'Unknown nodes: "z". Known: a, b, c, d.' in refused["content"][0]["text"]
 

@@ -119,7 +119,7 @@ async def test_an_agent_tells_of_its_own_health(era: str, socket: Path) -> None:
                     lookout=Lookout(lambda: collector.snapshot, tuple),
                     attribution=NOBODY,
                     occupants=NOBODY,
-                    simulated=True,
+                    simulated=None,
                     expected_gpus=None,
                 )
             )

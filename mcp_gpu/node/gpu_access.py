@@ -23,6 +23,7 @@ from typing import Final
 
 from mcp_gpu.gpu.errors import Code, init_advice
 from mcp_gpu.gpu.privileges import ROOT
+from mcp_gpu.node.pci_bus import look
 
 _SONAME: Final = "libnvidia-ml.so.1"
 
@@ -40,10 +41,6 @@ _NODE_FOLDERS: Final = ("run/nvidia/driver", "home/kubernetes/bin/nvidia")
 """The GPU operator's driver, and GKE's."""
 
 _MOUNTS: Final = "var/run/nvidia-container-devices"
-
-_NVIDIA: Final = "0x10de"
-_DISPLAY: Final = "0x03"
-"""PCI class of GPUs (VGA and 3D controllers); an NVSwitch is a bridge."""
 
 _CAP_SYS_ADMIN: Final = 21
 
@@ -78,18 +75,16 @@ def explain(
     """
     if code not in _DEVICES | {Code.LIBRARY_NOT_FOUND, Code.LIB_RM_VERSION_MISMATCH}:
         return ""
-    module = _module(root)
+    module = module_version(root)
     if module is None:
         if code in {Code.DRIVER_NOT_LOADED, Code.LIBRARY_NOT_FOUND}:
             return _no_driver(root)
         return ""
     if code == Code.LIB_RM_VERSION_MISMATCH:
-        mapped = _MAPPED.search(_read(root / "proc/self/maps"))
+        mapped = library_version(root)
         if mapped is None or not module:
             return ""
-        of = (
-            f"the library in this container is of driver {mapped[1]}, the loaded module of {module}"
-        )
+        of = f"the library in this container is of driver {mapped}, the loaded module of {module}"
         return f"{of}: {init_advice(code)}"
     if code in _DEVICES:
         return _no_devices(root, access)
@@ -107,50 +102,40 @@ def explain(
 # --- the node -------------------------------------------------------------------------------
 
 
-def _module(root: Path) -> str | None:
+def module_version(root: Path = Path("/")) -> str | None:
     """The version of the kernel module that is loaded, perhaps empty; None: none is."""
     if not os.path.isdir(root / "sys/module/nvidia"):
         return None if not os.path.exists(root / "proc/driver/nvidia/version") else ""
-    return _read(root / "sys/module/nvidia/version").strip()[:_VERSION_CHARS]
+    return read(root / "sys/module/nvidia/version").strip()[:_VERSION_CHARS]
+
+
+def library_version(root: Path = Path("/")) -> str | None:
+    """The driver's version of the NVML library that this process has mapped; None: unknown."""
+    mapped = _MAPPED.search(read(root / "proc/self/maps"))
+    return mapped[1][:_VERSION_CHARS] if mapped is not None else None
 
 
 def _no_driver(root: Path) -> str:
-    devices = root / "sys/bus/pci/devices"
-    try:
-        found = [entry.path for entry in os.scandir(devices)]
-    except OSError:
+    gpus = look(root / "sys/bus/pci/devices").gpus
+    if gpus is None:
         return ""
-    gpus = [
-        Path(path)
-        for path in sorted(found)
-        if _read(Path(path, "vendor")).strip() == _NVIDIA
-        and _read(Path(path, "class")).startswith(_DISPLAY)
-    ]
     if not gpus:
         return (
             "no NVIDIA GPU is on this node's PCI bus and no nvidia kernel module is loaded: a node "
             "without GPUs, nothing to do. If it should have some: lspci on the node."
         )
-    what = f"{len(gpus)} NVIDIA GPU(s) on this node's PCI bus ({gpus[0].name}), and"
-    drivers = {_bound(gpu) for gpu in gpus}
-    if drivers == {"vfio-pci"}:
+    what = f"{len(gpus)} NVIDIA GPU(s) on this node's PCI bus ({gpus[0].address}), and"
+    bound = ", ".join(sorted({gpu.driver for gpu in gpus if gpu.driver is not None}))
+    if all(gpu.passed_on for gpu in gpus):
         return (
-            f"{what} they are bound to vfio-pci, for virtual machines: nothing to do on this node."
+            f"{what} they are bound to {bound}, for virtual machines: nothing to do on this node."
         )
-    bound = ", ".join(sorted(drivers - {""}))
     return (
         f"{what} the nvidia kernel module is not loaded"
         + (f" (bound to {bound})" if bound else "")
         + ": the driver is missing on the node, or it failed. Look at the GPU operator's driver "
         "pod there, or at modprobe nvidia and dmesg."
     )
-
-
-def _bound(gpu: Path) -> str:
-    try:
-        return os.path.basename(os.readlink(gpu / "driver"))
-    except OSError:
-        return ""
 
 
 # --- the library ----------------------------------------------------------------------------
@@ -288,17 +273,18 @@ def _below(root: Path, path: Path) -> Path:
 
 def _environment(root: Path) -> dict[str, str]:
     """As the runtime gave it to this process: part of what is looked at, not a setting."""
-    pairs = _read(root / "proc/self/environ").split("\0")
+    pairs = read(root / "proc/self/environ").split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
 
 def _bounding(root: Path) -> int:
     """The capabilities that this container may have at most."""
-    found = re.search(r"^CapBnd:\s*([0-9a-f]{1,16})$", _read(root / "proc/self/status"), re.M)
+    found = re.search(r"^CapBnd:\s*([0-9a-f]{1,16})$", read(root / "proc/self/status"), re.M)
     return int(found[1], 16) if found else 0
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """The text of a small file; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_READ_BYTES).decode("utf-8", "replace")

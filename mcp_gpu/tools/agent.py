@@ -4,6 +4,7 @@ it, nor for what it imports."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from mcp_gpu.registry import Makers, Tool
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.gpu.recorder.recorder import Recorder
+    from mcp_gpu.gpu.simulator import Node
     from mcp_gpu.node.holdings import Attribution
     from mcp_gpu.node.occupants import Occupants
     from mcp_gpu.node.sight import Lookout
@@ -34,13 +36,30 @@ class Sources:
     lookout: Lookout
     attribution: Attribution
     occupants: Occupants
-    simulated: bool
+    simulated: Node | None
+    """The node, where it is none of metal."""
     expected_gpus: int | None
     """How many GPUs the node should have, where somebody has said so."""
 
 
 def makers(sources: Sources) -> Makers:
     """What makes the tools over one node, by name."""
+
+    def describe() -> Tool[Any]:
+        from mcp_gpu.node import surroundings
+        from mcp_gpu.tools.node import agent_tool
+
+        look = surroundings.look
+        if sources.simulated is not None:
+            look = partial(surroundings.simulated, sources.simulated)
+        return agent_tool(
+            sources.node,
+            sources.collector,
+            sources.watch,
+            sources.lookout.sight,
+            look,
+            expected_gpus=sources.expected_gpus,
+        )
 
     def health() -> Tool[Any]:
         from mcp_gpu.tools.health import agent_tool
@@ -68,7 +87,7 @@ def makers(sources: Sources) -> Makers:
         from mcp_gpu.tools.processes import seen
 
         # No kubelet has given simulated GPUs to the pods of invented processes.
-        look = None if sources.simulated else seen(sources.collector, sources.occupants)
+        look = None if sources.simulated is not None else seen(sources.collector, sources.occupants)
         return agent_tool(sources.node, sources.collector, sources.attribution, processes=look)
 
     def processes() -> Tool[Any]:
@@ -95,6 +114,7 @@ def makers(sources: Sources) -> Makers:
 
     return {
         "analyze_xid_errors": xids,
+        "describe_gpu_node": describe,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,

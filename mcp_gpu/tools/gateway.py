@@ -72,10 +72,16 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return connectivity_tool(checkup)
 
+    def describe() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_node import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     return {
         "analyze_xid_errors": xids,
         "check_connectivity": connectivity,
         "explain_failure": failure,
+        "describe_gpu_node": describe,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,

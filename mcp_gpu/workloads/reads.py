@@ -38,6 +38,9 @@ LOG_READ_BYTES: Final = 1 << 20
 
 WHY_CHARS: Final = 200
 
+CLUSTER: Final = "Kubernetes"
+"""What is missing where there is nobody to ask."""
+
 T = TypeVar("T")
 
 
@@ -76,6 +79,15 @@ class Reads:
         """Note a gap that the caller knows of."""
         gap = Gap(what=what, why=one_line(why, WHY_CHARS), grant=grant)
         self._gaps.setdefault(what, gap)
+
+    def missed(self, kind: str) -> Gap | None:
+        """Why some of a kind, as `nodes`, could not be read; None where all that was asked for
+        could, though there may be none."""
+        singular = kind.removesuffix("s")
+        for gap in self.gaps:
+            if gap.what == CLUSTER or gap.what.split()[0] in (kind, singular):
+                return gap
+        return None
 
     async def get(self, path: str, plural: str, name: str, namespace: str = "") -> Document | None:
         """One object; None where there is none, or it cannot be read, which is then a gap.
@@ -160,7 +172,7 @@ class Reads:
         self, ask: Callable[[KubernetesApi], Awaitable[T]], what: str, grant: str
     ) -> T | None:
         if self._api is None:
-            self.miss("Kubernetes", "this gateway has no API server to ask")
+            self.miss(CLUSTER, "this gateway has no API server to ask")
             return None
         try:
             async with self._limiter:

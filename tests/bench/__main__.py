@@ -15,7 +15,19 @@ from pathlib import Path
 
 import anyio
 
-from bench import calls, collection, discovery, hang, memory, race, scale, sizes, startup, xids
+from bench import (
+    calls,
+    collection,
+    discovery,
+    hang,
+    memory,
+    nodepage,
+    race,
+    scale,
+    sizes,
+    startup,
+    xids,
+)
 from bench.figures import Figure, Section
 from support.cluster import cluster
 
@@ -56,6 +68,7 @@ class Effort:
     idle_seconds: float
     churn_seconds: float
     readings: int
+    pages: int
 
 
 FULL = Effort(
@@ -68,6 +81,7 @@ FULL = Effort(
     idle_seconds=30.0,
     churn_seconds=10.0,
     readings=100,
+    pages=40,
 )
 QUICK = Effort(
     calls=40,
@@ -79,6 +93,7 @@ QUICK = Effort(
     idle_seconds=5.0,
     churn_seconds=5.0,
     readings=20,
+    pages=10,
 )
 
 
@@ -121,6 +136,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
     report(await hang.health(folder, effort.calls))
     report(await xids.analysis(effort.analyses))
     report(await discovery.watching(effort.churn_seconds))
+    report(await nodepage.described(folder, effort.pages))
     agents = scale.healthy_agents()
     report(await scale.in_memory(agents, effort.fan_outs))
     report(await scale.over_sockets(agents, effort.fan_outs))

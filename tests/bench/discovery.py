@@ -21,6 +21,9 @@ __all__ = [
     "PER_SLICE",
     "SLICES",
     "count_agents",
+    "fill",
+    "gateway",
+    "growth",
     "slice_of",
     "watching",
 ]
@@ -41,16 +44,16 @@ async def watching(churn_seconds: float) -> Section:
     count = SLICES * PER_SLICE
     title = f"a gateway over {count:,} agents, {CHANGES_PER_SECOND} slices changing a second"
     section = Section(f"{title} for {churn_seconds:.0f} s")
-    async with FakeApiServer() as api, _gateway(api) as (process, _, started_ms):
+    async with FakeApiServer() as api, gateway(api) as (process, _, started_ms):
         section.add("empty cluster: start until it listens", started_ms, "ms")
         empty = Load.of(process)
         section.add("empty cluster: resident", empty.resident_mib, "MiB")
     async with FakeApiServer() as api:
-        await _fill(api)
-        async with _gateway(api) as (process, port, started_ms):
+        await fill(api)
+        async with gateway(api) as (process, port, started_ms):
             section.add("start until it listens, all of it listed", started_ms, "ms")
             before = Load.of(process)
-            section.add("resident, more than on the empty cluster", _growth(before, empty), "MiB")
+            section.add("resident, more than on the empty cluster", growth(before, empty), "MiB")
             began = time.monotonic()
             changes = await _churn(api, port, churn_seconds)
             took = time.monotonic() - began
@@ -58,18 +61,19 @@ async def watching(churn_seconds: float) -> Section:
             section.add("changes sent", changes / took, "/s")
             share = 100 * (after.cpu_seconds - before.cpu_seconds) / took
             section.add("processor time, of one", share, "%")
-            section.add("resident, more than before the changes", _growth(after, before), "MiB")
+            section.add("resident, more than before the changes", growth(after, before), "MiB")
             relists = sum(api.lists(resource) - 1 for resource in RESOURCES)
             section.add("collections listed again", relists, "", 0.0)
     return section
 
 
-def _growth(now: Load, then: Load) -> float:
+def growth(now: Load, then: Load) -> float:
+    """MiB that a process has come to take."""
     return max(now.resident_mib - then.resident_mib, 0.0)
 
 
 @asynccontextmanager
-async def _gateway(api: FakeApiServer) -> AsyncIterator[tuple[Child, int, float]]:
+async def gateway(api: FakeApiServer) -> AsyncIterator[tuple[Child, int, float]]:
     """A gateway process that has had its first look, its port, and the milliseconds that took."""
     argv = [*PROGRAM, "gateway", "--kubeconfig", str(api.kubeconfig), "--http-port", "0"]
     began = time.perf_counter()
@@ -79,7 +83,8 @@ async def _gateway(api: FakeApiServer) -> AsyncIterator[tuple[Child, int, float]
         yield process, port, (time.perf_counter() - began) * 1000
 
 
-async def _fill(api: FakeApiServer) -> None:
+async def fill(api: FakeApiServer) -> None:
+    """5,000 agents on as many nodes."""
     for number in range(SLICES):
         await api.apply(slice_of(number, 0))
         for name in _names(number):

@@ -62,11 +62,13 @@ async def gateway(
     agents: Mapping[str, Agent],
     http: Path | None = None,
     *others: Path,
+    cluster: str = "",
     deadlines_seconds: tuple[float, float] = (8.0, 20.0),
 ) -> AsyncIterator[Client]:
     """A client of a gateway over these agents.
 
     Args:
+        cluster: that all of them are of, where there are several.
         deadlines_seconds: of a node and of a call. Many agents in this process need more.
     """
     paths = [http or Path("http", dict(agents)), *others]
@@ -76,7 +78,7 @@ async def gateway(
         reachability = Reachability(paths, probe_timeout_seconds={"http": 5.0})
         await stack.enter_async_context(reachability)
         router = Router(
-            StaticDiscovery([Target(node=node) for node in agents]),
+            StaticDiscovery([Target(node=node, cluster=cluster) for node in agents]),
             reachability,
             concurrency=256,
             node_deadline_seconds=deadlines_seconds[0],

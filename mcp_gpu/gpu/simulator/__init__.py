@@ -5,6 +5,7 @@ time per process, for every thread in it. docs/simulator.md shows fleet files an
 """
 
 from mcp_gpu.gpu.simulator.binding import install, installed, uninstall
+from mcp_gpu.gpu.simulator.bus import driver_loaded, pci_bus
 from mcp_gpu.gpu.simulator.fleet import Fleet, FleetError, default_fleet, load_fleet
 from mcp_gpu.gpu.simulator.node import Node
 from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile, shipped_profiles
@@ -16,10 +17,12 @@ __all__ = [
     "Node",
     "ProfileError",
     "default_fleet",
+    "driver_loaded",
     "install",
     "installed",
     "load_fleet",
     "load_profile",
+    "pci_bus",
     "shipped_profiles",
     "snapshot",
     "snapshots",

@@ -45,6 +45,7 @@ from mcp_gpu.gpu.simulator.pair_faults import NumaSide, PairFault, PeerAccess
 from mcp_gpu.gpu.simulator.processes import HiddenProcesses, LeakedMemory, ProcessFault
 
 __all__ = [
+    "GPU_IS_LOST",
     "Ecc",
     "EccPending",
     "Fabric",
@@ -85,7 +86,7 @@ __all__ = [
 
 from mcp_gpu.gpu.simulator.kernel_log import UPTIME_SECONDS
 
-_GPU_IS_LOST, _NO_PERMISSION = 15, 4
+GPU_IS_LOST, _NO_PERMISSION = 15, 4
 
 _WHOLE_NODE = {
     "driver_not_loaded": 9,
@@ -103,16 +104,18 @@ class Lost(BoardFault):
     kind: Literal["lost"]
 
     def code(self, call: str, gpu_index: int | None) -> int:
-        return _GPU_IS_LOST
+        return GPU_IS_LOST
 
 
 class Vanished(BoardFault):
-    """Lost, and not even counted from the next initialisation on, as after a reboot."""
+    """Lost, and not even counted from the next initialisation on, as after a reboot. `on_bus`: the
+    kernel still finds it, and the driver could not start it."""
 
     kind: Literal["vanished"]
+    on_bus: bool = False
 
     def code(self, call: str, gpu_index: int | None) -> int:
-        return _GPU_IS_LOST
+        return GPU_IS_LOST
 
 
 class Unreadable(BoardFault):

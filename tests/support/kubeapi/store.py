@@ -39,6 +39,7 @@ RESOURCES = {
         Resource("/api/v1", "namespaces", "Namespace", namespaced=False),
         Resource("/apis/apps/v1", "daemonsets", "DaemonSet"),
         Resource("/apis/resource.k8s.io/v1", "resourceclaims", "ResourceClaim"),
+        Resource("/api/v1", "events", "Event"),
         Resource("/apis/resource.k8s.io/v1", "resourceslices", "ResourceSlice", namespaced=False),
         Resource("/apis/networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
         Resource("/apis/crd.projectcalico.org/v1", "ippools", "IPPool", namespaced=False),

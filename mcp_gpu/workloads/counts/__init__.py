@@ -1,0 +1,1 @@
+"""How many GPUs a node has, by everybody who counts them, and why they disagree."""

@@ -252,6 +252,18 @@ DISAGREE: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"advertised": node(32, 31, gpu_replicas="4")},
         ["device_never_recovered"],
     ),
+    "all unhealthy at once, as where the plugin has just ended": (
+        {"advertised": node(8, 0)},
+        ["device_plugin_absent"],
+    ),
+    "the only GPU unhealthy": (
+        {
+            "nvml": driver(board(0)),
+            "bus": pci(1),
+            "advertised": node(1, 0, gpu_count="1"),
+        },
+        ["device_never_recovered"],
+    ),
     "unhealthy, and so it is": (
         {"nvml": driver(*boards(sound=False)), "advertised": node(8, 7)},
         ["device_unhealthy"],

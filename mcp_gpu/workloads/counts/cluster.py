@@ -144,6 +144,20 @@ def _unhealthy(counted: Counted, seen: Advertised) -> Iterator[Disagreement]:
             confidence="medium",
         )
         return
+    if missing > 1 and not any(seen.allocatable.get(name) for name in seen.capacity):
+        # A real kubelet does so when the plugin's socket closes: for five minutes, then it says 0.
+        yield Disagreement(
+            code="device_plugin_absent",
+            gpus=(),
+            title=f"All {devices} are withheld and NVML calls all GPUs well.",
+            cause="The device plugin on this node has ended: the kubelet then calls all of its "
+            "devices unhealthy at once. Or the plugin itself has marked every one of them.",
+            evidence=(told, f"NVML counts {driver.count}, none lost and none failed"),
+            fix="Look at the device plugin's pod on this node. If it runs, see what happened "
+            f"(analyze_xid_errors). {_RESTART}",
+            confidence="medium",
+        )
+        return
     unsure = [board.index for board in driver.boards if board.sound is None]
     yield Disagreement(
         code="device_never_recovered",

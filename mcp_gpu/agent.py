@@ -104,6 +104,7 @@ async def _serve(
         lambda: collector.snapshot,
         PodResources(settings.pod_resources_socket),
         settings.device_plugin_checkpoint,
+        pod=settings.pod_name,
     )
     identity = Identity(
         name="mcp-gpu",

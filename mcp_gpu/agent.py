@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,26 +12,20 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
-from mcp_gpu.gpu.nvml import Nvml
-from mcp_gpu.node import syslog
-from mcp_gpu.node.boot import Boot
-from mcp_gpu.node.gpu_access import explain
-from mcp_gpu.node.holdings import Attribution
-from mcp_gpu.node.kmsg import opener
-from mcp_gpu.node.pod_resources import PodResources
-from mcp_gpu.node.sight import Lookout
-from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
-from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
+from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.sources import make_sources
 from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
-    from mcp_gpu.gpu.simulator import Node
+    pass
 
 __all__ = ["run"]
+
+logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
@@ -46,6 +39,9 @@ FIRST_READ_SECONDS = 10.0
 """How long readiness waits for the first look at NVML. Initialising takes up to 3 s a GPU without
 persistence mode; a driver that takes longer than this is stuck, and a stuck driver must be seen,
 so the agent becomes ready all the same."""
+
+SAVE_SECONDS = 2.0
+"""Longest wait at the end for the timeline to be written."""
 
 FOR_HTTP: tuple[str, ...] = (
     "token_file",
@@ -67,19 +63,15 @@ FOR_HTTP: tuple[str, ...] = (
 def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
-    library = None if settings.nvml_library is None else str(settings.nvml_library)
-    watch = _watch(settings, library)
-    collector = Collector(
-        _nvml(settings, library),
-        fast_seconds=settings.fast_seconds,
-        slow_seconds=settings.slow_seconds,
-        events=watch.events,
-    )
+    sources = make_sources(settings)
     try:
-        anyio.run(_serve, settings, http, collector, watch)
+        anyio.run(_serve, settings, http, sources)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
-        collector.stop()
+        sources.collector.stop()
+        sources.recorder.stop()
+        if not sources.recorder.join(SAVE_SECONDS):
+            logger.warning("the timeline could not be saved in time")
     return 0
 
 
@@ -94,18 +86,9 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, collector: Collector, watch: XidWatch
+    settings: AgentSettings, http: HttpEndpoint | None, sources: tools.Sources
 ) -> None:
     started = time.monotonic()
-    lookout = Lookout(
-        lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
-    )
-    attribution = Attribution(
-        lambda: collector.snapshot,
-        PodResources(settings.pod_resources_socket),
-        settings.device_plugin_checkpoint,
-        pod=settings.pod_name,
-    )
     identity = Identity(
         name="mcp-gpu",
         version=__version__,
@@ -120,19 +103,9 @@ async def _serve(
         name=identity.name,
         version=__version__,
         instructions=INSTRUCTIONS,
-        tools=from_listing(
-            tools.LISTING,
-            tools.makers(
-                settings.node_name,
-                collector,
-                watch,
-                lookout.sight,
-                attribution,
-                expected_gpus=settings.expected_gpus,
-            ),
-        ),
+        tools=from_listing(tools.LISTING, tools.makers(sources)),
         identity=lambda: identity,
-        sees=lambda: lookout.sight().told,
+        sees=lambda: sources.lookout.sight().told,
     )
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
@@ -144,7 +117,7 @@ async def _serve(
                 socket_path=settings.socket_path,
                 stdio=settings.stdio,
                 delay_seconds=settings.shutdown_delay_seconds,
-                readiness=lambda: _readiness(collector, time.monotonic() - started),
+                readiness=lambda: _readiness(sources.collector, time.monotonic() - started),
                 task_status=task_status,
             )
             tasks.cancel_scope.cancel()
@@ -157,8 +130,9 @@ async def _serve(
         else:
             # Not before: they and who asks would take turns, and who comes in the meantime is told
             # that the first look is yet to end.
-            await tasks.start(watch.run)
-            collector.start()
+            await tasks.start(sources.watch.run)
+            sources.recorder.start()
+            sources.collector.start()
     if refused is not None:
         raise SettingError(str(refused)) from refused
 
@@ -180,43 +154,3 @@ def _readiness(collector: Collector, running_seconds: float) -> Readiness:
     }
     looked = snapshot.state != "starting" or running_seconds >= FIRST_READ_SECONDS
     return Readiness(looked, detail, words)
-
-
-def _nvml(settings: AgentSettings, library: str | None) -> Nvml:
-    if settings.simulate is not None:
-        # This machine's drivers and devices tell nothing of a simulated node's.
-        return Nvml(library_path=library)
-    look = partial(explain, access=settings.gpu_access, library=library)
-    return Nvml(library_path=library, explain=look)
-
-
-def _watch(settings: AgentSettings, library: str | None) -> XidWatch:
-    if settings.simulate is None:
-        return XidWatch(
-            opener(settings.kernel_log),
-            place=str(settings.kernel_log),
-            # Whoever names another place means that one, not this machine's kernel.
-            call=syslog.kernel if settings.kernel_log == KERNEL_LOG else None,
-            journal_paths=map(Path, settings.journal_paths),
-            library_path=library,
-        )
-    # A simulated node has a kernel log of its own. Whatever machine this is, its journal is not
-    # that node's.
-    log = _simulate(settings.simulate, settings.node_name).kernel_log
-    return XidWatch(log.open, place="the simulated log", boot=Boot(log.boot_id, log.started_at))
-
-
-def _simulate(fleet_file: str, node_name: str) -> Node:
-    from mcp_gpu.gpu import simulator  # 20 ms and 3 MiB that an agent on hardware need not pay
-
-    try:
-        fleet = (
-            simulator.default_fleet()
-            if fleet_file == "demo"
-            else simulator.load_fleet(Path(fleet_file))
-        )
-        node = fleet.node(node_name)
-    except simulator.FleetError as error:
-        raise SettingError(f"--simulate: {error}") from error
-    simulator.install(node)
-    return node

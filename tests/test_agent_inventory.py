@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import READINGS
+from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import (
     Ecc,
@@ -28,7 +29,7 @@ from mcp_gpu.gpu.simulator.faults import (
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Tool
-from mcp_gpu.tools import health, xids
+from mcp_gpu.tools import health, timeline, topology, xids
 from mcp_gpu.tools.inventory import NodeInventory, agent_tool
 from support import served
 from support.health import BLIND
@@ -226,7 +227,16 @@ async def test_the_agent_answers_what_its_schema_promises() -> None:
     jsonschema.validate(found, listed[0].output_schema, cls=jsonschema.Draft202012Validator)
 
 
-@pytest.mark.parametrize("name", ["get_gpu_inventory", "get_gpu_health", "analyze_xid_errors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "get_gpu_inventory",
+        "get_gpu_health",
+        "get_gpu_timeline",
+        "get_nvlink_topology",
+        "analyze_xid_errors",
+    ],
+)
 async def test_a_simulated_node_says_so_before_it_was_ever_read(name: str) -> None:
     node = Node("n", "t4", faults=(Hang(kind="hang", seconds=3600),))
     log = node.kernel_log
@@ -234,7 +244,11 @@ async def test_a_simulated_node_says_so_before_it_was_ever_read(name: str) -> No
     makes: dict[str, Callable[[Collector], Tool[Any]]] = {
         "get_gpu_inventory": lambda collector: agent_tool("n", collector),
         "get_gpu_health": lambda collector: health.agent_tool("n", collector, watch, lambda: BLIND),
+        "get_nvlink_topology": lambda collector: topology.agent_tool("n", collector),
         "analyze_xid_errors": lambda collector: xids.agent_tool("n", collector, watch),
+        "get_gpu_timeline": lambda collector: timeline.agent_tool(
+            "n", collector, Recorder(), watch
+        ),
     }
     async with served.agent(node, makes[name], looked=False) as client:
         answer = await client.call_tool(name, {})

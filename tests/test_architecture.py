@@ -50,9 +50,9 @@ MAY_IMPORT = {
     },
     "mcp_gpu.variables": {"mcp_gpu.settings"},
 }
-ROLES = {"agent", "gateway", "demo", "recording", "cli", "attach", "__main__"}
-ROLES |= {"status", "health", "xid", "ps", "doctor"}
-ROLES |= {"terminal"}  # what status, health, xid, ps and doctor share
+ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
+ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
+ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -66,10 +66,13 @@ ONLY_IN = {
     "pydantic_settings": ("mcp_gpu.settings", "mcp_gpu.cli"),
     "rich": (
         "mcp_gpu.status",
+        "mcp_gpu.top",
         "mcp_gpu.health",
+        "mcp_gpu.topo",
         "mcp_gpu.xid",
         "mcp_gpu.ps",
         "mcp_gpu.doctor",
+        "mcp_gpu.why",
         "mcp_gpu.terminal",
         "mcp_gpu.demo",
     ),
@@ -78,7 +81,7 @@ ONLY_IN = {
     "h2": ("mcp_gpu.node.grpc",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
-    "aiohttp": ("transports.kubernetes", "transports.websocket"),
+    "aiohttp": ("transports.kubernetes", "transports.refusals", "transports.websocket"),
 }
 """Foreign systems, each behind one door."""
 

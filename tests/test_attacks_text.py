@@ -25,6 +25,7 @@ from mcp_gpu.tools import (
     fleet_allocation,
     fleet_health,
     fleet_inventory,
+    fleet_topology,
     fleet_xids,
 )
 from mcp_gpu.tools import inventory as agent_inventory
@@ -201,6 +202,7 @@ async def test_a_forged_cursor_gives_a_page_or_an_error(cursor: str) -> None:
     agents = {"a": Agent("a", inventory("a")), "b": XidAgent("b")}
     for tool, name in (
         (fleet_inventory.gateway_tool, "get_gpu_inventory"),
+        (fleet_topology.gateway_tool, "get_nvlink_topology"),
         (fleet_xids.gateway_tool, "analyze_xid_errors"),
     ):
         async with served.gateway(tool, agents) as client:

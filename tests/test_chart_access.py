@@ -33,13 +33,22 @@ WORKLOADS = [
     ("resource.k8s.io", "resourceslices", "list"),
 ]
 
-NOTHING = {"nodes": False, "diagnosis": False, "workloads": False}
+NOTHING = {"nodes": False, "diagnosis": False, "workloads": False, "failures": False}
 """Of what RBAC can grant feature by feature."""
 
 REVIEWS = [
     ("authentication.k8s.io", "tokenreviews", "create"),
     ("authorization.k8s.io", "subjectaccessreviews", "create"),
 ]
+
+FAILURES = [
+    ("", "pods,events", "list"),
+    ("", "nodes", "get"),
+    ("batch", "jobs", "get"),
+    ("jobset.x-k8s.io", "jobsets", "get"),
+    ("kubeflow.org", "pytorchjobs", "get"),
+]
+"""What `explain_failure` reads besides, but for logs."""
 
 MAY_CREATE = {(group, resource): {"create"} for group, resource, _ in REVIEWS} | {
     ("", "pods/exec"): {"create"},
@@ -64,6 +73,7 @@ def test_the_gateway_may_read_agents_and_nodes_and_open_streams_and_no_more() ->
         *REVIEWS,
         ("", "nodes", READ),
         *WORKLOADS,
+        *FAILURES,
         ("apps", "daemonsets", "list"),
         (
             "crd.projectcalico.org",
@@ -264,15 +274,25 @@ def test_every_kind_that_lies_in_no_namespace_is_known() -> None:
 
 
 def test_a_diagnosis_is_granted_without_the_nodes_and_the_nodes_without_it() -> None:
-    alone = rules(render({"rbac": {"nodes": False}}), "ClusterRole")
+    alone = rules(render({"rbac": {"nodes": False, "failures": False}}), "ClusterRole")
     assert "nodes" not in [resource for _, resource, _ in alone]
-    granted = rules(render({"rbac": {"diagnosis": False, "workloads": False}}), "ClusterRole")
+    granted = rules(render({"rbac": {**NOTHING, "nodes": True}}), "ClusterRole")
     assert granted == [*REVIEWS, ("", "nodes", READ)]
 
 
 def test_what_pods_hold_is_granted_by_itself() -> None:
     granted = rules(render({"rbac": {**NOTHING, "workloads": True}}), "ClusterRole")
     assert granted == [*REVIEWS, *WORKLOADS]
+
+
+def test_what_explains_a_failure_is_granted_by_itself_and_logs_only_on_demand() -> None:
+    alone = {**NOTHING, "failures": True}
+    granted = rules(render({"rbac": alone}), "ClusterRole")
+    assert granted == [*REVIEWS, *WORKLOADS, *FAILURES]
+    granted = rules(render({"rbac": alone | {"failureLogs": True}}), "ClusterRole")
+    assert granted == [*REVIEWS, *WORKLOADS, *FAILURES, ("", "pods/log", "get")]
+    with pytest.raises(helm_python.HelmError, match="no use without rbac"):
+        render({"rbac": {"failures": False, "failureLogs": True}})
 
 
 # --- tokens ------------------------------------------------------------------------------------

@@ -588,3 +588,23 @@ def test_an_agent_knows_how_many_gpus_it_should_have_where_somebody_has_said_so(
     told = variables(agent(expectedGpus=8))
     monkeypatch.setenv("MCP_GPU_EXPECTED_GPUS", told["MCP_GPU_EXPECTED_GPUS"])
     assert AgentSettings().expected_gpus == 8
+
+
+def test_the_timeline_is_kept_on_the_node_only_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "MCP_GPU_RECORDER_DIRECTORY" not in variables(
+        agent(privileges="root", kubeletFolders=[])
+    )
+    pod = agent(privileges="root", kubeletFolders=[], recorder={"hostPath": "/var/lib/gpus"})
+    directory = variables(pod)["MCP_GPU_RECORDER_DIRECTORY"]
+    assert host_paths(pod) == {directory: ("/var/lib/gpus", "DirectoryOrCreate")}
+    monkeypatch.setenv("MCP_GPU_RECORDER_DIRECTORY", directory)
+    assert str(AgentSettings().recorder_directory) == directory
+
+
+def test_a_folder_that_the_agent_could_not_write_to_is_refused_with_the_way_out() -> None:
+    with pytest.raises(helm_python.HelmError, match=r"set agent\.privileges=root"):
+        agent(recorder={"hostPath": "/var/lib/gpus"})
+    with pytest.raises(helm_python.HelmValuesError, match="hostPath"):
+        agent(privileges="root", recorder={"hostPath": "relative"})

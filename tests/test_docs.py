@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,14 +18,22 @@ from mcp_gpu.tools import (
     fleet_allocation,
     fleet_health,
     fleet_inventory,
+    fleet_processes,
+    fleet_timeline,
+    fleet_topology,
     fleet_xids,
     health,
     inventory,
+    processes,
+    topology,
     xids,
 )
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
+from mcp_gpu.tools.explain_failure import FailureArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
+from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
+from mcp_gpu.workloads.failure.model import CATEGORIES, Category
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -149,9 +158,13 @@ def named_in(page: Path) -> set[str]:
 TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
     "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
+    "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
+    "get_nvlink_topology": (topology.AgentArguments, fleet_topology.GatewayArguments),
     "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
     "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
+    "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
     "explain_xid": (ExplainArguments,),
+    "explain_failure": (FailureArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }
 
@@ -164,6 +177,13 @@ def test_every_argument_of_every_tool_is_documented() -> None:
     for name, arguments in TOOLS.items():
         for argument in {field for each in arguments for field in each.model_fields}:
             assert f"`{argument}`" in told[name], f"{name}: {argument}"
+
+
+def test_every_category_of_failure_is_documented() -> None:
+    text = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
+    assert set(CATEGORIES) == set(get_args(Category))
+    for category, meaning in CATEGORIES.items():
+        assert f"| `{category}` | {meaning} |" in text
 
 
 def test_one_version_everywhere() -> None:

@@ -31,11 +31,26 @@ NODES = {"h100-a", "t4-a"}
 
 TOOL = "get_gpu_inventory"
 HEALTH = "get_gpu_health"
+TOPOLOGY = "get_nvlink_topology"
 XIDS = "analyze_xid_errors", "explain_xid"
 ALLOCATION = "get_pod_gpu_allocation"
+PROCESSES = "get_gpu_processes"
+TIMELINE = "get_gpu_timeline"
 TOOLS = {
-    "agent": sorted([ALLOCATION, HEALTH, TOOL, *XIDS]),
-    "gateway": sorted([ALLOCATION, "check_connectivity", HEALTH, TOOL, *XIDS]),
+    "agent": sorted([ALLOCATION, HEALTH, PROCESSES, TIMELINE, TOOL, TOPOLOGY, *XIDS]),
+    "gateway": sorted(
+        [
+            ALLOCATION,
+            "check_connectivity",
+            "explain_failure",
+            HEALTH,
+            PROCESSES,
+            TIMELINE,
+            TOOL,
+            TOPOLOGY,
+            *XIDS,
+        ]
+    ),
 }
 CALL = {
     "jsonrpc": "2.0",

@@ -19,6 +19,7 @@ REASONS = {
     "mig_active",
     "gpu_lost",
     "timeout",
+    "first_sample",
 }
 
 

@@ -11,7 +11,8 @@ from aiohttp import web
 from support.kubeapi.answering import PRINT, SECRET, answering, failure, program, who
 from support.kubeapi.credentials import write_kubeconfig
 from support.peer import listen
-from transports.kubernetes import KubernetesApi, KubernetesError, refusal
+from transports.kubernetes import KubernetesApi, KubernetesError
+from transports.refusals import refusal
 
 
 async def test_parameters_and_a_path_before_the_api_are_kept(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from inspect import getfullargspec
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import anyio
 import pytest
@@ -22,14 +21,9 @@ from transports.base import Identity
 NOBODY: Any = None
 """Whom a tool would ask if it were called."""
 
-
-def made_of_nothing(makers: Callable[..., Makers]) -> Makers:
-    return makers(*(NOBODY for _ in getfullargspec(makers).args))
-
-
 MAKERS = {
-    "agent": made_of_nothing(agent.makers),
-    "gateway": made_of_nothing(gateway.makers),
+    "agent": agent.makers(MagicMock()),
+    "gateway": gateway.makers(NOBODY, NOBODY, NOBODY),
 }
 LISTINGS = {"agent": agent.LISTING, "gateway": gateway.LISTING}
 FLAGS = {"agent": ["--simulate", "demo", "--node-name", "h100-a"], "gateway": ["--agents", "a"]}

@@ -148,7 +148,8 @@ def test_a_recording_says_how_long_the_calls_took(tmp_path: Path) -> None:
 def test_only_getters_are_called() -> None:
     with simulator.installed(simulator.Node("real", "h100", gpus=1)):
         document = record()
-    for call in document["microseconds"]:
+    others = {"nvmlGpmQueryDeviceSupport", "nvmlGpmSampleFree"}
+    for call in document["microseconds"].keys() - others:
         assert "Get" in call
         assert "Set" not in call
 

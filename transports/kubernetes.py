@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,9 +26,8 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from transports.credentials import Credentials, CredentialsError, in_cluster, load
-from transports.errors import MESSAGE_CHARS
-from transports.framing import FrameTooLong, LineSplitter
-from transports.text import one_line
+from transports.framing import LineSplitter
+from transports.refusals import NO_CREDENTIALS, KubernetesError, mapped, refuse
 
 if TYPE_CHECKING:
     # 0.25 s and 45 MiB, which only those pay who talk to a cluster.
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 
     from transports.websocket import WebSocket
 
-__all__ = ["KubernetesApi", "KubernetesError", "in_cluster", "refusal", "shared"]
+__all__ = ["NO_CREDENTIALS", "KubernetesApi", "KubernetesError", "in_cluster", "shared"]
 
 _Answer = TypeVar("_Answer")
 
@@ -52,43 +49,11 @@ RELOAD_SECONDS = 60.0
 GET_SECONDS = 15.0
 """For one document; a page of 500 pods takes about 0.3 s."""
 
-ERROR_BYTES = 65_536
-"""How much of a refusal is read; a `Status` is a few hundred bytes."""
-
-ERROR_SECONDS = 2.0
-"""How long the words of a refusal are waited for. Its status is known without them."""
-
 CLOSE_SECONDS = 2.0
 """How long closing may take."""
 
 MESSAGE_BYTES = 1 << 20
 """Longest WebSocket message accepted. The kubelet sends at most 32 KiB at a time."""
-
-NO_CREDENTIALS = "NoCredentials"
-"""`KubernetesError.reason` where the server was not even asked."""
-
-_SSL_CONTEXT = re.compile(r" ssl:<[^>]*>")
-"""What aiohttp puts into the text of a failed connection, and says nobody anything."""
-
-
-_SECRET = re.compile(r"//[^/@\s]+@")
-"""A name and password in a URL."""
-
-
-class KubernetesError(Exception):
-    """The API server refused, or was not reached.
-
-    Attributes:
-        status: the HTTP status; 0 where there was no answer at all.
-        reason: Kubernetes' machine-readable reason such as `Forbidden` or `Expired`,
-            `NO_CREDENTIALS`, or empty.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, reason: str = "") -> None:
-        self.message = one_line(message, MESSAGE_CHARS)
-        super().__init__(self.message)
-        self.status = status
-        self.reason = reason
 
 
 class KubernetesApi:
@@ -150,6 +115,22 @@ class KubernetesApi:
         async with self._response(path, params, total_seconds=seconds) as response:
             return await _document(response, path)
 
+    async def tail(
+        self, path: str, params: Mapping[str, str], *, last_bytes: int, seconds: float
+    ) -> str:
+        """The end of a plain text, such as a log: no more of it is kept than `last_bytes`.
+
+        Raises:
+            KubernetesError: refused, not reached, or not all of it within `seconds`.
+        """
+        kept = bytearray()
+        async with self._response(path, params, total_seconds=seconds) as response:
+            with mapped(path):
+                async for piece in response.content.iter_any():
+                    kept += piece
+                    del kept[:-last_bytes]
+        return kept.decode(errors="replace")
+
     async def post(self, path: str, document: Any, *, seconds: float = GET_SECONDS) -> Any:
         """The JSON document that answers one of ours.
 
@@ -201,7 +182,7 @@ class KubernetesApi:
     ) -> WebSocket:
         from transports.websocket import WebSocket
 
-        with _mapped(path):
+        with mapped(path):
             opened = await session.ws_connect(
                 access.host + path,
                 params=params,
@@ -231,7 +212,7 @@ class KubernetesApi:
         ) -> aiohttp.ClientResponse:
             from aiohttp import ClientTimeout
 
-            with _mapped(path):
+            with mapped(path):
                 return await session.request(
                     "GET" if document is None else "POST",
                     access.host + path,
@@ -325,62 +306,22 @@ def _new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # Every exec stream holds a connection: the default of 100 would make the next one wait.
         connector=aiohttp.TCPConnector(limit=0),
-        middlewares=(_refuse,),
+        middlewares=(refuse,),
         timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
-async def _refuse(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Read a refusal's `Status` before the WebSocket client drops it."""
-    from aiohttp import ClientError
-
-    response = await send(request)
-    if response.status < 300:
-        return response
-    body = bytearray()
-    async with response:
-        try:
-            with anyio.move_on_after(ERROR_SECONDS):
-                async for piece in response.content.iter_any():
-                    body += piece
-                    if len(body) >= ERROR_BYTES:
-                        break
-        except ClientError:
-            pass  # what came before it says more than how it broke off
-        response.close()
-    raise refusal(response.status, response.reason or "", bytes(body))
-
-
-def refusal(status: int, phrase: str, body: bytes) -> KubernetesError:
-    """What an HTTP refusal says, in the words of its Kubernetes `Status` where it has one."""
-    message, reason = f"HTTP {status} {phrase}".strip(), ""
-    text = body.decode(errors="replace").strip()
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        # A kubelet behind the server says it in plain text; a load balancer in a web page.
-        if text and not text.startswith("<"):
-            message = f"{message}: {text}"
-        document = None
-    if isinstance(document, dict) and document.get("kind") == "Status":
-        reason = str(document.get("reason") or "")
-        message = f"{message}: {document.get('message') or reason}"
-    return KubernetesError(message, status=status, reason=reason)
-
-
 async def _lines(response: aiohttp.ClientResponse, path: str) -> AsyncGenerator[bytes, None]:
     splitter = LineSplitter()
-    with _mapped(path):
+    with mapped(path):
         async for chunk in response.content.iter_any():
             for line in splitter.feed(chunk):
                 yield line
 
 
 async def _document(response: aiohttp.ClientResponse, path: str) -> Any:
-    with _mapped(path):
+    with mapped(path):
         body = await response.read()
     try:
         return json.loads(body)
@@ -396,24 +337,3 @@ def _shown(access: Credentials) -> dict[str, Any]:
         "ssl": access.tls,
         "server_hostname": access.server_name,
     }
-
-
-@contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    """What aiohttp raises, as a `KubernetesError` without a status."""
-    import aiohttp
-
-    try:
-        yield
-    except aiohttp.WSServerHandshakeError as error:
-        message = f"{path}: HTTP {error.status} without the WebSocket that was asked for"
-        raise KubernetesError(message, status=error.status) from error
-    except aiohttp.ClientHttpProxyError as error:
-        # Its own text holds the proxy's address, password and all.
-        message = f"the proxy refused: HTTP {error.status} {error.message}"
-        raise KubernetesError(message) from None
-    except TimeoutError as error:
-        raise KubernetesError(f"the API server did not answer {path} in time") from error
-    except (aiohttp.ClientError, OSError, FrameTooLong, UnicodeError) as error:
-        text = _SECRET.sub("//", _SSL_CONTEXT.sub("", str(error))) or type(error).__name__
-        raise KubernetesError(f"cannot reach the API server: {text}") from error

@@ -21,6 +21,7 @@ from mcp_gpu.gpu.events import XidEvents
 from mcp_gpu.gpu.history import History, Past
 from mcp_gpu.gpu.model import Snapshot, Waiting
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.processes import Processes
 from mcp_gpu.gpu.reader import Reader
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Collector:
         slow_seconds: between readings of links, modes, error counters and verdicts.
         retry_seconds: the first pause after NVML refused or a GPU was lost.
         events: the driver's Xids, listened to while NVML is open.
+        told: takes every snapshot on this thread, and has to return at once.
         clock: Unix time, for the snapshot's own times.
     """
 
@@ -55,11 +57,12 @@ class Collector:
         fast_seconds: float = 2.0,
         slow_seconds: float = 30.0,
         retry_seconds: float = RETRY_SECONDS,
+        told: Callable[[Snapshot], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._nvml = nvml or Nvml()
         self._reader = Reader(self._nvml, clock=clock)
-        self._events = events
+        self._events, self._told = events, told
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
         self._snapshot = Snapshot(simulated=self._nvml.simulated)
@@ -68,7 +71,12 @@ class Collector:
         """When the readings of the last snapshot were begun, on time.monotonic()."""
         self._wanted = self._read_at
         """The earliest that the next readings may be begun to satisfy everyone who asked."""
+        self._processes: Processes | None = None
+        self._processes_at = self._processes_wanted = self._read_at
+        """As the two above, of the processes, which are read for those alone who ask."""
         self._open = False
+        self._complete_at = self._complete_wanted = self._read_at
+        """As the two above, for what is read on demand alone."""
         self._slow_due = self._fast_due = self._open_due = -float("inf")
         self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
         self._stopping = False
@@ -125,6 +133,35 @@ class Collector:
             )
         return self.snapshot
 
+    async def complete(self, max_age_seconds: float, timeout_seconds: float) -> Snapshot:
+        """As `fresh`, with what is read only when somebody asks: `Gpu.gpm` and `wiring`."""
+        oldest = time.monotonic() - max_age_seconds
+        self._wanted = max(self._wanted, oldest)
+        self._complete_wanted = max(self._complete_wanted, oldest)
+        with anyio.move_on_after(timeout_seconds):
+            await self._until(
+                lambda: self._complete_at >= oldest or self._snapshot.state in {"absent", "failing"}
+            )
+        return self.snapshot
+
+    async def processes(self, max_age_seconds: float, timeout_seconds: float) -> Processes | None:
+        """The processes on the GPUs, no older than that or the last ones that were read; None where
+        there are none of the driver as it is now.
+
+        Nobody waits where a call already hangs, nor where NVML is absent or failing.
+        """
+        oldest = time.monotonic() - max_age_seconds
+        self._processes_wanted = max(self._processes_wanted, oldest)
+        if self.snapshot.waiting is None:
+            with anyio.move_on_after(timeout_seconds):
+                await self._until(
+                    lambda: (
+                        self._processes_at >= oldest
+                        or self._snapshot.state in {"absent", "failing"}
+                    )
+                )
+        return self._processes
+
     async def _until(self, enough: Callable[[], bool]) -> None:
         """Ask the thread for a turn after each publication until it is enough."""
         loop = asyncio.get_running_loop()
@@ -147,6 +184,12 @@ class Collector:
             why = f": {snapshot.failure.message}" if snapshot.failure else ""
             log.info("NVML is %s%s", snapshot.state, why)
         self._snapshot = snapshot
+        if self._told is not None:
+            try:
+                self._told(snapshot)
+            except Exception:
+                # Boundary: whoever listens is no reason for GPUs not to be read.
+                log.exception("telling of a snapshot")
         with self._lock:
             waiters, self._waiters = self._waiters, []
         for loop, event in waiters:
@@ -181,6 +224,7 @@ class Collector:
             self._shut()
             self._open_due = time.monotonic() + self._back_off()
             self._history.forget()
+            self._processes = None  # Without a driver there are none.
             self._publish(self._reader.failed(error))
         return min(self._fast_due, self._slow_due) if self._open else self._open_due
 
@@ -189,7 +233,7 @@ class Collector:
         self._shut()
         self._reader.open()
         self._open = True
-        self._slow_due = self._fast_due = -float("inf")
+        self._slow_due = self._fast_due = self._complete_at = -float("inf")
         if self._reader.impaired:
             self._open_due = time.monotonic() + self._back_off()
 
@@ -200,11 +244,15 @@ class Collector:
         if slow:
             self._reader.read_slow()
             self._slow_due = now + self._slow_seconds
-        if slow or now >= self._fast_due or self._read_at < self._wanted:
+        processes = self._processes_at < self._processes_wanted
+        if slow or processes or now >= self._fast_due or self._read_at < self._wanted:
             begun = time.monotonic()
             self._fast_due = begun + self._fast_seconds
             snapshot = self._reader.read_fast()
             self._read_at = begun
+            if processes:
+                # Beside the memory that was just read: what one tells is held against the other.
+                self._processes, self._processes_at = self._reader.read_processes(), begun
             if not self._reader.impaired:
                 # Only now: a GPU may give its name and block on its readings.
                 self._pause = self._retry_seconds
@@ -212,6 +260,11 @@ class Collector:
                 self._open_due = time.monotonic() + self._back_off()
             if slow:
                 self._history.add(snapshot)
+            self._publish(snapshot)
+        if self._complete_at < self._complete_wanted:
+            begun = time.monotonic()
+            snapshot = self._reader.read_rest()
+            self._complete_at = begun
             self._publish(snapshot)
 
     def _shut(self) -> None:

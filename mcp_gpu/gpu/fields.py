@@ -92,8 +92,12 @@ def _platform(info: Structure) -> tuple[Any, ...]:
     )
 
 
+def pci_address(info: Any) -> str | Missing:
+    return text(raw_bytes(info, "busId"))
+
+
 def _pci(info: Any) -> tuple[Any, ...]:
-    return text(raw_bytes(info, "busId")), f"{info.pciDeviceId:08X}"
+    return pci_address(info), f"{info.pciDeviceId:08X}"
 
 
 def _throttle(mask: int) -> tuple[str, ...]:

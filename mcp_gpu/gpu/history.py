@@ -2,7 +2,7 @@
 
 A new initialisation of NVML says nothing of the driver: it may have been loaded anew in between,
 with every counter back at 0. Where a GPU is lost NVML is initialised ever again, and the others
-would never have a past. So it is shown for each GPU that its counters ran on (`_ran_on`).
+would never have a past. So it is shown for each GPU that its counters ran on (`ran_on`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _carried(past: Past, now: Snapshot) -> Past:
     places = {
         position: former[gpu.uuid]
         for position, gpu in enumerate(now.gpus)
-        if gpu.uuid in former and _ran_on(last, former[gpu.uuid], now, position)
+        if gpu.uuid in former and ran_on(last, former[gpu.uuid], now, position)
     }
     if past.first is None or not places:
         return Past()
@@ -96,7 +96,7 @@ def _carried(past: Past, now: Snapshot) -> Past:
     return Past(moved(past.first), tuple(map(moved, past.recent)))
 
 
-def _ran_on(last: Snapshot, before: int, now: Snapshot, position: int) -> bool:
+def ran_on(last: Snapshot, before: int, now: Snapshot, position: int) -> bool:
     """Whether a GPU's counters surely ran on from `last` to `now`.
 
     Energy is counted since the driver was loaded (nvml.h): one that has used more than it could

@@ -12,8 +12,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from mcp_gpu.gpu.gpm import Gpm
 from mcp_gpu.gpu.vitals import Vitals
 from mcp_gpu.gpu.wire import Wire, give_reasons
+from mcp_gpu.gpu.wiring import Wiring
 
 GpuState = Literal["ok", "lost", "unreadable"]
 SnapshotState = Literal["starting", "ok", "absent", "failing"]
@@ -32,6 +34,8 @@ class MigDevice(Wire):
     multiprocessor_count: int | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+    gpm: Gpm | None = None
+    """Of its GPU instance, which may hold more than this device."""
     unavailable: dict[str, str] = Field(default_factory=dict)
     """Field name to the reason why the field is None."""
 
@@ -46,7 +50,8 @@ class Gpu(Wire):
 
     Every field from `uuid` on may be None, and then `unavailable` names the reason: one of
     `not_supported`, `driver_too_old`, `no_permission`, `deprecated`, `mig_active`, `gpu_lost`,
-    `timeout`, `error(CODE)` with NVML's code, or `not_reported` (the agent predates the field).
+    `timeout`, `error(CODE)` with NVML's code, or `not_reported` (the agent predates the field); of
+    `gpm` also `first_sample` (it takes two, 2 s apart) and `not_read` (not asked for in time).
     """
 
     index: int
@@ -175,6 +180,8 @@ class Gpu(Wire):
     """The driver's own verdict: none, gpu_reset, node_reboot, drain_p2p, drain_and_reset,
     recover_imex, bus_reset or system_reboot."""
 
+    gpm: Gpm | None = None
+    """Hopper and later: what the multiprocessors, tensor cores and links really did."""
     mig_devices: tuple[MigDevice, ...] = ()
     unavailable: dict[str, str] = Field(default_factory=dict)
     """Field name to the reason why the field is None; `mig_devices` where there may be more than
@@ -245,6 +252,8 @@ class Snapshot(Wire):
     """By index. After a failure the last ones known stay: their identities, without readings."""
     vitals: tuple[Vitals, ...] = ()
     """Health readings of the same GPUs, in the same order; taken with the slow readings."""
+    wiring: Wiring | None = None
+    """Read when somebody asks (`Collector.complete`), as is what `Gpu.gpm` holds."""
     gpu_count: int | None = None
     """How many GPUs NVML counts now."""
     gpu_count_expected: int | None = None

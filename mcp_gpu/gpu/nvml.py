@@ -265,6 +265,29 @@ class Nvml:
             for value in self.call(call, gpu_index, handle, ids)
         ]
 
+    def gpm_metrics(
+        self, gpu_index: int, older: Any, newer: Any, ids: list[int]
+    ) -> list[float | NvmlError]:
+        """What lies between two samples of GPM: a number, or the refusal, for each metric.
+
+        Raises:
+            NvmlError: the call itself failed.
+        """
+        asked = pynvml.c_nvmlGpmMetricsGet_t(
+            version=pynvml.NVML_GPM_METRICS_GET_VERSION,
+            numMetrics=len(ids),
+            sample1=older,
+            sample2=newer,
+        )
+        for position, metric in enumerate(ids):
+            asked.metrics[position].metricId = metric
+        call = "nvmlGpmMetricsGet"
+        self.call(call, gpu_index, asked)
+        return [
+            NvmlError(metric.nvmlReturn, call) if metric.nvmlReturn else float(metric.value)
+            for metric in asked.metrics[: len(ids)]
+        ]
+
 
 def _symbol(call: str, args: tuple[Any, ...]) -> str:
     """The C function behind one of the binding's; the one that has two says so by a version."""

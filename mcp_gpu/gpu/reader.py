@@ -12,15 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp_gpu.gpu.errors import Code, GpuLost, GpuUnreadable, NvmlUnavailable, gpu_error
+from mcp_gpu.gpu.errors import (
+    NOT_SUPPORTED,
+    Code,
+    GpuLost,
+    GpuUnreadable,
+    NvmlUnavailable,
+    gpu_error,
+)
 from mcp_gpu.gpu.fields import FAST, SLOW, STATIC
+from mcp_gpu.gpu.gpm import NOT_READ, Gpm
 from mcp_gpu.gpu.links import Links
-from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, Snapshot
+from mcp_gpu.gpu.meter import Meters
+from mcp_gpu.gpu.model import READINGS, Gpu, GpuState, MigDevice, Snapshot
 from mcp_gpu.gpu.nvml import Nvml
+from mcp_gpu.gpu.processes import KINDS, GpuProcesses, Processes, ProcessLists
 from mcp_gpu.gpu.readings import Readings, read_group, read_mig_devices, read_system
-from mcp_gpu.gpu.table import Group
+from mcp_gpu.gpu.table import Group, Missing
 from mcp_gpu.gpu.vital_fields import VITALS
 from mcp_gpu.gpu.vitals import VITALS_READINGS, Vitals
+from mcp_gpu.gpu.wires import Wires
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +53,43 @@ class _Seen:
     slow: Readings = field(default_factory=Readings)
     fast: Readings = field(default_factory=Readings)
     links: Links = field(default_factory=Links)
+    processes: ProcessLists = field(default_factory=ProcessLists)
     vital_readings: Readings = field(default_factory=Readings)
     vitals: Vitals | None = None
     """Of `vital_readings`. Kept while they are the same: snapshots that are remembered share it."""
+    instances: frozenset[int] = frozenset()
+    """Ids of its MIG instances."""
+    meters: Meters = field(default_factory=Meters)
+    gpm: dict[int | None, Gpm | Missing] = field(default_factory=dict)
+    """As last asked for, by MIG instance; None is the whole GPU."""
     trouble: GpuUnreadable | None = None
+
+    def activity(self, instance: int | None) -> tuple[Gpm | None, str]:
+        """What is known of the GPU or of an instance of it, or why it is not."""
+        found = self.gpm.get(instance)
+        if isinstance(found, Gpm):
+            return found, ""
+        reason = found.reason if found is not None else self.meters.refused or NOT_READ
+        hidden = instance is None and reason == NOT_SUPPORTED and bool(self.instances)
+        return None, "mig_active" if hidden else reason
 
 
 class Reader:
-    """Args: clock: Unix time, for `Snapshot.static_at` and its siblings."""
+    """Args:
+    clock: Unix time, for `Snapshot.static_at` and its siblings.
+    ticks: seconds of a clock that is never set, for the time between two samples.
+    """
 
-    def __init__(self, nvml: Nvml, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        nvml: Nvml,
+        *,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._nvml = nvml
-        self._clock = clock
+        self._clock, self._ticks = clock, ticks
+        self._wires = Wires()
         self._gpus: list[_Seen] = []
         self._identities: list[dict[str, Any]] = []
         """Static values by index, as last known in any generation."""
@@ -78,6 +114,7 @@ class Reader:
             system = read_system(self._nvml)
             count = self._nvml.count()
             self._gpus = [_Seen() for _ in range(count)]
+            self._wires = Wires()
             for index in range(count):
                 self._identify(index)
         except NvmlUnavailable:
@@ -104,6 +141,8 @@ class Reader:
 
     def close(self) -> None:
         """Shut NVML down; what was read stays."""
+        for seen in self._gpus:
+            seen.meters.free()
         self._nvml.close()
 
     def read_slow(self) -> None:
@@ -130,7 +169,7 @@ class Reader:
         at = self._clock()
         for index, seen in enumerate(self._gpus):
             if seen.trouble is None:
-                self._read_fast(index, seen)
+                self._read_fast(index, seen, at)
         self._snapshot = self._snapshot.model_copy(
             update={
                 "fast_at": at,
@@ -140,6 +179,40 @@ class Reader:
             }
         )
         return self._snapshot
+
+    def read_rest(self) -> Snapshot:
+        """What is worth reading only when somebody asks: what lies between the last two samples
+        of each GPU, and how the GPUs are joined.
+
+        Raises:
+            NvmlUnavailable
+        """
+        for index, seen in enumerate(self._gpus):
+            if seen.trouble is None:
+                try:
+                    seen.gpm = seen.meters.read()
+                except GpuUnreadable as error:
+                    self._trouble(index, seen, error)
+        answering = [
+            (index, seen.handle, seen.vitals)
+            for index, seen in enumerate(self._gpus)
+            if seen.trouble is None
+        ]
+        wiring = self._wires.read(self._nvml, answering)
+        self._snapshot = self._snapshot.model_copy(
+            update={"gpus": self._models(), "vitals": self._vitals(), "wiring": wiring}
+        )
+        return self._snapshot
+
+    def read_processes(self) -> Processes:
+        """The processes on every GPU, beside the memory that the last fast readings told.
+
+        Raises:
+            NvmlUnavailable
+        """
+        at = self._clock()
+        gpus = tuple(self._read_processes(*each) for each in enumerate(self._gpus))
+        return Processes(gpus, at)
 
     def failed(self, error: NvmlUnavailable) -> Snapshot:
         """NVML as a whole refused: of the last GPUs known nothing but the identity stays true."""
@@ -195,6 +268,7 @@ class Reader:
             mig = bool(slow.values.get("mig_mode_current"))
             if mig:
                 read_mig_devices(self._nvml, index, seen.handle, slow)
+            seen.instances = _instances(slow.values.get("mig_devices", ()))
             vitals = read_group(self._nvml, index, seen.handle, VITALS, Vitals, mig=mig)
             seen.links.read(self._nvml, index, seen.handle, slow, vitals)
             slow.reset_required |= vitals.reset_required
@@ -205,13 +279,34 @@ class Reader:
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
 
-    def _read_fast(self, index: int, seen: _Seen) -> None:
+    def _read_fast(self, index: int, seen: _Seen, at: float) -> None:
         try:
             fast = self._read(index, seen, FAST)
             _demand_a_value(fast)
             seen.fast = fast
+            seen.meters.sample(self._nvml, index, seen.handle, seen.instances, self._ticks(), at)
         except GpuUnreadable as error:
             self._trouble(index, seen, error)
+
+    def _read_processes(self, index: int, seen: _Seen) -> GpuProcesses:
+        if seen.trouble is None:
+            # Before R510 what the driver reserves is not told, and counts as used.
+            reserve_is_told = "memory_reserved_bytes" in seen.fast.values
+            try:
+                return seen.processes.read(
+                    self._nvml,
+                    index,
+                    seen.handle,
+                    driver=self._snapshot.driver_version,
+                    mig=bool(seen.slow.values.get("mig_mode_current")),
+                    memory_used_bytes=(
+                        seen.fast.values.get("memory_used_bytes") if reserve_is_told else None
+                    ),
+                )
+            except GpuUnreadable as error:
+                self._trouble(index, seen, error)
+        assert seen.trouble is not None
+        return GpuProcesses(index, (), dict.fromkeys(KINDS, seen.trouble.reason))
 
     def _read(self, index: int, seen: _Seen, group: Group) -> Readings:
         mig = bool(seen.slow.values.get("mig_mode_current"))
@@ -254,13 +349,34 @@ class Reader:
             )
         parts = [part for part in (seen.static, seen.slow, seen.fast) if part is not None]
         reset = any(part.reset_required for part in parts)
+        unavailable = {k: v for part in parts for k, v in part.unavailable.items()}
+        values = {k: v for part in parts for k, v in part.values.items()}
+        values["gpm"], reason = seen.activity(None)
+        if reason:
+            unavailable["gpm"] = reason
+        if seen.gpm and seen.instances:
+            values["mig_devices"] = tuple(
+                _measured(device, *seen.activity(device.gpu_instance_id))
+                for device in values["mig_devices"]
+            )
         return Gpu(
             index=index,
             state="unreadable" if reset else "ok",
             error=gpu_error(Code.RESET_REQUIRED) if reset else None,
-            unavailable={k: v for part in parts for k, v in part.unavailable.items()},
-            **{k: v for part in parts for k, v in part.values.items()},
+            unavailable=unavailable,
+            **values,
         )
+
+
+def _instances(devices: tuple[MigDevice, ...]) -> frozenset[int]:
+    ids = (device.gpu_instance_id for device in devices)
+    return frozenset(each for each in ids if each is not None)
+
+
+def _measured(device: MigDevice, gpm: Gpm | None, reason: str) -> MigDevice:
+    rest = {name: why for name, why in device.unavailable.items() if name != "gpm"}
+    unavailable = rest if gpm is not None else {**rest, "gpm": reason}
+    return device.model_copy(update={"gpm": gpm, "unavailable": unavailable})
 
 
 def _incomplete(seen: _Seen) -> bool:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from mcp_gpu.gpu.errors import DRIVER_TOO_OLD, LASTING, NOT_SUPPORTED, Code, NvmlError
 from mcp_gpu.gpu.fields import MIG, MIG_DEVICES, MIG_HIDES, SYSTEM
+from mcp_gpu.gpu.gpm import NOT_READ
 from mcp_gpu.gpu.model import MigDevice
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.table import FieldValue, Group, Missing, Reading
@@ -129,7 +130,8 @@ def read_mig_devices(nvml: Nvml, gpu_index: int, handle: Any, into: Readings) ->
         for reading in MIG:
             read_one(nvml, gpu_index, (mig,), reading, readings, mig=False)
         readings.check(MigDevice)
-        devices.append(MigDevice(index=index, unavailable=readings.unavailable, **readings.values))
+        unavailable = {"gpm": NOT_READ, **readings.unavailable}
+        devices.append(MigDevice(index=index, unavailable=unavailable, **readings.values))
     into.values[MIG_DEVICES] = tuple(devices)
 
 

@@ -18,9 +18,11 @@ from uuid import UUID
 
 from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
 from mcp_gpu.gpu.fields import bit_list
+from mcp_gpu.gpu.gpm import METRICS
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.table import raw_bytes
 from mcp_gpu.gpu.vital_fields import PER_LINK
+from mcp_gpu.gpu.wiring import CAPABILITIES
 
 FIELD_IDS: Final = range(1, 308)
 """Every field id of nvml.h as the binding has it."""
@@ -124,10 +126,13 @@ class _Recording:
         self._nvml = nvml
         self._pseudonyms = pseudonyms
         self._microseconds: dict[str, list[float]] = {}
+        self._handles: dict[int, Any] = {}
 
     def document(self) -> dict[str, Any]:
         """The profile. `microseconds` (median, maximum) is for people; nothing replays it."""
         gpus = [self._gpu(index) for index in range(self._nvml.count())]
+        for index in self._handles:
+            gpus[index] |= self._pairs(index)
         return {
             "source": "recorded by mcp-gpu record"
             + (" from a simulated node" if self._nvml.simulated else ""),
@@ -226,7 +231,13 @@ class _Recording:
             raise
         except NvmlError as error:
             return {"nvmlDeviceGetHandleByIndex_v2": {"error": error.code}}
+        self._handles[index] = handle
         answers: dict[str, Any] = {}
+        support = self._ask("nvmlGpmQueryDeviceSupport", index, handle)
+        answers["nvmlGpmQueryDeviceSupport"] = {k: v for k, v in support.items() if k != "version"}
+        samples = self._samples() if support.get("isSupportedDevice") else ()
+        for memory in samples[:1]:
+            self._ask("nvmlGpmSampleGet", index, handle, memory)
         for name in _PLAIN:
             answers[f"nvmlDeviceGet{name}"] = self._ask(f"nvmlDeviceGet{name}", index, handle)
         for name, structs in _STRUCTS.items():
@@ -238,6 +249,45 @@ class _Recording:
             )
         answers.update(self._special(index, handle))
         self._identity(answers)
+        if samples:  # about a second after the first was taken
+            self._ask("nvmlGpmSampleGet", index, handle, samples[1])
+            answers["nvmlGpmMetricsGet"] = self._metrics(index, *samples)
+        return answers
+
+    def _samples(self) -> tuple[Any, ...]:
+        """Memory for two samples, or none."""
+        try:
+            return tuple(self._nvml.call("nvmlGpmSampleAlloc", None) for _ in range(2))
+        except NvmlError:
+            return ()
+
+    def _metrics(self, index: int, older: Any, newer: Any) -> dict[str, Any]:
+        """By the metric's number."""
+        ids = list(METRICS.values())
+        try:
+            values: list[float | NvmlError] = self._nvml.gpm_metrics(index, older, newer, ids)
+        except NvmlError as error:
+            values = [error] * len(ids)
+        finally:
+            for memory in (older, newer):
+                self._ask("nvmlGpmSampleFree", None, memory)
+        return {
+            str(metric): {"error": int(value.code)} if isinstance(value, NvmlError) else value
+            for metric, value in zip(ids, values, strict=True)
+        }
+
+    def _pairs(self, index: int) -> dict[str, Any]:
+        """What a GPU says of each other one."""
+        ancestor, status = "nvmlDeviceGetTopologyCommonAncestor", "nvmlDeviceGetP2PStatus"
+        answers: dict[str, Any] = {ancestor: {}, status: {}}
+        for peer, handle in self._handles.items():
+            if peer == index:
+                continue
+            both = (self._handles[index], handle)
+            answers[ancestor][str(peer)] = self._ask(ancestor, index, *both)
+            for capability in range(len(CAPABILITIES)):
+                key = f"{peer},{capability}"
+                answers[status][key] = self._ask(status, index, *both, capability)
         return answers
 
     def _by_key(
@@ -273,6 +323,8 @@ class _Recording:
         for call in ("nvmlDeviceGetCpuAffinityWithinScope", "nvmlDeviceGetMemoryAffinity"):
             mask = self._ask(call, index, handle, _MASK_WORDS, 0)
             yield call, mask if isinstance(mask, dict) else bit_list(mask)
+        remote = "nvmlDeviceGetNvLinkRemotePciInfo"
+        yield f"{remote}_v2", self._by_key(remote, index, handle, product(range(_MAX_LINKS)))
         for kind in ("Compute", "Graphics", "MPSCompute"):
             # Whose processes they are is nobody's business; that the call works is.
             running = self._ask(f"nvmlDeviceGet{kind}RunningProcesses_v3", index, handle)

@@ -95,7 +95,7 @@ def look(
         ),
         _sense(
             "host_processes",
-            _host_processes(proc),
+            host_processes(proc),
             f"Whose processes are on a GPU; {PROCESSES}.",
         ),
         _sense(
@@ -167,7 +167,8 @@ def _source(state: SourceState | None) -> str:
     return "" if state.live else state.message
 
 
-def _host_processes(proc: Path) -> str:
+def host_processes(proc: Path) -> str:
+    """Why pids of the host mean nothing to this process; empty where they do."""
     try:
         inode = (proc / "self" / "ns" / "pid").stat().st_ino
     except OSError as error:

@@ -20,6 +20,9 @@ from mcp_gpu.settings.terminal import (
     PsSettings,
     StatusSettings,
     TerminalSettings,
+    TopoSettings,
+    TopSettings,
+    WhySettings,
     XidSettings,
 )
 
@@ -40,5 +43,8 @@ __all__ = [
     "SettingError",
     "StatusSettings",
     "TerminalSettings",
+    "TopSettings",
+    "TopoSettings",
+    "WhySettings",
     "XidSettings",
 ]

@@ -58,6 +58,11 @@ class AgentSettings(ServeSettings):
     """How often utilisation, power, temperature, clocks and memory are read."""
     slow_seconds: Seconds = 30.0
     """How often links, modes and error counters are read."""
+    recorder_hours: Annotated[float, Field(ge=1, le=72)] = 24.0
+    """How far back get_gpu_timeline goes. 8 GPUs take 3.5 MiB of memory for a day, 8 for three."""
+    recorder_directory: File | None = None
+    """Folder in which that outlives the agent, in a file of a few MiB that is written each minute.
+    Default: it begins with the agent's start."""
     expected_gpus: Annotated[int, Field(ge=1, le=64)] | None = None
     """How many GPUs this node should have. Without it fewer are missed only if they were there
     since the agent started."""

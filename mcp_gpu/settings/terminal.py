@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from mcp_gpu.settings.base import File, LogLevel, Names, Seconds
 from mcp_gpu.settings.fleet import FleetSettings
@@ -42,11 +42,25 @@ class StatusSettings(TerminalSettings):
     """Show the fleet's GPUs in the terminal."""
 
 
+class TopSettings(TerminalSettings):
+    """Show what the fleet's GPUs do, again and again, until Ctrl-C."""
+
+    interval_seconds: Seconds = 2.0
+    """How often the nodes are asked."""
+    once: bool = False
+    """Show it once and exit: 1 if some node did not answer. So it is with --json, and where the
+    output is no terminal."""
+
+
 class HealthSettings(TerminalSettings):
     """Say what is wrong with the fleet's GPUs, and what to do. Exits 1 unless all are healthy."""
 
     severity: Literal["critical", "warning", "info"] = "warning"
     """Least severe findings that are shown; the rest are counted."""
+
+
+class TopoSettings(TerminalSettings):
+    """Show how the GPUs of each node are joined. Exits 1 if something differs or is unknown."""
 
 
 class XidSettings(TerminalSettings):
@@ -73,6 +87,20 @@ class PsSettings(TerminalSettings):
     """Only pods of this namespace; --namespace is that of the agents."""
     pod: str = ""
     """Only pods of this name."""
+
+
+class WhySettings(TerminalSettings):
+    """Say why a pod or a Job failed, and what to do first: mcp-gpu why POD -n NAMESPACE."""
+
+    model_config = SettingsConfigDict(cli_shortcuts={"json-output": "json", "pod-namespace": "n"})
+
+    pod: CliPositionalArg[str] = ""
+    """Name of the pod, or of a Job, JobSet or PyTorchJob, whose pod that failed first is
+    explained."""
+    pod_namespace: str = "default"
+    """Namespace of the pod. For short: -n. (--namespace is that of the agents.)"""
+    timeout_seconds: Seconds = 60.0
+    """Longest wait for a gateway's answer."""
 
 
 class DoctorSettings(TerminalSettings):

@@ -3,7 +3,7 @@ it, nor for what it imports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,52 +11,82 @@ from mcp_gpu.registry import Makers, Tool
 
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
+    from mcp_gpu.gpu.recorder.recorder import Recorder
     from mcp_gpu.node.holdings import Attribution
-    from mcp_gpu.node.sight import Sight
+    from mcp_gpu.node.occupants import Occupants
+    from mcp_gpu.node.sight import Lookout
     from mcp_gpu.node.watch import XidWatch
 
-__all__ = ["LISTING", "makers"]
+__all__ = ["LISTING", "Sources", "makers"]
 
 LISTING: Final = Path(__file__).with_name("agent.json")
 """What clients are shown of them; `make test ARGS=--update-golden` writes it."""
 
 
-def makers(
-    node: str,
-    collector: Collector,
-    watch: XidWatch,
-    sight: Callable[[], Sight],
-    attribution: Attribution,
-    *,
-    expected_gpus: int | None = None,
-) -> Makers:
-    """What makes the tools over one node, by name.
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the tools of one node answer from."""
 
-    Args:
-        sight: what the agent can look at now.
-        attribution: who holds the GPUs.
-        expected_gpus: how many GPUs the node should have, where somebody has said so.
-    """
+    node: str
+    collector: Collector
+    recorder: Recorder
+    watch: XidWatch
+    lookout: Lookout
+    attribution: Attribution
+    occupants: Occupants
+    simulated: bool
+    expected_gpus: int | None
+    """How many GPUs the node should have, where somebody has said so."""
+
+
+def makers(sources: Sources) -> Makers:
+    """What makes the tools over one node, by name."""
 
     def health() -> Tool[Any]:
         from mcp_gpu.tools.health import agent_tool
 
-        return agent_tool(node, collector, watch, sight, expected_gpus=expected_gpus)
+        return agent_tool(
+            sources.node,
+            sources.collector,
+            sources.watch,
+            sources.lookout.sight,
+            expected_gpus=sources.expected_gpus,
+        )
 
     def inventory() -> Tool[Any]:
         from mcp_gpu.tools.inventory import agent_tool
 
-        return agent_tool(node, collector)
+        return agent_tool(sources.node, sources.collector)
 
     def xids() -> Tool[Any]:
         from mcp_gpu.tools.xids import agent_tool
 
-        return agent_tool(node, collector, watch)
+        return agent_tool(sources.node, sources.collector, sources.watch)
 
     def allocation() -> Tool[Any]:
         from mcp_gpu.tools.allocation import agent_tool
+        from mcp_gpu.tools.processes import seen
 
-        return agent_tool(node, collector, attribution, processes=None)
+        # No kubelet has given simulated GPUs to the pods of invented processes.
+        look = None if sources.simulated else seen(sources.collector, sources.occupants)
+        return agent_tool(sources.node, sources.collector, sources.attribution, processes=look)
+
+    def processes() -> Tool[Any]:
+        from mcp_gpu.tools.processes import agent_tool
+
+        return agent_tool(
+            sources.node, sources.collector, sources.occupants, sources.attribution.holdings
+        )
+
+    def timeline() -> Tool[Any]:
+        from mcp_gpu.tools.timeline import agent_tool
+
+        return agent_tool(sources.node, sources.collector, sources.recorder, sources.watch)
+
+    def topology() -> Tool[Any]:
+        from mcp_gpu.tools.topology import agent_tool
+
+        return agent_tool(sources.node, sources.collector)
 
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
@@ -68,5 +98,8 @@ def makers(
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_gpu_processes": processes,
+        "get_gpu_timeline": timeline,
+        "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }

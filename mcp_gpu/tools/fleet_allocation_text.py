@@ -43,7 +43,7 @@ def lines(told: FleetAllocation, failures: Sequence[NodeFailure]) -> Iterator[st
     if coverage.said_of_discovery:
         yield coverage.said_of_discovery
     if told.nodes_unattributed:
-        yield f"{counted(told.nodes_unattributed)} cannot say who holds their GPUs"
+        yield f"Holders are unknown on {counted(told.nodes_unattributed)}."
     yield from within(_node_lines(told.nodes), TEXT_CHARS, LINE_CHARS)
     yield from failure_lines(told.failures_by_reason, failures)
     yield from gap_lines(told)

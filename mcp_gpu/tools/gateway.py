@@ -42,6 +42,26 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return gateway_tool(router, workloads)
 
+    def processes() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_processes import gateway_tool
+
+        return gateway_tool(router)
+
+    def timeline() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_timeline import gateway_tool
+
+        return gateway_tool(router)
+
+    def topology() -> Tool[Any]:
+        from mcp_gpu.tools.fleet_topology import gateway_tool
+
+        return gateway_tool(router)
+
+    def failure() -> Tool[Any]:
+        from mcp_gpu.tools.explain_failure import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -55,8 +75,12 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
     return {
         "analyze_xid_errors": xids,
         "check_connectivity": connectivity,
+        "explain_failure": failure,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
+        "get_gpu_processes": processes,
+        "get_gpu_timeline": timeline,
+        "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }

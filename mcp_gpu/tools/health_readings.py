@@ -11,7 +11,7 @@ from pydantic import Field
 from mcp_gpu.gpu.vitals import LINK_READINGS, VITALS_READINGS, Link, Vitals
 from mcp_gpu.gpu.wire import Wire
 
-__all__ = ["LinkReadings", "Readings", "Value"]
+__all__ = ["LinkReadings", "Readings", "Value", "alike"]
 
 Value = int | float | bool | str
 
@@ -42,15 +42,16 @@ class Readings(Wire):
             gpu_index=vitals.index,
             values=_values(vitals, VITALS_READINGS),
             unavailable=vitals.unavailable,
-            links=tuple(_links(vitals.links)),
+            links=tuple(alike(vitals.links)),
         )
 
 
-def _links(links: tuple[Link, ...]) -> Iterator[LinkReadings]:
-    alike: defaultdict[str, list[Link]] = defaultdict(list)
+def alike(links: tuple[Link, ...]) -> Iterator[LinkReadings]:
+    """Links that read the same, told together."""
+    groups: defaultdict[str, list[Link]] = defaultdict(list)
     for link in links:
-        alike[link.model_dump_json(exclude={"index"})].append(link)
-    for same in alike.values():
+        groups[link.model_dump_json(exclude={"index"})].append(link)
+    for same in groups.values():
         yield LinkReadings(
             links=tuple(link.index for link in same),
             values=_values(same[0], LINK_READINGS),

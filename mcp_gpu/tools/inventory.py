@@ -127,7 +127,8 @@ def agent_tool(node: str, collector: Collector) -> Tool[AgentArguments]:
     """The tool as an agent serves it: the GPUs of its own node."""
 
     async def run(arguments: AgentArguments, call: Call) -> Answer:
-        snapshot = await collector.fresh(
+        read = collector.complete if arguments.detail == "full" else collector.fresh
+        snapshot = await read(
             max_age_seconds=MAX_AGE_SECONDS, timeout_seconds=FRESH_TIMEOUT_SECONDS
         )
         inventory = NodeInventory.of(node, snapshot, arguments.detail)
@@ -141,7 +142,8 @@ def agent_tool(node: str, collector: Collector) -> Tool[AgentArguments]:
         title="GPU inventory of this node",
         description=(
             "List this node's NVIDIA GPUs: model, identity, PCI and NVLink attachment, memory, "
-            "MIG, limits, clocks, driver and CUDA versions, and what is out of the ordinary. "
+            "MIG, limits, clocks, driver and CUDA versions, what its units do (gpm, Hopper and "
+            "later), and what is out of the ordinary. "
             "A field that cannot be read is null with the reason, never zero."
         ),
         arguments=AgentArguments,
@@ -192,6 +194,8 @@ def _gpu_line(gpu: Gpu) -> str:
         parts.append(f"{gpu.power_draw_watts:.0f} W")
     if gpu.utilization_gpu_percent is not None:
         parts.append(f"{gpu.utilization_gpu_percent} % busy")
+    if gpu.gpm is not None and gpu.gpm.sm_activity_percent is not None:
+        parts.append(f"SM {gpu.gpm.sm_activity_percent:.0f} % active")
     if gpu.mig_devices:
         shape = Counter(device.profile or "?" for device in gpu.mig_devices)
         parts.append("MIG " + ", ".join(f"{n}x {profile}" for profile, n in sorted(shape.items())))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
 from pydantic import AfterValidator, Field
@@ -17,6 +15,7 @@ from mcp_gpu.gpu.xid.model import SourceState
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.report import Analysis, utc
 from mcp_gpu.gpu.xid.view import View
+from mcp_gpu.tools.moments import moment, seconds
 
 if TYPE_CHECKING:  # a gateway reads no log, and shares only the models
     from mcp_gpu.node.watch import XidWatch
@@ -30,9 +29,6 @@ BOOT: Final = "boot"
 CODES: Final = 100
 """Most codes that one call may name."""
 
-_DURATION: Final = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 
 def _time(since: str, now: float) -> float | None:
     """The time that `since` names, in Unix seconds; None for this boot, whenever that began.
@@ -42,15 +38,10 @@ def _time(since: str, now: float) -> float | None:
     """
     if since == BOOT:
         return None
-    found = _DURATION.fullmatch(since)
-    if found is not None:
-        return now - int(found[1]) * _UNITS[found[2]]
-    try:
-        at = datetime.fromisoformat(since)
-        if at.tzinfo is not None:
-            return at.timestamp()
-    except (ValueError, OverflowError):
-        pass
+    ago = seconds(since)
+    at = moment(since) if ago is None else now - ago
+    if at is not None:
+        return at
     raise ValueError(
         'should be "boot", a duration such as "30m", "2h" or "3d", or an ISO 8601 time with its '
         'zone such as "2026-11-26T10:00:00Z"'

@@ -16,6 +16,8 @@ __all__ = ["ClaimedGpu", "claimed_gpu"]
 PATH: Final = "/apis/resource.k8s.io/v1"
 DRIVER: Final = "gpu.nvidia.com"
 
+NO_SLICES: Final = "the node has no ResourceSlices, or none that may be read"
+
 NO_UUID: Final = "UUID not published: the MIG instance is made when its pod starts"
 
 
@@ -46,6 +48,8 @@ async def claimed_gpu(
     admin = _is_admin(allocated, pool, device)
     selector = f"spec.nodeName={node},spec.driver={DRIVER}"
     slices = await reads.list(PATH, "resourceslices", fieldSelector=selector)
+    if not slices:
+        return ClaimedGpu(admin=admin, why=NO_SLICES)
     attributes = _attributes(slices, pool, device)
     if attributes is None:
         return ClaimedGpu(admin=admin, why=f"no ResourceSlice of the node has {pool}/{device}")

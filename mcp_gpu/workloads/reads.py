@@ -6,13 +6,15 @@ that names it, and the rest of the answer stands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 from pydantic import Field
 
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.workloads.documents import Document, is_path_part, parts, word
 from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.text import one_line
 
@@ -27,10 +29,16 @@ PARALLEL: Final = 8
 LISTED: Final = 500
 """Objects of one list: what comes after them is a gap."""
 
+LOG_LINES: Final = 200
+LOG_BYTES: Final = 65_536
+"""Looked at of a log: its end."""
+
+LOG_READ_BYTES: Final = 1 << 20
+"""Sent of a log at most: lines may be long."""
+
 WHY_CHARS: Final = 200
 
-Document = Mapping[str, Any]
-"""An object as the API server gives it, or the items of a list below `items`."""
+T = TypeVar("T")
 
 
 class Gap(Wire):
@@ -53,8 +61,8 @@ class Reads:
     def __init__(self, api: KubernetesApi | None) -> None:
         self._api = api
         self._gaps: dict[str, Gap] = {}
-        self._found: dict[tuple[str, str], Document | None] = {}
-        self._locks: dict[tuple[str, str], anyio.Lock] = {}
+        self._found: dict[str, Any] = {}
+        self._locks: dict[str, anyio.Lock] = {}
         self._limiter = anyio.CapacityLimiter(PARALLEL)
         self.requests = 0
         """Sent to the API server so far."""
@@ -75,10 +83,13 @@ class Reads:
         Args:
             path: of the API group and version, as `/api/v1` or `/apis/batch/v1`.
         """
-        where = f"namespaces/{namespace}/" if namespace else ""
         what = f"{plural.removesuffix('s')} {f'{namespace}/' if namespace else ''}{name}"
+        where = self._place(path, plural, namespace, what, name)
+        if where is None:
+            return None
         grant = _grant("get", path, plural, namespace)
-        return await self._read(f"{path}/{where}{plural}/{name}", "", what, grant)
+        ask = partial(self._document, f"{where}/{name}", None)
+        return await self._read(f"{where}/{name}", ask, what, grant)
 
     async def list(
         self, path: str, plural: str, namespace: str = "", **selectors: str
@@ -88,53 +99,92 @@ class Reads:
         Args:
             selectors: `fieldSelector`, `labelSelector`: the server sends only what fits.
         """
-        where = f"namespaces/{namespace}/" if namespace else ""
         told = f" with {' and '.join(selectors.values())}" if selectors else ""
         what = f"{plural}{f' of {namespace}' if namespace else ''}{told}"
+        where = self._place(path, plural, namespace, what)
+        if where is None:
+            return ()
         query = "&".join(f"{key}={value}" for key, value in sorted(selectors.items()))
+        ask = partial(self._document, where, {"limit": str(LISTED), **selectors})
         grant = _grant("list", path, plural, namespace)
-        page = await self._read(f"{path}/{where}{plural}", query, what, grant, selectors)
+        page = await self._read(f"{where}?{query}", ask, what, grant)
         if page is None:
             return ()
-        if (page.get("metadata") or {}).get("continue"):
+        if word(page, "metadata", "continue"):
             self.miss(what, f"only the first {LISTED} are looked at")
-        return tuple(page.get("items") or ())
+        return parts(page, "items")
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, previous: bool
+    ) -> tuple[str, ...] | None:
+        """The last lines of a container's log; None where they cannot be read.
+
+        Args:
+            previous: of the container before the present one.
+        """
+        what = f"log of {container} in pod {namespace}/{pod}"
+        where = self._place("/api/v1", "pods", namespace, what, pod)
+        if where is None:
+            return None
+        params = {
+            "container": container,
+            "previous": str(previous).lower(),
+            "tailLines": str(LOG_LINES),
+            "limitBytes": str(LOG_READ_BYTES),
+        }
+        grant = f"get pods/log in {namespace}"
+        ask = partial(self._text, f"{where}/{pod}/log", params)
+        text = await self._read(f"{where}/{pod}/log?{container}&{previous}", ask, what, grant)
+        return None if text is None else tuple(text.splitlines()[-LOG_LINES:])
+
+    def _place(
+        self, path: str, plural: str, namespace: str, what: str, name: str = "x"
+    ) -> str | None:
+        """The path of a collection. None for names that Kubernetes gives nobody, and that might
+        lead the path elsewhere: they may come from a model."""
+        if not (is_path_part(name) and is_path_part(namespace or "x")):
+            self.miss(one_line(what, WHY_CHARS), "no such name can be")
+            return None
+        return f"{path}/{f'namespaces/{namespace}/' if namespace else ''}{plural}"
 
     async def _read(
-        self,
-        path: str,
-        query: str,
-        what: str,
-        grant: str,
-        selectors: Mapping[str, str] | None = None,
-    ) -> Document | None:
-        key = (path, query)
+        self, key: str, ask: Callable[[KubernetesApi], Awaitable[T]], what: str, grant: str
+    ) -> T | None:
         async with self._locks.setdefault(key, anyio.Lock()):
             if key not in self._found:
-                self._found[key] = await self._ask(path, what, grant, selectors)
-            return self._found[key]
+                self._found[key] = await self._ask(ask, what, grant)
+            found: T | None = self._found[key]
+            return found
 
     async def _ask(
-        self, path: str, what: str, grant: str, selectors: Mapping[str, str] | None
-    ) -> Document | None:
+        self, ask: Callable[[KubernetesApi], Awaitable[T]], what: str, grant: str
+    ) -> T | None:
         if self._api is None:
             self.miss("Kubernetes", "this gateway has no API server to ask")
             return None
-        params = None if selectors is None else {"limit": str(LISTED), **selectors}
         try:
             async with self._limiter:
                 self.requests += 1
-                document = await self._api.get(path, params, seconds=READ_SECONDS)
+                return await ask(self._api)
         except KubernetesError as error:
             if error.status == 403:
                 self.miss(what, "forbidden", grant)
             elif error.status != 404:  # which says that there is none, and is an answer
                 self.miss(what, error.message)
             return None
+
+    @staticmethod
+    async def _document(
+        path: str, params: Mapping[str, str] | None, api: KubernetesApi
+    ) -> Document:
+        document = await api.get(path, params, seconds=READ_SECONDS)
         if not isinstance(document, dict):
-            self.miss(what, "the answer is no object")
-            return None
+            raise KubernetesError("the answer is no object")
         return document
+
+    @staticmethod
+    async def _text(path: str, params: Mapping[str, str], api: KubernetesApi) -> str:
+        return await api.tail(path, params, last_bytes=LOG_BYTES, seconds=READ_SECONDS)
 
 
 class Workloads:

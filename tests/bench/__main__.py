@@ -117,6 +117,7 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
     # What follows takes a processor for itself, so those processes have ended.
     report(await startup.agent(fleet.fleet_file, NODE, folder, effort.agent_starts))
     report(collection.cycle(effort.readings))
+    report(collection.recording(effort.readings))
     report(await hang.health(folder, effort.calls))
     report(await xids.analysis(effort.analyses))
     report(await discovery.watching(effort.churn_seconds))

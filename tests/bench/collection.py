@@ -1,9 +1,12 @@
-"""What it costs to read a node's GPUs, and how much of that is the simulator that answers."""
+"""What it costs to read a node's GPUs, how much of that is the simulator that answers, and what
+recording them adds."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from statistics import median
 from typing import Any
 
@@ -11,14 +14,19 @@ from bench.figures import Section
 from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.reader import Reader
+from mcp_gpu.gpu.recorder.recorder import Recorder
 
-__all__ = ["cycle"]
+__all__ = ["cycle", "recording"]
 
 PROFILES = ("h100", "b200")
 """Boards of 8 GPUs and 144 NVLinks, of the fourth and of the fifth generation."""
 
-FAST_SECONDS, SLOW_SECONDS = 2.0, 30.0
+FAST_SECONDS, SLOW_SECONDS = 2, 30
 """The collector's own periods."""
+
+
+SLOWER_PERCENT = 5.0
+"""By how much recording may slow the collector's thread down."""
 
 
 class _Timed(Nvml):
@@ -44,7 +52,8 @@ def cycle(rounds: int) -> Section:
     for profile in PROFILES:
         nvml = _Timed()
         with simulator.installed(simulator.Node("one", profile, load=0.5)):
-            reader = Reader(nvml)
+            # Every reading at its period, as far as samples that must lie apart can tell.
+            reader = Reader(nvml, ticks=count(step=FAST_SECONDS).__next__)
             reader.open()
             fast, below_fast, fast_calls = _measure(reader.read_fast, nvml, rounds)
             slow, below_slow, slow_calls = _measure(reader.read_slow, nvml, rounds)
@@ -71,3 +80,41 @@ def _measure(read: Callable[[], object], nvml: _Timed, rounds: int) -> tuple[flo
         whole.append(time.thread_time() - began)
         below.append(nvml.seconds)
     return median(whole), median(below), nvml.calls
+
+
+def recording(rounds: int) -> Section:
+    """What the recorder costs the collector's thread, and its own."""
+    section = Section(f"recording 8 GPUs, processor time, median of {rounds} each")
+    recorder = Recorder()
+    with simulator.installed(simulator.Node("one", "h100", load=0.5)):
+        reader = Reader(Nvml())
+        reader.open()
+        reader.read_slow()
+        reader.read_fast()
+        alone, fed, fast, slow = [], [], [], []
+        for number in range(rounds):
+            began = time.thread_time()
+            snapshot = reader.read_fast()
+            read = time.thread_time()
+            recorder.feed(snapshot)
+            alone.append(read - began)
+            fed.append(time.thread_time() - read)
+            at = FAST_SECONDS * number
+            fast.append(_spent(partial(recorder.take, snapshot, at)))
+            reader.read_slow()
+            slow.append(_spent(partial(recorder.take, reader.read_fast(), at)))
+        reader.close()
+    fast_ms, slow_ms = 1000 * median(fast), 1000 * median(slow)
+    slower = 100 * median(fed) / median(alone)
+    section.add("the collector's cycle, longer with the recorder by", slower, "%", SLOWER_PERCENT)
+    section.add("the recorder's own thread, each fast reading", fast_ms, "ms")
+    section.add("the recorder's own thread, each slow reading", slow_ms, "ms")
+    share = (fast_ms / FAST_SECONDS + slow_ms / SLOW_SECONDS) / 10
+    section.add("both at their periods, of one processor", share, "%")
+    return section
+
+
+def _spent(act: Callable[[], object]) -> float:
+    began = time.thread_time()
+    act()
+    return time.thread_time() - began

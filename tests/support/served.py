@@ -22,13 +22,13 @@ from transports.base import Identity, Target
 __all__ = ["agent", "gateway", "registry"]
 
 
-def registry(tool: Tool[Any], node: str = "here") -> Registry:
-    """A server of this one tool."""
+def registry(tool: Tool[Any], node: str = "here", *others: Tool[Any]) -> Registry:
+    """A server of this one tool, and others."""
     return Registry(
         name="mcp-gpu",
         version="0",
         instructions="",
-        tools=[tool],
+        tools=[tool, *others],
         identity=lambda: Identity(name="mcp-gpu", version="0", node=node),
     )
 

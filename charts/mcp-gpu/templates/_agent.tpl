@@ -58,6 +58,16 @@ true
 {{- end -}}
 {{- end }}
 
+{{/* The node's folder for the timeline; empty: none. */}}
+{{- define "mcp-gpu.recorderPath" -}}
+{{- with .Values.agent.recorder.hostPath -}}
+{{- if lt (include "mcp-gpu.agentLevel" $ | int) 1 -}}
+{{- fail "agent.recorder.hostPath is made by the kubelet for root, and agent.privileges=unprivileged is not root: set agent.privileges=root or more, or agent.recorder.hostPath=\"\"" -}}
+{{- end -}}
+{{ . }}
+{{- end -}}
+{{- end }}
+
 {{/* Two pods cannot have the same port of a node, so there the old one goes first. */}}
 {{- define "mcp-gpu.agentUpdateStrategy" -}}
 {{- $strategy := .Values.agent.updateStrategy -}}
@@ -126,6 +136,10 @@ securityContext:
 - name: MCP_GPU_EXPECTED_GPUS
   value: {{ . | quote }}
 {{- end }}
+{{- if include "mcp-gpu.recorderPath" . }}
+- name: MCP_GPU_RECORDER_DIRECTORY
+  value: /var/lib/mcp-gpu
+{{- end }}
 {{- end }}
 
 {{/* Folders of the node in which the agent finds its journal. */}}
@@ -161,6 +175,10 @@ securityContext:
   mountPath: /host{{ . }}
   readOnly: true
 {{- end }}
+{{- if include "mcp-gpu.recorderPath" . }}
+- name: recorder
+  mountPath: /var/lib/mcp-gpu
+{{- end }}
 {{- end }}
 
 {{- define "mcp-gpu.nodeVolumes" -}}
@@ -194,5 +212,11 @@ securityContext:
     # What is made below /run is gone with the next boot. Below /var a new folder would make journald
     # write there for good.
     type: {{ hasPrefix "/run/" . | ternary "DirectoryOrCreate" "Directory" }}
+{{- end }}
+{{- with include "mcp-gpu.recorderPath" . }}
+- name: recorder
+  hostPath:
+    path: {{ . | quote }}
+    type: DirectoryOrCreate
 {{- end }}
 {{- end }}

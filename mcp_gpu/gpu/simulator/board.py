@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
+from mcp_gpu.gpu.processes import KINDS
 from mcp_gpu.gpu.simulator.changes import FaultModel, changed
+from mcp_gpu.gpu.simulator.processes import UTILIZATION, Process, Work, default_process
 from mcp_gpu.gpu.simulator.profiles import Profile, merged, of_key, value
 
-_NOT_SUPPORTED = 3
+_NOT_SUPPORTED, _NO_PERMISSION = 3, 4
 
 _MIG_MAX = 7
 _NO_WITH_MIG = (
@@ -21,21 +23,40 @@ _NO_WITH_MIG = (
 )
 _NO_FIELDS_WITH_MIG = ("142", "143", "144", "145")
 
+_OF_PARENT = ("nvmlGpmQueryDeviceSupport", "nvmlGpmMetricsGet")
+"""What a MIG device answers as its GPU does: every instance is as busy as the whole."""
+
 
 class MigDevice:
-    """A MIG device of a GPU: identity and size; NVML asks the parent for everything else."""
+    """A MIG device of a GPU: identity, size and what works on it; NVML asks the parent for
+    everything else."""
 
-    def __init__(self, gpu: Gpu, answers: Mapping[str, Any]) -> None:
+    def __init__(self, gpu: Gpu, number: int, answers: Mapping[str, Any]) -> None:
         self.index = gpu.index
+        self._gpu, self._number = gpu, number
         self._answers = {
             **answers,
             "nvmlDeviceIsMigDeviceHandle": 1,
             "nvmlDeviceGetDeviceHandleFromMigDeviceHandle": gpu,
         }
 
+    def at_rest(self, call: str, key: str = "") -> Any:
+        """As `library.Device`."""
+        if call in _OF_PARENT:
+            return self._gpu.at_rest(call, key)
+        return value(self._answers.get(call))
+
     def answer(self, call: str, key: str = "") -> Any:
         """As `library.Device`."""
-        return value(self._answers.get(call))
+        if call in _OF_PARENT:
+            return self._gpu.answer(call, key)
+        if call in KINDS.values():
+            return self._gpu.answer(call, f"mig {self._number}")
+        answer = self.at_rest(call)
+        if call == "nvmlDeviceGetMemoryInfo_v2":
+            held = self._gpu.work.memory_bytes(self._number)
+            return {**answer, "used": answer["used"] + held, "free": answer["free"] - held}
+        return answer
 
 
 def _mig_answers(gpu: Gpu, number: int, profile: str) -> dict[str, Any]:
@@ -62,8 +83,9 @@ class Gpu:
 
     def __init__(
         self, profile: Profile, index: int, *, seed: str, load: float, clock: Callable[[], float],
-        mig: tuple[str, ...] = (),
+        mig: tuple[str, ...] = (), processes: tuple[Process, ...] = (),
     ) -> None:  # fmt: skip
+        self._node_seed, self._processes = seed, processes
         self.profile, self.index, self.seed, self.load, self._clock = (
             profile, index, f"{seed}/{index}", load, clock,
         )  # fmt: skip
@@ -76,7 +98,10 @@ class Gpu:
         if mig:
             self.answers = merged(self.answers, self._with_mig(mig))
         elif recorded := self.answers.get("nvmlDeviceGetMigDeviceHandleByIndex"):
-            devices = [answers and MigDevice(self, answers) for answers in recorded]
+            devices = [
+                answers and MigDevice(self, number, answers)
+                for number, answers in enumerate(recorded)
+            ]
             self.answers["nvmlDeviceGetMigDeviceHandleByIndex"] = devices
 
     def _identity(self) -> dict[str, Any]:
@@ -102,7 +127,12 @@ class Gpu:
             for location in (2, 7)
         }
         refused["fields"] = {field: {"error": _NOT_SUPPORTED} for field in _NO_FIELDS_WITH_MIG}
-        devices = [MigDevice(self, _mig_answers(self, *pair)) for pair in enumerate(names)]
+        # nvml.h: what runs on all instances together is told to the privileged alone.
+        refused |= {call: {"error": _NO_PERMISSION} for call in KINDS.values()}
+        devices = [
+            MigDevice(self, number, _mig_answers(self, number, name))
+            for number, name in enumerate(names)
+        ]
         return {
             **refused,
             "nvmlDeviceGetMigMode": [1, 1],
@@ -140,12 +170,35 @@ class Gpu:
 
     def _healthy(self, call: str, key: str) -> Any:
         """The answer without faults."""
+        if key.startswith("mig "):
+            return self.work.answer(call, int(key.removeprefix("mig ")))
+        if call == UTILIZATION:
+            self.at_rest("nvmlDeviceGetUtilizationRates")  # Where there is none of the whole GPU.
+            return self.work.answer(call, None)
         answer = self.at_rest(call, key)
+        if call in KINDS.values() and self.work.processes:
+            return self.work.answer(call, None)
+        if call == "nvmlDeviceGetMemoryInfo_v2" and self._processes:
+            return _held(answer, self.work.memory_bytes())
         if self.load:
             move = _MOVING.get(call) or _MOVING.get(f"{call} {key}")
             if move is not None:
                 return move(self, answer, key)
         return answer
+
+    @property
+    def work(self) -> Work:
+        """The processes on the GPU now: those that it was given, or under load one of its own."""
+        if self._processes or not self.load or self._is_cut:
+            return Work(self._processes)
+        memory = self.at_rest("nvmlDeviceGetMemoryInfo_v2")
+        held = _busy_memory(self, memory, "")["used"] - memory["used"]
+        percent = round(100 * self.activity)
+        return Work((default_process(self._node_seed, self.index, held, percent),))
+
+    @property
+    def _is_cut(self) -> bool:
+        return bool(self.answers.get("nvmlDeviceGetMigDeviceHandleByIndex"))
 
     @property
     def activity(self) -> float:
@@ -188,12 +241,29 @@ def _busy_clock(gpu: Gpu, idle: int, key: str) -> int:
 
 def _busy_memory(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
     usable = idle["total"] - idle["reserved"]
-    used = min(usable, idle["used"] + round(0.9 * usable * gpu.activity) // (2 << 20) * (2 << 20))
+    return _held(idle, round(0.9 * usable * gpu.activity) // (2 << 20) * (2 << 20))
+
+
+def _held(idle: dict[str, int], held_bytes: int) -> dict[str, int]:
+    """What a GPU says of its memory when programs hold so much of it."""
+    usable = idle["total"] - idle["reserved"]
+    used = min(usable, idle["used"] + held_bytes)
     return {**idle, "used": used, "free": usable - used}
 
 
 def _busy_rates(gpu: Gpu, idle: dict[str, int], key: str) -> dict[str, int]:
     return {"gpu": round(100 * gpu.activity), "memory": round(55 * gpu.activity)}
+
+
+def _busy_units(gpu: Gpu, idle: float, key: str) -> float:
+    return idle + _BUSY_UNITS.get(key, 0.0) * gpu.activity
+
+
+_BUSY_UNITS = {
+    "2": 100.0, "3": 45.0, "5": 60.0, "7": 55.0, "10": 50.0, "12": 12.0, "13": 4.0,
+    "20": 900.0, "21": 1_800.0, "60": 90_000.0, "61": 88_000.0,
+}  # fmt: skip
+"""GPM's metrics of a board that trains a model on all its peers, in percent or MiB/s."""
 
 
 def _power(gpu: Gpu, idle: int, key: str) -> int:
@@ -214,6 +284,7 @@ _MOVING: dict[str, Callable[[Gpu, Any, str], Any]] = {
     "nvmlDeviceGetClockInfo": _busy_clock,
     "nvmlDeviceGetMemoryInfo_v2": _busy_memory,
     "nvmlDeviceGetTotalEnergyConsumption": _energy,
+    "nvmlGpmMetricsGet": _busy_units,
     # Without what says idle, and the power cap that holds a resting GeForce down.
     "nvmlDeviceGetCurrentClocksEventReasons": lambda gpu, idle, key: idle & ~0x5,
     # At rest a GeForce lowers its link.

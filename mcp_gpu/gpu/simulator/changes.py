@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from mcp_gpu.gpu.simulator.profiles import field_of
+from mcp_gpu.gpu.simulator.profiles import general
 
 Ask = Callable[[str, str], Any]
 """What the same board would answer to another call, by call and key, without the fault.
@@ -50,7 +50,8 @@ class FaultModel(BaseModel):
 
     def answers(self) -> Mapping[str, Any]:
         """C function to what it answers instead: a value or a `Change`, or these by key, by
-        member of a struct or by position. Of `fields` the keys are "id" or "id,link"."""
+        member of a struct or by position. Of `fields` the keys are "id" or "id,link", of
+        nvmlDeviceGetP2PStatus "capability" or "peer,capability"."""
         return {}
 
 
@@ -90,7 +91,7 @@ def changed(answer: Any, told: Any, call: str, key: str, *, seconds: float, ask:
     if not isinstance(told, Mapping):
         return apply(told, answer)
     if key:
-        named = key if call != "fields" or key in told else field_of(key)
+        named = key if key in told else general(call, key)
         return apply(told[named], answer) if named in told else answer
     if isinstance(answer, list):
         return [

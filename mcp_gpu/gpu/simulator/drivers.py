@@ -1,8 +1,8 @@
 """Which driver branch brought which NVML function and field, and retired which.
 
 From the history of nvml.h in NVIDIA/go-nvml; the mapping of a header's CUDA version to a driver
-branch (11.6 is 510, 12.0 525, 12.2 535, 12.4 550, 12.6 560, 12.8 570, 12.9 575, 13.0 580) is
-NVIDIA's release practice, not written in the header.
+branch (11.6 is 510, 11.8 520, 12.0 525, 12.2 535, 12.4 550, 12.6 560, 12.8 570, 12.9 575, 13.0 580)
+is NVIDIA's release practice, not written in the header.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ _INVALID_ARGUMENT, _DEPRECATED = 2, 26
 _SINCE: dict[str, int | tuple[int, int]] = {
     "nvmlDeviceGetMemoryInfo_v2": 510,
     "nvmlDeviceGetComputeRunningProcesses_v3": 510,
+    "nvmlDeviceGetGraphicsRunningProcesses_v3": 510,
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3": 510,
+    "nvmlGpmQueryDeviceSupport": 520,
+    "nvmlGpmSampleAlloc": 520,
+    "nvmlGpmSampleFree": 520,
+    "nvmlGpmSampleGet": 520,
+    "nvmlGpmMetricsGet": 520,
+    "nvmlGpmMigSampleGet": 525,
     "nvmlDeviceGetCurrentClocksEventReasons": 535,
     "nvmlDeviceGetModuleId": 535,
     "nvmlDeviceGetGpuFabricInfoV": 550,

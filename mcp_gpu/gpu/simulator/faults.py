@@ -41,6 +41,8 @@ from mcp_gpu.gpu.simulator.memory_faults import (
     SramThreshold,
     UnrepairableMemory,
 )
+from mcp_gpu.gpu.simulator.pair_faults import NumaSide, PairFault, PeerAccess
+from mcp_gpu.gpu.simulator.processes import HiddenProcesses, LeakedMemory, ProcessFault
 
 __all__ = [
     "Ecc",
@@ -48,17 +50,21 @@ __all__ = [
     "Fabric",
     "Fault",
     "Hang",
+    "HiddenProcesses",
+    "LeakedMemory",
     "Lost",
     "MemoryTemperature",
     "MigPending",
     "MissingSymbol",
     "NoPermission",
+    "NumaSide",
     "NvlinkBer",
     "NvlinkDown",
     "NvlinkErrors",
     "PcieErrors",
     "PcieLink",
     "PcieReplays",
+    "PeerAccess",
     "PersistenceOff",
     "PowerBrake",
     "RecoveryAction",
@@ -254,6 +260,8 @@ Fault = Annotated[
     | MemoryFault
     | ClockFault
     | LinkFault
+    | ProcessFault
+    | PairFault
     | MigPending
     | EccPending
     | PersistenceOff

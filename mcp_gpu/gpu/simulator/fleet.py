@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from mcp_gpu.gpu.simulator.faults import Fault
 from mcp_gpu.gpu.simulator.node import Node
+from mcp_gpu.gpu.simulator.processes import Process
 from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class _NodeGroup(_Table):
     driver: Annotated[str, Field(pattern=r"^\d+(\.\d+)+$")] | None = None
     load: Annotated[float, Field(ge=0, le=1)] = 0.5
     mig: tuple[_Mig, ...] = ()
+    processes: tuple[Process, ...] = ()
     faults: tuple[Fault, ...] = ()
 
     def names(self) -> list[str]:
@@ -136,7 +139,7 @@ class Fleet:
             mig[entry.gpu] = mig.get(entry.gpu, ()) + (entry.profile,) * entry.count
         node = Node(
             name, group.profile, gpus=group.gpus, driver=group.driver, load=group.load,
-            seed=self._seed, mig=mig, faults=group.faults,
+            seed=self._seed, mig=mig, processes=group.processes, faults=group.faults,
         )  # fmt: skip
         node.on_call = self.reload
         return node
@@ -201,6 +204,19 @@ def _check(path: Path, parsed: _FleetFile) -> None:
             if mig.gpu >= gpus or mig.profile not in profile.get("mig_profiles", {}):
                 known = ", ".join(profile.get("mig_profiles", {})) or "none"
                 raise FleetError(f"{place}.mig[{number}]: GPUs 0 to {gpus - 1}, profiles {known}")
+        cut: Counter[int] = Counter()
+        for mig in group.mig:
+            cut[mig.gpu] += mig.count
+        for number, process in enumerate(group.processes):
+            if process.gpu >= gpus:
+                raise FleetError(f"{place}.processes[{number}].gpu: {group.name} has {gpus} GPUs")
+            if (process.mig is None) != (cut[process.gpu] == 0) or (
+                process.mig is not None and process.mig >= cut[process.gpu]
+            ):
+                raise FleetError(
+                    f"{place}.processes[{number}].mig: GPU {process.gpu} has "
+                    f"{cut[process.gpu]} MIG devices"
+                )
         if repeated := seen & set(group.names()):
             raise FleetError(f"{place}.name: {min(repeated)!r} is taken")
         seen.update(group.names())

@@ -40,6 +40,9 @@ class Device(Protocol):
             Refused: the call has no value here.
         """
 
+    def at_rest(self, call: str, key: str = "") -> Any:
+        """The same without load and without faults."""
+
 
 class Machine(Protocol):
     """What the library asks; node.py has the one implementation."""
@@ -114,6 +117,8 @@ class Library:
         self._addresses: dict[int, int] = {}
         self.event_sets: dict[int, dict[int, int]] = {}
         """Event set to GPU index to the event types that are registered for it."""
+        self.samples: dict[int, Any] = {}
+        """Those of GPM that are allocated and not freed, by address."""
 
     def __getattr__(self, name: str) -> Any:
         """Symbol look-up, as on ctypes.CDLL: AttributeError where there is no such symbol."""
@@ -130,6 +135,7 @@ class Library:
         self._devices.clear()
         self._addresses.clear()
         self.event_sets.clear()
+        self.samples.clear()
         for key in [key for key in self._kept if isinstance(key, int)]:
             del self._kept[key]
 

@@ -13,6 +13,7 @@ from mcp_gpu.gpu.simulator.board import Gpu
 from mcp_gpu.gpu.simulator.faults import Fault, MissingSymbol, Vanished, Xid
 from mcp_gpu.gpu.simulator.kernel_log import UPTIME_SECONDS, KernelLog
 from mcp_gpu.gpu.simulator.library import Refused
+from mcp_gpu.gpu.simulator.processes import HiddenProcesses, Process
 from mcp_gpu.gpu.simulator.profiles import ProfileError, load_profile, merged, value
 
 _XID_EVENT = 0x8
@@ -28,6 +29,8 @@ class Node:
     Args:
         load: mean utilisation, 0 to 1. At 0 every answer is the profile's own.
         mig: GPU index to the MIG profiles it is cut into.
+        processes: what runs on the GPUs; under load one of its own on each that none of these is
+            on.
         clock: Unix time; a test holds it still.
         on_call: called on every call before anything else: where a fleet re-reads its file.
     """
@@ -42,6 +45,7 @@ class Node:
         load: float = 0.0,
         seed: int = 0,
         mig: Mapping[int, tuple[str, ...]] | None = None,
+        processes: Iterable[Process] = (),
         faults: Iterable[Fault] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -63,9 +67,11 @@ class Node:
             rules = {**lacking, **drivers.deprecated(self.driver)}
             document = {**document, "gpu": merged(document["gpu"], rules)}
         self._clock = clock
+        given = tuple(processes)
         self._gpus = [
             Gpu(document, index, seed=f"{seed}/{name}", load=load, clock=clock,
-                mig=(mig or {}).get(index, ()))
+                mig=(mig or {}).get(index, ()),
+                processes=tuple(process for process in given if process.gpu == index))
             for index in range(count)
         ]  # fmt: skip
         boot_id = hashlib.sha256(f"{seed}/{name}/boot".encode()).hexdigest()[:32]
@@ -81,6 +87,16 @@ class Node:
     def gpus(self) -> list[Gpu]:
         """By index."""
         return self._gpus
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """On all GPUs now, whoever may see them."""
+        return tuple(process for gpu in self._gpus for process in gpu.work.processes)
+
+    @property
+    def hides_processes(self) -> bool:
+        """Whether an agent here stands in a pid namespace of its own."""
+        return any(isinstance(fault, HiddenProcesses) for fault in self._faults)
 
     def found(self) -> list[Gpu]:
         """Those that a driver finds when it is initialised."""

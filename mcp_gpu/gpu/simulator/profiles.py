@@ -18,6 +18,8 @@ _FOLDER = Path(__file__).with_name("profiles")
 _LINK_COUNT = "91"
 """The field that tells how many links the board has."""
 
+_PEER_STATUS = "nvmlDeviceGetP2PStatus"
+
 Profile = Mapping[str, Any]
 
 
@@ -88,13 +90,17 @@ def of_key(answer: Any, call: str, key: str) -> Any:
         links = answer.get(_LINK_COUNT)
         if _is_per_link(key) and isinstance(links, int) and int(key.split(",")[1]) >= links:
             return {"error": _INVALID_ARGUMENT}
-        return answer.get(field_of(key))
-    return answer.get(key)
+    return answer.get(key, answer.get(general(call, key)))
 
 
-def field_of(key: str) -> str:
-    """What stands for "id,scope" where there is no answer for the scope itself: of an NVLink the
-    one of all links, and of the GPU the plain id."""
+def general(call: str, key: str) -> str:
+    """The key that stands for one without an answer of its own. Of "id,scope" of a field: for an
+    NVLink the one of all links, and for the GPU the plain id; of "peer,capability" the
+    capability."""
+    if call == _PEER_STATUS:
+        return key.rpartition(",")[2]
+    if call != "fields":
+        return key
     field, scope = key.split(",")
     return field if scope == "0" or _is_per_link(key) else key
 

@@ -26,7 +26,8 @@ def snapshot(node: Node, *, clock: Callable[[], float] = time.time) -> Snapshot:
         try:
             reader.open()
             reader.read_slow()
-            complete = reader.read_fast()
+            reader.read_fast()
+            complete = reader.read_rest()
             reader.close()
         except NvmlUnavailable as error:
             return reader.failed(error)

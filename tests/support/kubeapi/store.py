@@ -56,6 +56,12 @@ RESOURCES = {
         ),
         Resource("/apis/cilium.io/v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy"),
         Resource("/apis/security.istio.io/v1beta1", "peerauthentications", "PeerAuthentication"),
+        Resource("/api/v1", "events", "Event"),
+        Resource("/apis/batch/v1", "jobs", "Job"),
+        Resource("/apis/jobset.x-k8s.io/v1alpha2", "jobsets", "JobSet"),
+        Resource("/apis/kubeflow.org/v1", "pytorchjobs", "PyTorchJob"),
+        Resource("/apis/resource.k8s.io/v1", "resourceclaims", "ResourceClaim"),
+        Resource("/apis/resource.k8s.io/v1", "resourceslices", "ResourceSlice", namespaced=False),
     )
 }
 

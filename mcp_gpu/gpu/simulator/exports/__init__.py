@@ -4,6 +4,6 @@ Each implementation takes (library, name of the call, *C arguments), writes thro
 pointers and raises `Refused` for a return code. Importing this package fills `EXPORTS`.
 """
 
-from mcp_gpu.gpu.simulator.exports import events, getters, lists, whole
+from mcp_gpu.gpu.simulator.exports import events, getters, gpm, lists, pairs, whole
 
-__all__ = ["events", "getters", "lists", "whole"]
+__all__ = ["events", "getters", "gpm", "lists", "pairs", "whole"]

@@ -1,0 +1,203 @@
+"""What the agent of a pod's node tells of the pod's GPUs: which it held, their Xids and health."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel
+
+from mcp_gpu.fleet.discovery import DiscoveryError
+from mcp_gpu.fleet.router import Router
+from mcp_gpu.fleet.selection import UnknownNodes
+from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.tools.health_model import NAME as HEALTH
+from mcp_gpu.tools.health_model import NodeHealth
+from mcp_gpu.tools.xids_model import NAME as XIDS
+from mcp_gpu.tools.xids_model import NodeXids
+from mcp_gpu.workloads.documents import word
+from mcp_gpu.workloads.failure import gpus
+from mcp_gpu.workloads.failure.hardware import REPEATING, Sight
+from mcp_gpu.workloads.failure.model import HeldGpu
+from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.reads import Reads
+
+__all__ = ["Looked", "look"]
+
+M = TypeVar("M", bound=BaseModel)
+
+ALLOCATION: Final = "get_pod_gpu_allocation"
+
+GROUPS: Final = 200
+"""Groups of Xids asked for: as many as an agent tells."""
+
+EARLIER_SECONDS: Final = 86_400.0
+"""How far back errors of programs on the same GPU are looked for."""
+
+
+class _Device(Wire):
+    gpu_uuid: str | None = None
+    gpu_index: int | None = None
+    mig_uuid: str | None = None
+    mig_profile: str | None = None
+    replica: int | None = None
+
+
+class _Container(Wire):
+    devices: tuple[_Device, ...] = ()
+    claims: tuple[_Device, ...] = ()
+
+
+class _Pod(Wire):
+    namespace: str
+    pod: str
+    pod_uid: str | None = None
+    containers: tuple[_Container, ...]
+
+
+class _Allocation(Wire):
+    """What is needed of an agent's answer to who holds its GPUs."""
+
+    pods: tuple[_Pod, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the agent tells."""
+
+    sight: Sight | None
+    """None: it was not asked, or told nothing."""
+    held: tuple[HeldGpu, ...]
+    source: str
+    """Who says which GPUs the pod held, or why nobody does."""
+
+
+async def look(router: Router, scene: Scene, reads: Reads, *, prefix: str) -> Looked:
+    """Ask the agent of the pod's node. What it does not tell is a gap of `reads`.
+
+    Args:
+        prefix: of the names of this cluster's nodes in the fleet.
+    """
+    if not scene.uses_gpus:
+        return Looked(None, (), "it asks for no GPU")
+    if not scene.node_name:
+        return Looked(None, (), "it was never on a node, as far as is known")
+    ask = _Asking(router, f"{prefix}{scene.node_name}", reads)
+    begin, _ = scene.window
+    asked = {"since": utc(begin), "limit": GROUPS}
+    xids = await ask.agent(XIDS, asked, NodeXids, f"Xids of {scene.node_name}")
+    health = await ask.agent(
+        HEALTH,
+        {"detail": "full", "severity": "warning"},
+        NodeHealth,
+        f"GPU health of {scene.node_name}",
+    )
+    for missed in () if xids is None else xids.missed:
+        reads.miss(f"Xids of {scene.node_name}", missed)
+    sight = None
+    if xids is not None or health is not None:
+        sight = Sight(
+            node=scene.node_name,
+            at=scene.now,
+            groups=() if xids is None else xids.groups,
+            earlier=await _earlier(ask, scene, xids),
+            devices=() if xids is None else xids.devices,
+            findings=() if health is None else health.findings,
+            gpus=() if health is None else health.gpus,
+            sees_xids=xids is not None and not xids.blind,
+            sees_health=health is not None,
+            simulated=any(each is not None and each.simulated for each in (xids, health)),
+        )
+    held, source = await _held(ask, scene, sight)
+    if not held:
+        reads.miss(f"GPUs of pod {scene.namespace}/{scene.name}", source)
+    return Looked(sight, held, source)
+
+
+class _Asking:
+    """Questions to one node's agent."""
+
+    def __init__(self, router: Router, node: str, reads: Reads) -> None:
+        self._router, self._node, self._reads = router, node, reads
+
+    async def agent(
+        self, tool: str, arguments: Mapping[str, Any], result: type[M], what: str
+    ) -> M | None:
+        """Its answer; None where there is none, which is a gap if it has a name."""
+        try:
+            found = await self._router.fan_out(tool, arguments, result, nodes=(self._node,))
+        except DiscoveryError as error:
+            self._miss(what, f"no agents are known: {error}")
+            return None
+        except UnknownNodes:
+            self._miss(what, f"there is no agent on {self._node}")
+            return None
+        for answer in found.answers:
+            return answer.data
+        for failure in found.failures:
+            self._miss(what, f"{failure.reason}: {failure.message}")
+        return None
+
+    def _miss(self, what: str, why: str) -> None:
+        if what:
+            self._reads.miss(what, why)
+
+
+async def _earlier(ask: _Asking, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:
+    """Errors of programs in the day before, where one has ended this pod, maybe."""
+    if xids is None or not any(each.code in REPEATING for each in xids.groups):
+        return ()
+    since = utc((scene.pod_began or scene.window[0]) - EARLIER_SECONDS)
+    asked = {"since": since, "codes": list(REPEATING), "limit": GROUPS}
+    found = await ask.agent(XIDS, asked, NodeXids, f"earlier Xids of {scene.node_name}")
+    return () if found is None else found.groups
+
+
+async def _held(ask: _Asking, scene: Scene, sight: Sight | None) -> tuple[tuple[HeldGpu, ...], str]:
+    """The pod's GPUs, by who knows best, and who that is."""
+    allocation = await ask.agent(ALLOCATION, {}, _Allocation, "")
+    indices = {} if sight is None else sight.indices
+    whole = () if sight is None else gpus.all_of_node(scene, sight.gpus)
+    ways: Sequence[tuple[Sequence[HeldGpu], str]] = (
+        (_of_agent(allocation, scene), "the kubelet, asked by the node's agent"),
+        (gpus.told_by_status(scene.pod), "the pod's allocatedResourcesStatus"),
+        (gpus.told_by_claims(scene.claims, scene.slices), "ResourceClaims and ResourceSlices"),
+        (gpus.told_by_annotations(scene.pod), "the pod's annotations"),
+        (whole, "the pod asked for as many GPUs as its node has"),
+    )
+    for found, source in ways:
+        if found:
+            return gpus.indexed(found, indices), source
+    return (), (
+        "the kubelet forgets what a pod held once it has ended, and the pod's own documents do "
+        "not say"
+    )
+
+
+def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ...]:
+    if allocation is None or scene.gone:
+        return ()
+    uid = word(scene.pod, "metadata", "uid")
+    held = (
+        HeldGpu(
+            gpu_index=device.gpu_index,
+            uuid=device.gpu_uuid,
+            mig=device.mig_profile or device.mig_uuid or "",
+            shared=device.replica is not None,
+        )
+        for pod in allocation.pods
+        if _is_it(pod, scene, uid)
+        for container in pod.containers
+        for device in (*container.devices, *container.claims)
+    )
+    return tuple(dict.fromkeys(held))
+
+
+def _is_it(pod: _Pod, scene: Scene, uid: str) -> bool:
+    """By its uid where that is told: a checkpoint of the kubelet's knows no names, and a pod of the
+    same name may have come after it."""
+    if pod.pod_uid:
+        return pod.pod_uid == uid
+    return (pod.namespace, pod.pod) == (scene.namespace, scene.name)

@@ -1,0 +1,136 @@
+"""Timelines for a model's or a person's eye: what changed first, then figures, never long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from mcp_gpu.tools.spans import clipped, counted
+from mcp_gpu.tools.sparkline import sparkline
+from mcp_gpu.tools.timeline_model import (
+    Change,
+    GpuTimeline,
+    NodeTimeline,
+    Statistics,
+    TimelineEvent,
+)
+from mcp_gpu.tools.xids import within
+
+__all__ = ["ago", "change_words", "event_words", "node_lines", "node_text"]
+
+TEXT_CHARS: Final = 8_000
+"""The text of one node is never longer."""
+
+LINE_CHARS: Final = 400
+
+CHANGES_TOLD: Final = 24
+"""Of all GPUs of a node."""
+
+EVENTS_TOLD: Final = 12
+
+DRAWN: Final = 60
+"""Points of a series drawn in a line; of more only the structured content has them."""
+
+_GIB: Final = float(1 << 30)
+
+
+def ago(seconds: float) -> str:
+    """`12 s ago`, `34 min ago`, `5.2 h ago`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s ago"
+    return f"{seconds / 60:.0f} min ago" if seconds < 7200 else f"{seconds / 3600:.1f} h ago"
+
+
+def change_words(change: Change) -> str:
+    """`clock_sm_mhz 1980 -> 1200 MHz 34 min ago`."""
+    when = ago(change.seconds_ago)
+    if change.before is None:
+        return f"{change.metric} {change.after:.0f} came, the first {when}"
+    before, after = (_figure(value, change.unit) for value in (change.before, change.after))
+    return f"{change.metric} {before} -> {after}{_unit(change.unit)} {when}"
+
+
+def event_words(event: TimelineEvent) -> str:
+    """`34 min ago GPU 3: slowed by hw_slowdown (12 times, the last 2 min ago)`."""
+    whose = "node" if event.gpu_index is None else f"GPU {event.gpu_index}"
+    often = f" ({event.count} times, the last {ago(event.last_seconds_ago)})"
+    return f"{ago(event.seconds_ago)} {whose}: {event.text}{often if event.count > 1 else ''}"
+
+
+def node_text(found: NodeTimeline) -> str:
+    """One node as text."""
+    return "\n".join(within(node_lines(found), TEXT_CHARS, LINE_CHARS))
+
+
+def node_lines(found: NodeTimeline) -> Iterator[str]:
+    """One node: what changed, what happened, and figures where they were asked for."""
+    yield f"{found.node}: {found.since} to {found.until}, {counted(len(found.gpus), 'GPU')}"
+    if found.simulated:
+        yield "SIMULATED: no real hardware stands behind these figures."
+    if found.message is not None:
+        yield f"! {found.message}"
+    yield from _changes(found.gpus)
+    for event in found.events[:EVENTS_TOLD]:
+        yield f"EVENT {event_words(event)}"
+    left = len(found.events) - EVENTS_TOLD + found.events_omitted
+    if left > 0:
+        yield f"{counted(left, 'more event')} before"
+    for gpu in found.gpus:
+        yield from _gpu(gpu)
+
+
+def _changes(gpus: Sequence[GpuTimeline]) -> Iterator[str]:
+    every = [(gpu, change) for gpu in gpus for change in gpu.changes]
+    every.sort(key=lambda each: (-each[1].weight, each[0].gpu_index))
+    for gpu, change in every[:CHANGES_TOLD]:
+        yield f"CHANGED GPU {gpu.gpu_index} {change_words(change)}"
+    left = len(every) - CHANGES_TOLD + sum(gpu.changes_omitted for gpu in gpus)
+    if left > 0:
+        yield f"{counted(left, 'more change')}, smaller ones"
+    blind = [gpu for gpu in gpus if gpu.unavailable and not (gpu.statistics or gpu.changes)]
+    if not every and len(blind) < len(gpus):
+        yield "Nothing changed by as much as is worth telling."
+
+
+def _gpu(gpu: GpuTimeline) -> Iterator[str]:
+    if gpu.statistics:
+        slowed = ", ".join(gpu.throttle_reasons or ())
+        now = f"  slowed now by {slowed}" if slowed else ""
+        yield f"GPU {gpu.gpu_index}  {gpu.name or '?'}  {gpu.uuid or 'UUID unknown'}{now}"
+    drawn = {series.metric: series.values for series in gpu.series}
+    for each in gpu.statistics:
+        yield f"  {_statistics(each)}{_drawn(drawn.get(each.metric, ()))}"
+    if gpu.unavailable:
+        yield clipped(f"GPU {gpu.gpu_index} unknown: {_reasons(gpu.unavailable)}", LINE_CHARS)
+
+
+def _drawn(values: Sequence[float | None]) -> str:
+    return f"  {sparkline(values)}" if 0 < len(values) <= DRAWN else ""
+
+
+def _statistics(each: Statistics) -> str:
+    unknown = f"; {100 * each.unknown_share:.0f} % of the time unknown"
+    tail = unknown if each.unknown_share >= 0.005 else ""
+    if each.total is not None:
+        return f"{each.metric} +{each.total:.0f}{tail}"
+    low, high, mean, p95, last = (
+        "?" if value is None else _figure(value, each.unit)
+        for value in (each.min, each.max, each.mean, each.p95, each.last)
+    )
+    unit = _unit(each.unit)
+    return f"{each.metric} {low} to {high}{unit}, mean {mean}, p95 {p95}, last {last}{tail}"
+
+
+def _reasons(unavailable: dict[str, str]) -> str:
+    alike: dict[str, list[str]] = {}
+    for metric, reason in unavailable.items():
+        alike.setdefault(reason, []).append(metric)
+    return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in alike.items())
+
+
+def _figure(value: float, unit: str) -> str:
+    return f"{value / _GIB:.4g}" if unit == "B" else f"{value:.4g}"
+
+
+def _unit(unit: str) -> str:
+    return " GiB" if unit == "B" else f" {unit}" if unit else ""

@@ -1,0 +1,81 @@
+"""`mcp-gpu why`: why a pod or a Job failed, and what to do first, for a person."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from mcp_gpu.registry import ToolError
+from mcp_gpu.settings import SettingError, WhySettings
+from mcp_gpu.terminal import (
+    agents,
+    gateway,
+    print_block,
+    print_rows,
+    progress_bar,
+    standard_output,
+)
+from mcp_gpu.tools.explain_failure import NAME, FailureArguments, answer
+from mcp_gpu.tools.explain_failure_text import fact_line, gap_line, headline, whose
+from mcp_gpu.workloads.failure.model import Explanation
+
+__all__ = ["run"]
+
+WELL: Final = ("still_running", "succeeded")
+
+_COLOURS: Final = {"true": "yellow", "false": "cyan", "unknown": "magenta"}
+
+
+def run(settings: WhySettings) -> int:
+    """Print why the pod failed. Returns 0 if it has not, else 1."""
+    arguments = _arguments(settings)
+    found = anyio.run(_fetch, settings, arguments)
+    if settings.json_output:
+        print(found.model_dump_json(indent=2))
+    else:
+        with standard_output() as console:
+            _render(found, console)
+    return 0 if found.category in WELL else 1
+
+
+def _arguments(settings: WhySettings) -> FailureArguments:
+    if not settings.pod:
+        raise SettingError("name a pod: mcp-gpu why POD -n NAMESPACE")
+    if settings.nodes:
+        raise SettingError("--nodes: the pod's own node is asked, and no other")
+    cluster = settings.context[0] if len(settings.context) == 1 and settings.url else ""
+    try:
+        return FailureArguments(pod=settings.pod, namespace=settings.pod_namespace, cluster=cluster)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = {"pod": "POD", "namespace": "-n"}.get(str(first["loc"][0]), str(first["loc"][0]))
+        raise SettingError(f"{flag}: {first['msg']}") from error
+
+
+async def _fetch(settings: WhySettings, arguments: FailureArguments) -> Explanation:
+    with progress_bar("looking") as report:
+        if settings.url:
+            async with gateway(settings, NAME, Explanation, report) as ask:
+                return await ask(arguments)
+        async with agents(settings) as fleet:
+            try:
+                return await answer(fleet.router, fleet.workloads, arguments)
+            except ToolError as error:
+                raise SettingError(str(error)) from error
+
+
+def _render(found: Explanation, console: Console) -> None:
+    colour = "green" if found.category in WELL else _COLOURS[found.not_your_code]
+    console.print(f"[bold {colour}]{escape(headline(found))}[/]")
+    if found.simulated:
+        console.print("[magenta]simulated: no real hardware stands behind some of this[/]")
+    print_rows([("which", escape(line)) for line in whose(found)], console)
+    print_rows([("first", f"[bold]{escape(found.first_step)}[/]")], console)
+    print_block([fact_line(fact) for fact in found.evidence], console, "")
+    others = [f"considered {each.category}: {each.why}" for each in found.alternatives]
+    print_block(others, console, "dim")
+    print_block([f"! {gap_line(gap)}" for gap in found.gaps], console, "magenta")

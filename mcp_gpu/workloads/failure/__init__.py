@@ -1,0 +1,1 @@
+"""Why a pod failed: judgement over what Kubernetes, its node's agent and its log say."""

@@ -1,0 +1,192 @@
+"""What is known of one failure: `Scene`, of Kubernetes' documents, and `Happening`, an event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_gpu.workloads.documents import Document, moment, number, part, parts, word
+from mcp_gpu.workloads.failure.endings import Death, first_death
+from mcp_gpu.workloads.failure.model import Fact
+from transports.text import one_line
+
+__all__ = ["Happening", "Scene", "condition", "happenings"]
+
+GPU_RESOURCES: Final = ("nvidia.com/",)
+"""What names of resources of NVIDIA's device plugin begin with, those of MIG profiles too."""
+
+NAME_CHARS: Final = 160
+
+MARGIN_SECONDS: Final = 60.0
+"""An error this long before the container's start or after its end still belongs to it: times are
+of whole seconds, and the driver may write after the program has met the error."""
+
+UNKNOWN_SECONDS: Final = 3600.0
+"""How far the window reaches back where nobody knows when the pod began: events live as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """An event of Kubernetes, one that came often told once."""
+
+    kind: str
+    name: str
+    uid: str
+    reason: str
+    message: str
+    at: float | None
+    count: int
+    source: str
+    host: str
+
+    def fact(self) -> Fact:
+        """The event as evidence."""
+        times = f" (x{self.count})" if self.count > 1 else ""
+        who = f" of {self.kind.lower()} {self.name}"
+        return Fact.of(f"event{who}", f"{self.reason}{times}: {self.message}", self.at)
+
+
+def happenings(documents: tuple[Document, ...]) -> tuple[Happening, ...]:
+    """Events by time."""
+    found = [
+        Happening(
+            kind=word(each, "involvedObject", "kind"),
+            name=word(each, "involvedObject", "name"),
+            uid=word(each, "involvedObject", "uid"),
+            reason=word(each, "reason"),
+            message=word(each, "message"),
+            at=moment(each, "series", "lastObservedTime")
+            or moment(each, "lastTimestamp")
+            or moment(each, "eventTime")
+            or moment(each, "metadata", "creationTimestamp"),
+            count=number(each, "series", "count") or number(each, "count") or 1,
+            source=word(each, "source", "component") or word(each, "reportingComponent"),
+            host=word(each, "source", "host"),
+        )
+        for each in documents
+    ]
+    return tuple(sorted(found, key=lambda each: each.at or 0.0))
+
+
+def condition(document: Document, kind: str) -> Document:
+    """A condition of an object's status; empty where it has none of the kind."""
+    conditions = parts(document, "status", "conditions")
+    return next((each for each in conditions if word(each, "type") == kind), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that Kubernetes says."""
+
+    now: float
+    name: str
+    namespace: str
+    pod: Document
+    """Empty: it is gone, or was never there."""
+    node_name: str
+    node: Document
+    """Empty: not read, or gone (`node_gone`)."""
+    node_gone: bool
+    owner: Document
+    """A Job or the like, with its kind; empty: none, or not read."""
+    events: tuple[Happening, ...]
+    """Of the pod, its owner and its node."""
+    claims: tuple[Document, ...] = ()
+    """ResourceClaims of the pod."""
+    slices: tuple[Document, ...] = ()
+    """ResourceSlices of its node, where claims are to be understood."""
+    log: tuple[str, ...] | None = None
+    """The end of the dead container's; None: not read."""
+    siblings: int = 0
+    """Pods of the owner that have failed, this one among them; 0: not looked for."""
+
+    @property
+    def gone(self) -> bool:
+        return not self.pod
+
+    @property
+    def phase(self) -> str:
+        return word(self.pod, "status", "phase")
+
+    @property
+    def death(self) -> Death | None:
+        """The container that explains the pod."""
+        return first_death(self.pod)
+
+    @property
+    def of_pod(self) -> tuple[Happening, ...]:
+        """The pod's own events."""
+        return tuple(each for each in self.events if each.kind == "Pod")
+
+    @property
+    def owner_said(self) -> str:
+        """`Job train`; empty where it is not known."""
+        name = word(self.owner, "metadata", "name")
+        return one_line(f"{word(self.owner, 'kind')} {name}", NAME_CHARS)
+
+    @property
+    def gpus_wanted(self) -> int:
+        """Devices that it asks for by name; claims not counted."""
+        return sum(count for _, count in self.resources())
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether it asks for GPUs, as far as can be known."""
+        return self.gone or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
+
+    def resources(self) -> Iterator[tuple[str, int]]:
+        """What GPUs it asks for, by resource."""
+        for kind in ("containers", "initContainers"):
+            for container in parts(self.pod, "spec", kind):
+                wanted = part(container, "resources", "limits")
+                wanted = wanted or part(container, "resources", "requests")
+                for resource in wanted:
+                    count = number(wanted, resource)
+                    if resource.startswith(GPU_RESOURCES) and count:
+                        yield resource, count
+
+    @property
+    def died(self) -> float | None:
+        """When the pod ended, in Unix seconds; None: not known, or it has not."""
+        death = self.death
+        if death is not None and death.finished is not None:
+            return death.finished
+        disruption = moment(condition(self.pod, "DisruptionTarget"), "lastTransitionTime")
+        if disruption is not None:
+            return disruption
+        ends = [each.at for each in self.of_pod if each.at is not None and each.reason in _ENDS]
+        return max(ends, default=None)
+
+    @property
+    def started(self) -> float | None:
+        """When the container that died started, or else the pod came to its node."""
+        death = self.death
+        if death is not None and death.started is not None and not death.never_ran:
+            return death.started
+        return moment(self.pod, "status", "startTime")
+
+    @property
+    def began(self) -> float | None:
+        """The same, or for a pod that is gone its first event."""
+        if self.started is not None:
+            return self.started
+        return min((each.at for each in self.of_pod if each.at is not None), default=None)
+
+    @property
+    def pod_began(self) -> float | None:
+        """When the pod came to its node: what is older is of other pods."""
+        return moment(self.pod, "status", "startTime") or self.began
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """When errors may have been the cause, in Unix seconds."""
+        end = self.now if self.died is None else min(self.died + MARGIN_SECONDS, self.now)
+        begin = end - UNKNOWN_SECONDS if self.began is None else self.began - MARGIN_SECONDS
+        return min(begin, end), end
+
+
+_ENDS: Final = frozenset(
+    {"Evicted", "Killing", "Preempted", "TaintManagerEviction", "NodeNotReady", "Preempting"}
+)
+"""Reasons of events that come when a pod ends."""

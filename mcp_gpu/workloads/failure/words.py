@@ -1,0 +1,210 @@
+"""What a dead program's last words say: lines of its log, and its termination message.
+
+The words are a stranger's: only lines that say something known are told, cut, quoted, and without
+what looks like a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mcp_gpu.workloads.failure.model import Category, Cause, Fact, Truth, Weight
+from mcp_gpu.workloads.failure.scene import Scene
+from transports.text import quoted
+
+__all__ = ["last_words", "without_secrets"]
+
+LINES_TOLD: Final = 3
+"""Of one kind."""
+
+LINE_CHARS: Final = 240
+
+SCANNED_CHARS: Final = 4_096
+"""Of one line."""
+
+_SECRETS: Final = re.compile(
+    r"(?P<name>[\w-]*(?:token|passw(?:or)?d|secret|api_?key|authorization|credential)[\w-]*)"
+    r"(?P<is>[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+)?[^\s\"',;]+"
+    r"|(?P<user>//)[^/@\s]+@"
+    r"|\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|ey[JK][\w-]{8,}\.)[\w.-]{8,}",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saying:
+    pattern: re.Pattern[str]
+    category: Category
+    not_your_code: Truth
+    says: str
+    first_step: str
+    rests_on_gpu: bool = False
+    weight: Weight = Weight.SAID
+
+
+def _saying(pattern: str, *more: object, **options: object) -> _Saying:
+    return _Saying(re.compile(pattern), *more, **options)  # type: ignore[arg-type]
+
+
+_SAYINGS: Final = (
+    _saying(
+        r"uncorrectable ECC error|ECCUncorrectable|ECC_UNCORRECTABLE|cudaErrorContained"
+        r"|CUDA_ERROR_CONTAINED",
+        "gpu_memory_error", "unknown",
+        "The program met an ECC error that could not be corrected.",
+        "Look at get_gpu_health and analyze_xid_errors of the node.",
+        weight=Weight.HINT,
+    ),
+    _saying(
+        r"uncorrectable NVLink error|NVLINK_UNCORRECTABLE|NvlinkUncorrectable",
+        "nvlink", "unknown",
+        "The program met an error of NVLink that could not be corrected.",
+        "Look at get_gpu_health and analyze_xid_errors of the node.",
+        weight=Weight.HINT,
+    ),
+    _saying(
+        r"GPU is lost|fallen off the bus|Unable to determine the device handle for GPU"
+        r"|CUDA_ERROR_DEVICE_UNAVAILABLE|no CUDA-capable device is detected",
+        "gpu_hardware", "unknown",
+        "The program could not reach its GPU.",
+        "Look at get_gpu_health and analyze_xid_errors of the node.",
+        weight=Weight.HINT,
+    ),
+    _saying(
+        r"[Dd]river/library version mismatch|SYSTEM_DRIVER_MISMATCH|nvidia-container-cli: "
+        r"|unsupported display driver / cuda driver combination|NVML_ERROR_LIB_RM_VERSION",
+        "driver", "true",
+        "The driver's kernel module and its libraries are of two versions.",
+        "Drain the node and reboot it, or reload the driver; then start the pod anew.",
+    ),
+    _saying(
+        r"driver version is insufficient for CUDA runtime|cudaErrorInsufficientDriver"
+        r"|forward compatibility was attempted on non supported HW"
+        r"|driver on your system is too old",
+        "driver", "true",
+        "The node's driver is too old for the CUDA of the image.",
+        "Run it where the driver is new enough, update the driver, or build the image with an "
+        "older CUDA.",
+    ),
+    _saying(
+        r"CUDA_ERROR_SYSTEM_NOT_READY|system not yet initialized",
+        "driver", "true",
+        "CUDA found the system not ready: the fabric manager has not brought NVSwitch up.",
+        "Look at the fabric manager of the node and at get_gpu_health.",
+    ),
+    _saying(
+        r"CUDA out of memory|OutOfMemoryError|CUDA_ERROR_OUT_OF_MEMORY|cudaErrorMemoryAllocation"
+        r"|RESOURCE_EXHAUSTED: Out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+        r"|CUDA error: out of memory",
+        "out_of_memory_gpu", "false",
+        "The GPU's memory did not suffice.",
+        "Make batches, sequences or the model's shards smaller, or use gradient checkpointing; "
+        "see get_gpu_processes for others on the same GPU.",
+    ),
+    _saying(
+        r"insufficient shared memory|unable to open shared memory object|No space left on device"
+        r"|unable to mmap .* bytes from file </torch",
+        "config", "true",
+        "Shared memory or a disk of the container is full.",
+        "Mount an emptyDir of medium Memory at /dev/shm, or a larger volume where it writes.",
+    ),
+    _saying(
+        r"DataLoader worker .* (?:is )?killed by signal: Killed|Cannot allocate memory"
+        r"|std::bad_alloc|^MemoryError",
+        "out_of_memory_host", "false",
+        "The program ran out of host memory.",
+        "Raise the memory limit or use fewer data loader workers.",
+    ),
+    _saying(
+        r"collective operation timeout|Watchdog caught|ncclRemoteError|remote process exited"
+        r"|ncclSystemError|NCCL error.*unhandled system error|NCCL WARN .*(?:[Tt]ime(?:d )?out"
+        r"|Connection (?:refused|reset|closed))|DistBackendError|DistNetworkError"
+        r"|Connection closed by (?:remote )?peer|store->get\(.*\).*timeout",
+        "communication", "unknown",
+        "A collective operation timed out or lost a peer: another rank, a link or the network.",
+        "Find the rank that failed or fell silent first (ask for the Job by its name) and look at "
+        "its node; this one only waited for it.",
+    ),
+    _saying(
+        r"illegal memory access|CUDA_ERROR_ILLEGAL|device-side assert|misaligned address"
+        r"|illegal instruction was encountered|unspecified launch failure"
+        r"|CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ASSERT|an illegal .* was encountered",
+        "your_code", "false",
+        "A kernel of the program did what it may not on the GPU.",
+        "Run it with CUDA_LAUNCH_BLOCKING=1 or under compute-sanitizer to find the kernel.",
+        rests_on_gpu=True,
+    ),
+    _saying(
+        r"no kernel image is available|invalid device function|CUDA_ERROR_NO_BINARY_FOR_GPU",
+        "your_code", "false",
+        "The program has not been built for this kind of GPU.",
+        "Build it (TORCH_CUDA_ARCH_LIST, -gencode) for the GPU's compute capability.",
+    ),
+    _saying(
+        r"^\s*(?:[\w.]+\.)?(?:[A-Z]\w*(?:Error|Exception)|KeyboardInterrupt|panic|AssertionError)"
+        r"(?::| |$)|Segmentation fault|^thread '.*' panicked|^panic: ",
+        "your_code", "false",
+        "The program ended with an error of its own.",
+        "Read the log above that line: kubectl logs.",
+        rests_on_gpu=True,
+    ),
+)  # fmt: skip
+"""The most telling first: what comes later is often a consequence of it."""
+
+_OF_ITS_OWN: Final = len(_SAYINGS) - 1
+
+
+def last_words(scene: Scene) -> Iterator[Cause]:
+    """What log and termination message say; each line counts once, for the first that it fits."""
+    told: dict[int, list[tuple[str, str]]] = {}
+    for source, line in _lines(scene):
+        for place, saying in enumerate(_SAYINGS):
+            if saying.pattern.search(line):
+                told.setdefault(place, []).append((source, line))
+                break
+    for place, lines in sorted(told.items()):
+        saying = _SAYINGS[place]
+        # Of errors of its own the last one is what ended it; of the others the first.
+        chosen = lines[-1:] if place == _OF_ITS_OWN else lines[:LINES_TOLD]
+        yield Cause(
+            saying.weight,
+            saying.category,
+            saying.not_your_code,
+            "medium",
+            saying.says,
+            saying.first_step,
+            tuple(_fact(source, line) for source, line in chosen),
+            rests_on_gpu=saying.rests_on_gpu,
+        )
+
+
+def _lines(scene: Scene) -> Iterator[tuple[str, str]]:
+    death = scene.death
+    if death is None:
+        return
+    for line in _scanned(scene.log or ()):
+        yield f"log of {death.container}", line
+    for line in _scanned(death.message.splitlines()):
+        yield f"termination message of {death.container}", line
+
+
+def _scanned(lines: Sequence[str]) -> Iterable[str]:
+    return dict.fromkeys(line[:SCANNED_CHARS] for line in lines)
+
+
+def _fact(source: str, line: str) -> Fact:
+    return Fact.of(source, quoted(without_secrets(line.strip()), LINE_CHARS))
+
+
+def without_secrets(text: str) -> str:
+    """The text with asterisks for what looks like a password or a token."""
+
+    def hidden(found: re.Match[str]) -> str:
+        if found["name"]:
+            return f"{found['name']}{found['is']}***"
+        return "//***@" if found["user"] else "***"
+
+    return _SECRETS.sub(hidden, text)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from cluster.cluster import Cluster
 from cluster.node import Node
 from cluster.process import wait
 
-__all__ = ["DEVICE_CLASS", "DRIVER", "ResourceDriver", "resource_driver"]
+__all__ = ["DRIVER", "ResourceDriver", "published_gpus", "resource_driver"]
 
 DRIVER = "gpu.nvidia.com"
 
@@ -22,6 +23,18 @@ DEVICE_CLASS = {
 }
 
 PUBLISHED_SECONDS = 60
+
+
+def published_gpus(boards: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """GPUs of an agent's inventory as NVIDIA's driver publishes them: name to attributes."""
+    return {
+        f"gpu-{board['index']}": {
+            "uuid": board["uuid"],
+            "type": "gpu",
+            "productName": board["name"],
+        }
+        for board in boards
+    }
 
 
 class ResourceDriver:

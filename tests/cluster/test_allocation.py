@@ -14,7 +14,7 @@ from cluster.deviceplugin import DevicePlugin, device_plugin, given_to
 from cluster.pods import Pod
 from cluster.process import wait
 from cluster.release import Release, call, image, installed
-from cluster.resourcedriver import DRIVER, resource_driver
+from cluster.resourcedriver import DRIVER, published_gpus, resource_driver
 from cluster.simulation import Simulation, gpus
 from cluster.workload import Workload, workload
 
@@ -233,14 +233,7 @@ def test_a_pod_that_is_over_or_gone_holds_nothing(
 def test_claims_are_the_gpus_that_their_driver_prepared(
     release: Release, jobs: dict[str, Pod], boards: dict[str, list[dict[str, Any]]], space: Workload
 ) -> None:
-    devices = {
-        f"gpu-{board['index']}": {
-            "uuid": board["uuid"],
-            "type": "gpu",
-            "productName": board["name"],
-        }
-        for board in boards["n3"][2:]
-    }
+    devices = published_gpus(boards["n3"][2:])
     with resource_driver(release.cluster, "n3", devices) as driver:
         for name in ("claimed", "claimed-too"):
             exactly = {"deviceClassName": DRIVER}

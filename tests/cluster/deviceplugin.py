@@ -14,8 +14,7 @@ from cluster.process import wait
 __all__ = ["DevicePlugin", "device_plugin", "given_to"]
 
 TOLD_SECONDS = 60
-"""Bound for the API server to know: a kubelet tells what has changed at once, but for a minute
-after its start, in which it looks at its node every ten seconds."""
+"""Bound for the API server to know: a kubelet tells it of its devices every two seconds here."""
 
 GIVEN = "NVIDIA_VISIBLE_DEVICES"
 """The variable in which a container finds what its plugin was asked to give it."""

@@ -20,6 +20,7 @@ from cluster.process import CommandError, wait
 __all__ = [
     "CALL",
     "CHART",
+    "ROOT",
     "Release",
     "call",
     "everywhere",

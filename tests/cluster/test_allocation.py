@@ -1,9 +1,12 @@
-"""Whose GPUs are whose is told as real kubelets allocated them, by a device plugin and by DRA."""
+"""Whose GPUs and processes are whose is told as real kubelets and a real kernel have it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +23,9 @@ from cluster.workload import Workload, workload
 
 NAMESPACE = "allocation"
 JOBS = "allocation-jobs"
+
+ON_N2 = "gateway.nodeSelector.kubernetes\\.io/hostname=n2"
+"""Away from the node that is cut off."""
 
 GPU = "nvidia.com/gpu"
 MIG = "nvidia.com/mig-1g.10gb"
@@ -38,12 +44,17 @@ SIMULATION = Simulation(
 TOLD_SECONDS = 30
 """Bound for an agent to have asked its kubelet again, which it does every five seconds at most."""
 
+ONLOOKER = Path(__file__).with_name("onlooker.py")
+
+NO_PROCESS = 2**22
+"""More than any kernel numbers them to."""
+
 Node = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def release(own_cluster: Cluster) -> Iterator[Release]:
-    values = ["agent.privileges=root", SIMULATION.value]
+    values = ["agent.privileges=root", ON_N2, SIMULATION.value]
     built = image(own_cluster)
     with installed(own_cluster, built, "a", NAMESPACE, *values, level="privileged") as found:
         yield found
@@ -195,24 +206,31 @@ def test_all_holders_of_a_gpu_are_told_and_who_holds_none_is_not(
 def test_a_kubelet_that_is_started_again_changes_nothing(
     release: Release, jobs: dict[str, Pod], plugins: dict[tuple[str, str], DevicePlugin]
 ) -> None:
+    """It answers before the API server has told it of its pods: here that takes a while."""
     node = release.cluster.node("n1")
     before = agreed(release, jobs)["n1"]["pods"]
 
-    def silent() -> bool:
-        """The kubelet has been asked again, and what it said before is still told."""
-        told = allocation(release)["n1"]
-        assert (told["source"], told["pods"]) == ("pod_resources", before)
-        return "kubelet" in told["why"]
+    def because(why: str) -> Callable[[], bool]:
+        def told() -> bool:
+            found = allocation(release)["n1"]
+            assert (found["source"], found["pods"]) == ("pod_resources", before)
+            return why in found["why"]
 
-    with faults.stopped(node, "kubelet"):
-        wait("the silence of the kubelet told", silent, TOLD_SECONDS)
-    plugins["n1", GPU].wait_registered()
+        return told
 
     def as_before() -> bool:
-        told = allocation(release)["n1"]
-        assert (told["source"], told["pods"]) == ("pod_resources", before)
-        return not told["why"] and told["allocatable"] == {GPU: 4}
+        found = allocation(release)["n1"]
+        assert (found["source"], found["pods"]) == ("pod_resources", before)
+        return not found["why"] and found["allocatable"] == {GPU: 4}
 
+    with ExitStack() as cut:
+        with faults.stopped(node, "kubelet"):
+            silent = "kubelet running"
+            wait("the silence of the kubelet told", because(silent), TOLD_SECONDS)
+            cut.enter_context(faults.cut_from_api_server(release.cluster, "n1"))
+        unaware = "does not know its pods yet"
+        wait("what the new kubelet lacks told", because(unaware), TOLD_SECONDS)
+    plugins["n1", GPU].wait_registered()
     wait("the word of the new kubelet", as_before, TOLD_SECONDS)
 
 
@@ -272,3 +290,73 @@ def test_claims_are_the_gpus_that_their_driver_prepared(
         assert (held_now[2], held_now[3]) == ((1, False), (1, False))
         space.delete("claimed", "claimed-too")
         space.kubectl("delete", "resourceclaim", "claimed", "claimed-too")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Processes of n1 that a driver might list: GPU index and pid of each."""
+
+    holder: tuple[int, int]
+    """On the GPU that its pod was given."""
+    stranger: tuple[int, int]
+    """Of a pod that was given none."""
+    service: tuple[int, int]
+    """Of the node: its kubelet."""
+    gone: tuple[int, int]
+
+
+@pytest.fixture
+def crew(release: Release, jobs: dict[str, Pod], boards: dict[str, list[dict[str, Any]]]) -> Crew:
+    (uuid,) = given_to(jobs["one"].process.pid)
+    own = next(board["index"] for board in boards["n1"] if board["uuid"] == uuid)
+    other, another, *_ = (index for index in range(4) if index != own)
+    kubelet = release.cluster.node("n1").process("kubelet")
+    assert kubelet is not None
+    return Crew(
+        (own, jobs["one"].process.pid),
+        (other, jobs["none"].process.pid),
+        (another, kubelet.pid),
+        (another, NO_PROCESS),
+    )
+
+
+def onlooked(release: Release, crew: Crew) -> dict[str, Any]:
+    """What the agent of n1 answers of them."""
+    agent = next(pod for pod in release.agents() if pod.node.name == "n1")
+    listed = (crew.holder, crew.stranger, crew.service, crew.gone)
+    words = [str(number) for pair in listed for number in pair]
+    python = ["exec", "-i", agent.name, "-c", "agent", "--", "/opt/mcp-gpu/bin/python", "-"]
+    found: dict[str, Any] = json.loads(release.kubectl(*python, *words, stdin=ONLOOKER.read_text()))
+    return found
+
+
+def test_in_a_pid_namespace_of_its_own_an_agent_claims_nothing_of_processes(
+    release: Release, crew: Crew
+) -> None:
+    found = onlooked(release, crew)
+    assert (found["host_processes"], found["state"]) == (False, "unknown")
+    assert (found["processes_count"], found["strays"], found["attention"]) == (None, None, [])
+    for row in found["processes"]:
+        for claim in ("command", "pod_uid", "container_id", "namespace", "pod", "stray"):
+            assert row[claim] is None, row
+            assert row["unavailable"][claim], row
+
+
+def test_with_the_nodes_pids_each_process_is_its_own_pods(
+    release: Release, jobs: dict[str, Pod], crew: Crew
+) -> None:
+    release.set("agent.privileges=processes", ON_N2, SIMULATION.value)
+    found = onlooked(release, crew)
+    assert found["host_processes"]
+    rows = {row["pid"]: row for row in found["processes"]}
+    holder, stranger = rows[crew.holder[1]], rows[crew.stranger[1]]
+    assert (holder["pod_uid"], holder["stray"]) == (jobs["one"].uid, False)
+    assert (holder["namespace"], holder["pod"], holder["container"]) == (JOBS, "one", "main")
+    assert holder["container_id"] == jobs["one"].container
+    assert (stranger["pod_uid"], stranger["stray"]) == (jobs["none"].uid, True)
+    assert stranger["container_id"] == jobs["none"].container
+    service = rows[crew.service[1]]
+    assert (service["pod_uid"], service["stray"], service["command"]) == (None, True, "kubelet")
+    gone = rows[crew.gone[1]]
+    assert (gone["pod_uid"], gone["stray"]) == (None, None)
+    assert "ended" in gone["unavailable"]["pod_uid"]

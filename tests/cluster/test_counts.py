@@ -13,9 +13,16 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.deviceplugin import DevicePlugin, device_plugin
 from cluster.process import wait
-from cluster.release import Release, call, image, installed
+from cluster.release import ROOT, Release, call, image, installed
 from cluster.resourcedriver import published_gpus, resource_driver
 from cluster.simulation import Simulation, gpus
+
+TOOL = "describe_gpu_node"
+
+pytestmark = pytest.mark.skipif(
+    TOOL not in (ROOT / "mcp_gpu" / "tools" / "gateway.json").read_text(),
+    reason=f"the gateway has no tool {TOOL} yet",
+)
 
 NAMESPACE = "counts"
 NODE = "n1"
@@ -47,7 +54,7 @@ class Place:
         return [each["code"] for each in self.described(node)["disagreements"]]
 
     def described(self, node: str) -> dict[str, Any]:
-        request = call("describe_gpu_node", node=node)
+        request = call(TOOL, node=node)
         answer = self.release.ask(request, token=self.release.token())
         found: dict[str, Any] = answer["structuredContent"]
         return found

@@ -66,6 +66,7 @@ def make_sources(settings: AgentSettings) -> Sources:
             lambda: collector.snapshot,
             PodResources(settings.pod_resources_socket),
             settings.device_plugin_checkpoint,
+            pod=settings.pod_name,
         ),
         simulated=simulated,
         expected_gpus=settings.expected_gpus,

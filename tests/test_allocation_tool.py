@@ -17,7 +17,7 @@ from mcp_gpu.gpu.model import Gpu, MigDevice
 from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import Lost
 from mcp_gpu.node.device_ids import Devices, profile_of
-from mcp_gpu.node.holdings import CACHE_SECONDS, KEPT_SECONDS, Attribution
+from mcp_gpu.node.holdings import CACHE_SECONDS, KEPT_SECONDS, NOT_YET, Attribution
 from mcp_gpu.node.pod_resources import PodResources
 from mcp_gpu.tools.allocation import Processes, SeenProcess, SeenProcesses, agent_tool
 from support import served
@@ -45,6 +45,7 @@ class Place:
         self.clock = Clock()
         self.node = Node("n", "h100", gpus=4)
         self.processes: Processes | None = None
+        self.own_pod = ""
         self.uuids = [gpu.uuid or "" for gpu in snapshot(self.node).gpus]
 
     def attribution(self, collector: Collector) -> Attribution:
@@ -52,6 +53,7 @@ class Place:
             lambda: collector.snapshot,
             PodResources(self.kubelet.path, seconds=10),
             self.checkpoint,
+            pod=self.own_pod,
             clock=self.clock,
         )
 
@@ -201,6 +203,49 @@ async def test_what_was_said_is_kept_while_the_kubelet_restarts(place: Place) ->
             assert held(data(await ask(client))) == {}
         place.clock.now += KEPT_SECONDS + CACHE_SECONDS
         assert data(await ask(client))["source"] == "none"
+
+
+@pytest.mark.parametrize("own_pod", ["agent-x", ""], ids=["in a pod", "outside"])
+async def test_a_kubelet_that_does_not_know_its_pods_yet_frees_no_gpu(
+    place: Place, own_pod: str
+) -> None:
+    """As a real one answers for a second after its start, and while it has no API server."""
+    place.own_pod = own_pod
+    write_checkpoint(place.checkpoint, [("uid-p", "main", GPU, {"0": [place.uuids[0]]})])
+    everything = [pod("mcp-gpu", "agent-x"), pod("a", "p", plugin(GPU, place.uuids[0]))]
+    static = [pod("kube-system", "kube-proxy")] if own_pod else []
+    place.kubelet.holding(*everything)
+    async with place.kubelet.listening(), place.client() as client:
+        assert data(await ask(client))["why"] == ""
+        place.kubelet.holding(*static)
+        place.clock.now += CACHE_SECONDS
+        found = data(await ask(client))
+        assert (found["source"], found["why"], held(found)) == (
+            "pod_resources",
+            NOT_YET,
+            {"a/p": [0]},
+        )
+        assert [gpu["free"] for gpu in found["gpus"]] == [False, True, True, True]
+        place.clock.now += KEPT_SECONDS + 1
+        late = data(await ask(client))
+        assert (late["source"], late["why"], late["pods"][0]["pod_uid"]) == (
+            "checkpoint",
+            NOT_YET,
+            "uid-p",
+        )
+        place.checkpoint.write_text("")
+        place.kubelet.holding(*everything[:1])
+        place.clock.now += CACHE_SECONDS
+        assert data(await ask(client))["source"] == "pod_resources"
+
+
+async def test_devices_are_told_in_one_order(place: Place) -> None:
+    one, two, *_ = place.uuids
+    for given in ([one, two], [two, one]):
+        place.kubelet.holding(pod("a", "p", *(plugin(GPU, each) for each in given)))
+        place.clock.now += CACHE_SECONDS
+        async with place.kubelet.listening(), place.client() as client:
+            assert held(data(await ask(client))) == {"a/p": [0, 1]}
 
 
 async def test_many_who_ask_at_once_are_one_question(place: Place) -> None:

@@ -108,6 +108,14 @@ def test_a_container_without_a_pod_is_of_none(runtime: str) -> None:
     assert cgroup_place(lines, whole=False).podless is None
 
 
+def test_a_kubelet_without_cgroups_of_pods_leaves_the_pod_unknown() -> None:
+    """As with cgroupsPerQOS=false: containerd puts the container into the folder of its namespace,
+    and that it is of no pod would be a lie."""
+    found = cgroup_place(f"9:pids:/k8s.io/{ID}\n0::/k8s.io/{ID}\n", whole=True)
+    assert (found.pod_uid, found.container_id, found.podless) == (None, ID, None)
+    assert "cgroupsPerQOS" in found.why
+
+
 @pytest.mark.parametrize(
     "lines",
     [

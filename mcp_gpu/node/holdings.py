@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -20,7 +20,7 @@ from mcp_gpu.node.device_ids import Devices, is_gpu_resource, profile_of
 from mcp_gpu.node.pod_resources import Allocation, PodResources, PodResourcesError
 from transports.text import visible
 
-__all__ = ["Attribution", "Claim", "Device", "Holder", "Holdings"]
+__all__ = ["NOT_YET", "Attribution", "Claim", "Device", "Holder", "Holdings"]
 
 ANSWER_SECONDS: Final = 2.0
 """Longest wait of a caller. The kubelet answers from memory in milliseconds."""
@@ -33,6 +33,8 @@ CHECKPOINT_SECONDS: Final = 0.4
 
 KEPT_SECONDS: Final = 60.0
 """How long what the kubelet said is told on while it does not answer, as when it restarts."""
+
+NOT_YET: Final = "the kubelet has started and does not know its pods yet"
 
 DRA_DRIVER: Final = "gpu.nvidia.com"
 
@@ -110,6 +112,7 @@ class Attribution:
         pod_resources: the kubelet's service.
         checkpoint: the kubelet's file, for where the service cannot be asked, and for the pods'
             uids, which it does not tell.
+        pod: name of the agent's own pod; empty outside of one.
         clock: monotonic seconds.
     """
 
@@ -119,10 +122,11 @@ class Attribution:
         pod_resources: PodResources,
         checkpoint: Path,
         *,
+        pod: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._snapshot, self._clock = snapshot, clock
-        self._pod_resources, self._checkpoint = pod_resources, checkpoint
+        self._pod_resources, self._checkpoint, self._pod = pod_resources, checkpoint, pod
         self._told = _Told("none", "the kubelet has not been asked yet")
         self._asked_at = -float("inf")
         self._asking = anyio.Lock()
@@ -168,14 +172,25 @@ class Attribution:
         try:
             allocation = await self._pod_resources.allocation()
         except PodResourcesError as error:
-            before = self._told
-            if before.source == "pod_resources" and now - before.at <= KEPT_SECONDS:
-                # Who gives devices away is the kubelet: while it is not there, nobody does.
-                return replace(before, why=str(error))
-            if not amiss:
-                return _Told("checkpoint", str(error), now, checkpoint=checkpoint)
-            return _Told("none", f"{error}; {amiss}")
-        return _Told("pod_resources", allocation.why, now, allocation, checkpoint)
+            why = str(error)
+        else:
+            if self._knows_its_pods(allocation, checkpoint):
+                return _Told("pod_resources", allocation.why, now, allocation, checkpoint)
+            why = NOT_YET
+        before = self._told
+        if before.source == "pod_resources" and now - before.at <= KEPT_SECONDS:
+            # Who gives devices away is the kubelet: while it is not there, nobody does.
+            return replace(before, why=why)
+        if not amiss:
+            return _Told("checkpoint", why, now, checkpoint=checkpoint)
+        return _Told("none", f"{why}; {amiss}")
+
+    def _knows_its_pods(self, allocation: Allocation, checkpoint: Checkpoint) -> bool:
+        """A kubelet that has started lists no pods, or static ones alone, until the API server has
+        told it of the others: for a second, or as long as that cannot be reached."""
+        if self._pod:
+            return any(pod.name == self._pod for pod in allocation.pods)
+        return bool(allocation.pods) or not checkpoint.entries
 
     async def _read(self) -> Checkpoint:
         # A disk may hang. Then the thread is left behind, and the file is not known.
@@ -215,7 +230,7 @@ def _holders_of_pods(
                     pod=visible(pod.name),
                     pod_uid=next((uids[each] for each in held if each in uids), None),
                     container=visible(container.name),
-                    devices=tuple(_device(devices, *each) for each in held),
+                    devices=_in_order(_device(devices, *each) for each in held),
                     claims=claims,
                 )
 
@@ -233,9 +248,14 @@ def _holders_of_checkpoint(checkpoint: Checkpoint, devices: Devices) -> Iterator
             pod="",
             pod_uid=visible(uid),
             container=visible(container),
-            devices=tuple(each),
+            devices=_in_order(each),
             claims=(),
         )
+
+
+def _in_order(devices: Iterable[Device]) -> tuple[Device, ...]:
+    """The kubelet tells them in another order each time."""
+    return tuple(sorted(devices, key=lambda each: (each.resource, each.gpu_index or 0, each.id)))
 
 
 def _uids(checkpoint: Checkpoint) -> dict[tuple[str, str], str]:

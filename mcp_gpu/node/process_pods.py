@@ -44,6 +44,9 @@ _CONTAINER: Final = r"(?:[a-z][a-z-]*-)?([0-9a-f]{64})(?:\.scope)?"
 """A folder of a container: its id, alone or as `cri-containerd-<id>.scope`, `crio-<id>.scope` or
 `docker-<id>.scope`."""
 
+_KUBERNETES: Final = "k8s.io"
+"""containerd's folder for the kubelet's containers where nobody names another."""
+
 _INITIAL_CGROUP_NAMESPACE: Final = 0xEFFFFFFB
 """Inode of the host's own, in every kernel: PROC_CGROUP_INIT_INO."""
 
@@ -213,6 +216,8 @@ def cgroup_place(cgroup: str, *, whole: bool = True) -> Place:
     if container is not None and not whole:
         # The folder of a pod that the reader itself is in is not named.
         return Place(None, container, why="it may be of the agent's own pod")
+    if container is not None and any(_KUBERNETES in path.split("/") for path in paths):
+        return Place(None, container, why="the kubelet makes no cgroups of pods (cgroupsPerQOS)")
     return Place(None, container, podless=True)
 
 

@@ -1,5 +1,5 @@
-"""Kubernetes, etcd, CoreDNS, Helm and kube-router built from their Go modules, and what Debian has
-ready.
+"""Kubernetes, etcd, CoreDNS, Helm and kube-router built from their Go modules, pretended GPUs for
+kubelets beside them, and what Debian has ready.
 
 The build is kept outside the checkout, under a name made of the version and of everything
 that went into it, so that checkouts share it and a changed go.mod builds anew.
@@ -36,6 +36,7 @@ COMPONENTS = (
 PROGRAMS = {
     ".": "kubernetes",
     "./coredns": "coredns",
+    "./gpus": "gpus",
     "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router": "kube-router",
     "go.etcd.io/etcd/server/v3": "etcd",
     "helm.sh/helm/v4/cmd/helm": "helm",

@@ -163,9 +163,10 @@ class Node(Machine):
             # The machine may be an old Linux, have swap, and little room: it is only borrowed.
             "failCgroupV1": False,
             "cgroupDriver": "cgroupfs",
-            "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "failSwapOn": False,
+            # What of a device plugin's devices can be given out is told no sooner.
+            "nodeStatusUpdateFrequency": "2s",
             "evictionHard": {
                 "memory.available": "0%",
                 "nodefs.available": "0%",

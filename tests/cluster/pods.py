@@ -18,7 +18,8 @@ READY_SECONDS = 180
 
 @dataclass(frozen=True)
 class Pod:
-    """A running pod, seen at one moment. `process` is the first one of its first container."""
+    """A running pod, seen at one moment. `process` is the first one of its first container, whose
+    id `container` is."""
 
     namespace: str
     name: str
@@ -26,6 +27,7 @@ class Pod:
     address: str
     node: Node
     process: Process
+    container: str
 
     @property
     def wires(self) -> list[str]:
@@ -81,7 +83,7 @@ def _pod(cluster: Cluster, item: dict[str, object]) -> Pod | None:
     if process is None:
         return None
     identity = metadata["namespace"], metadata["name"], metadata["uid"]
-    return Pod(*identity, status["podIP"], node, process)
+    return Pod(*identity, status["podIP"], node, process, container)
 
 
 def first_process(node: Node, container: str) -> Process | None:

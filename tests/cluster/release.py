@@ -20,6 +20,7 @@ from cluster.process import CommandError, wait
 __all__ = [
     "CALL",
     "CHART",
+    "ROOT",
     "Release",
     "call",
     "everywhere",
@@ -78,12 +79,16 @@ def image(cluster: Cluster) -> Image:
 class Release:
     """The chart as one release in a namespace of its own."""
 
-    def __init__(self, cluster: Cluster, built: Image, name: str, namespace: str) -> None:
+    def __init__(
+        self, cluster: Cluster, built: Image, name: str, namespace: str, level: str = "restricted"
+    ) -> None:
         self.cluster = cluster
         self.image = built
         """What `set` installs; another makes the next `set` an upgrade to it."""
         self.name = name
         self.namespace = namespace
+        self.level = level
+        """Of Pod Security, which the namespace enforces. The default is the strictest."""
         whole = name if "mcp-gpu" in name else f"{name}-mcp-gpu"
         self.fullname = whole[:NAME_CHARS].removesuffix("-")
         self.address = ""
@@ -135,8 +140,7 @@ class Release:
             self.kubectl("delete", "pod", "--ignore-not-found", preflight, call)
 
     def _namespace(self) -> dict[str, Any]:
-        """The strictest that Kubernetes has."""
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        labels = {"pod-security.kubernetes.io/enforce": self.level}
         metadata = {"name": self.namespace, "labels": labels}
         return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
@@ -304,10 +308,15 @@ class Release:
 
 @contextmanager
 def installed(
-    cluster: Cluster, built: Image, name: str, namespace: str, *values: str
+    cluster: Cluster,
+    built: Image,
+    name: str,
+    namespace: str,
+    *values: str,
+    level: str = "restricted",
 ) -> Iterator[Release]:
-    """A release within the block."""
-    release = Release(cluster, built, name, namespace)
+    """A release within the block, in a namespace that enforces that level of Pod Security."""
+    release = Release(cluster, built, name, namespace, level)
     with removed(cluster, name, namespace):
         release.set(*values)
         yield release

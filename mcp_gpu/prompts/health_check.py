@@ -83,11 +83,7 @@ def _text(node: str | None, tools: Set[str], *, fleet: bool) -> str:
     guide.step(
         "describe_gpu_node",
         text="Where GPUs are missing or a node is `unknown`, "
-        + (
-            guide.call("describe_gpu_node", node)
-            if node or not fleet
-            else "`describe_gpu_node` of that node"
-        )
+        + guide.call("describe_gpu_node", node or "its-name")
         + " compares what NVML, the bus and Kubernetes count.",
     )
     if not guide.has("describe_gpu_node"):

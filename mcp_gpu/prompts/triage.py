@@ -109,8 +109,9 @@ def _text(arguments: TriageArguments, tools: Set[str]) -> str:
     )
     guide.step(
         "explain_failure",
-        text=f"{guide.call('explain_failure', pod='POD', namespace='NAMESPACE')} for a pod that "
-        "died there: it blames hardware only for a fact about that pod's own GPU at that time.",
+        text=f"{guide.call('explain_failure', pod='its-name', namespace='its-own')} for "
+        "a pod that died there: it blames hardware only for a fact about that pod's own GPU at "
+        "that time.",
     )
     guide.stop(
         "as soon as one cause explains the evidence with high confidence and those whom it hits "

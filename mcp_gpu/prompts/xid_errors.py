@@ -105,8 +105,8 @@ def _text(since: str, tools: Set[str], *, fleet: bool) -> str:
     )
     guide.step(
         "explain_failure",
-        text=f"{guide.call('explain_failure', pod='POD', namespace='NAMESPACE')} for a pod that "
-        "died then says whether its own code is to blame.",
+        text=f"{guide.call('explain_failure', pod='its-name', namespace='its-own')} for "
+        "a pod that died then says whether its own code is to blame.",
     )
     guide.stop("if there were no Xids and every source was readable: say so, and how far back.")
     guide.stop("once each chain has its cause, its action and what is left of it now.")

@@ -80,8 +80,8 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
     return {
         "analyze_xid_errors": xids,
         "check_connectivity": connectivity,
-        "explain_failure": failure,
         "describe_gpu_node": describe,
+        "explain_failure": failure,
         "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,

@@ -58,6 +58,8 @@ class Holders(Wire):
     """What is needed of an agent's answer to who holds its GPUs."""
 
     pods: tuple[HoldingPod, ...]
+    source: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

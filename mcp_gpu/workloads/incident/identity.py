@@ -1,8 +1,8 @@
 """Names of incidents, by which they are found again: `IncidentId`.
 
-`inc-20261126T100220Z-7f3a1c-n1`: when it began, a check over what began it, and on which node. Where
-it began with a pod that follows, as `n1/train/worker-0`. Nothing is kept anywhere: whoever has the
-name looks at the node at that time, and what began it has to be there.
+`inc-20261126T100220Z-7f3a1c-n1`: when it began, a check over what began it, and on which node.
+Where it began with a pod that follows, as `n1/train/worker-0`. Nothing is kept anywhere: whoever
+has the name looks at the node at that time, and what began it has to be there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Final, Self
 
 from mcp_gpu.workloads.incident.model import Seen
 
-__all__ = ["ID_CHARS", "ID_PATTERN", "IncidentId"]
+__all__ = ["ID_CHARS", "ID_PATTERN", "IncidentId", "is_place"]
 
 ID_CHARS: Final = 620
 
 _PART: Final = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}"
+"""Kubernetes' names, and those of agents named by hand."""
 
 ID_PATTERN: Final = (
     r"^inc-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}(?:\.[0-9a-f]{6})?-"
@@ -32,6 +33,11 @@ _FORM: Final = "%Y%m%dT%H%M%SZ"
 
 SLACK_SECONDS: Final = 3.0
 """An agent that starts anew reads the kernel's log anew, whose times are told from the boot's."""
+
+
+def is_place(node: str) -> bool:
+    """Whether a node can be called so in such a name."""
+    return re.fullmatch(_PART, node, re.ASCII) is not None
 
 
 @dataclass(frozen=True, slots=True)

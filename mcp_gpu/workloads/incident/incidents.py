@@ -9,7 +9,7 @@ from typing import Final
 from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.workloads.incident.model import Moment, Seen
 
-__all__ = ["QUIET_SECONDS", "Incident", "incidents", "moments", "ordered"]
+__all__ = ["QUIET_SECONDS", "Incident", "incidents", "moments", "offset", "ordered", "sentence"]
 
 QUIET_SECONDS: Final = 900.0
 """What goes wrong after so long without anything else is another incident. NCCL waits for ten
@@ -74,6 +74,22 @@ def _runs(seeds: Sequence[Seen]) -> Iterator[list[Seen]]:
 def _order(seen: Seen) -> tuple[float, int, str]:
     """Times are of whole seconds: of the same one the gravest first."""
     return float(int(seen.at)), SEVERITIES.index(seen.severity), seen.key
+
+
+def offset(seconds: float) -> str:
+    """`T+0`, `T-120 s`, `T+25 min`."""
+    if abs(seconds) < 1:
+        return "T+0"
+    far = abs(seconds) >= 1200
+    return f"T{seconds / 60:+.0f} min" if far else f"T{seconds:+.0f} s"
+
+
+def sentence(seen: Seen, zero: float) -> str:
+    """`T+10 s, pod train/worker-0: container main ended: exit code 1`."""
+    whose = "" if seen.gpu_index is None else f"GPU {seen.gpu_index}: "
+    if seen.pod is not None:
+        whose = f"pod {'/'.join(seen.pod)}: "
+    return f"{offset(int(seen.at) - int(zero))}, {whose}{seen.text}"
 
 
 def moments(

@@ -136,8 +136,8 @@ class Pods:
         for name in dict.fromkeys((*self.held, *scenes)):
             scene, held = scenes.get(name), self.held.get(name, ())
             died = None if scene is None else scene.died
-            fell = died is not None and begin <= died <= end and scene is not None
-            if name not in self.held and not (fell and scene is not None and scene.uses_gpus):
+            fell = died is not None and begin <= died <= end
+            if name not in self.held and (scene is None or not (fell and scene.uses_gpus)):
                 continue
             known = tuple(index for index in held if index is not None)
             hit: bool | None = fell or bool(sick.intersection(known))

@@ -27,6 +27,7 @@ from mcp_gpu.workloads.incident.model import (
     StateNow,
     told,
 )
+from mcp_gpu.workloads.incident.objects import of_events
 
 __all__ = ["Reporter"]
 
@@ -59,14 +60,17 @@ class Reporter:
         """Choose the incident, and tell of it."""
         told_of = self._told
         explanation = None if told_of.scene is None else await self._explained(told_of.scene)
-        every = (*told_of.moments(), *self._of_explanation(explanation))
+        every = [*told_of.moments(), *self._of_explanation(explanation)]
         found = incidents(every)
         chosen = self._chosen(found, explanation)
         if chosen is None and self._identity is not None:
             why = "nothing that is still known began then: events and readings are kept for a while"
             self._reads.miss(f"incident {self._identity}", why)
         if explanation is None and chosen is not None:
-            explanation = await self._explained_first(chosen)
+            scene = await self._first_to_die(chosen)
+            if scene is not None:
+                explanation = await self._explained(scene)
+                every += of_events(scene.events, scene.namespace)
         zero = chosen.anchor.at if chosen is not None else None
         if zero is None and self._identity is not None:
             zero = self._identity.at
@@ -80,14 +84,11 @@ class Reporter:
         )
         return found.model_copy(update={"gaps": ()})  # which the report tells
 
-    async def _explained_first(self, chosen: Incident) -> Explanation | None:
-        """Of the pod that died first."""
+    async def _first_to_die(self, chosen: Incident) -> Scene | None:
         pod = next((each.pod for each in chosen.seeds if each.pod is not None), None)
         if pod is None:
             return None
-        return await self._explained(
-            await gather_pod(self._reads, pod[1], pod[0], self._stretch.now)
-        )
+        return await gather_pod(self._reads, pod[1], pod[0], self._stretch.now)
 
     def _of_explanation(self, found: Explanation | None) -> Iterator[Seen]:
         """The failure itself, where neither a container nor Kubernetes tells when it was."""

@@ -26,13 +26,9 @@ from mcp_gpu.workloads.failure.model import (
     Weight,
 )
 from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, safe_line, without_secrets
 from mcp_gpu.workloads.failure.statements import statements
-from mcp_gpu.workloads.failure.words import (
-    LINE_CHARS,
-    SCANNED_CHARS,
-    last_words,
-    without_secrets,
-)
+from mcp_gpu.workloads.failure.words import LINE_CHARS, last_words
 from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line, quoted
 
@@ -81,8 +77,8 @@ def explain(
         category=verdict.category,
         not_your_code=verdict.not_your_code,
         confidence=verdict.confidence,
-        says=one_line(verdict.says, SAYS_CHARS),
-        first_step=one_line(verdict.first_step, STEP_CHARS),
+        says=safe_line(verdict.says, SAYS_CHARS),
+        first_step=safe_line(verdict.first_step, STEP_CHARS),
         since=None if scene.started is None else utc(scene.started),
         died=None if scene.died is None else utc(scene.died),
         gpus=tuple(held),
@@ -251,4 +247,4 @@ def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternati
         same = cause.category == verdict.category and cause.weight is not Weight.HINT
         if not same and (cause.category, cause.says) not in told and cause.category != "unknown":
             told.add((cause.category, cause.says))
-            yield Alternative(category=cause.category, why=one_line(cause.says, SAYS_CHARS))
+            yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

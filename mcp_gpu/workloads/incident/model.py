@@ -10,10 +10,9 @@ from pydantic import Field
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.workloads.failure import secrets
 from mcp_gpu.workloads.failure.model import Explanation
-from mcp_gpu.workloads.failure.words import without_secrets
 from mcp_gpu.workloads.reads import Gap
-from transports.text import one_line
 
 __all__ = [
     "AffectedPod",
@@ -36,7 +35,7 @@ Source = Literal["kubernetes", "container", "xid", "gpu", "telemetry", "verdict"
 
 def told(text: str, most: int = TEXT_CHARS) -> str:
     """Strangers' words on one line, cut, and without what looks like a secret."""
-    return one_line(without_secrets(text[:4_096]), most)
+    return secrets.safe_line(text, most)
 
 
 @dataclass(frozen=True, slots=True)

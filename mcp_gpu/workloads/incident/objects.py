@@ -20,12 +20,10 @@ _WRONG: Final[dict[str, Severity]] = {
     "Rebooted": "critical",
     "SystemOOM": "warning",
     "OOMKilling": "warning",
-    "Evicted": "warning",
-    "Preempted": "warning",
-    "TaintManagerEviction": "warning",
-    "UnexpectedAdmissionError": "warning",
+    "EvictionThresholdMet": "warning",
 }
-"""Events that say that something went wrong, whatever else is known; others stand beside it."""
+"""Events of a node that say that something went wrong. Those of pods stand beside what the pods
+themselves say, of which more is known."""
 
 STATE_CHARS: Final = 160
 
@@ -47,7 +45,7 @@ def of_events(happened: Iterable[Happening], namespace: str) -> Iterator[Seen]:
             again = f" (x{each.count}, the last {utc(each.at)})"
         yield Seen(
             at=at,
-            severity="info" if "Cancelling" in each.message else _WRONG.get(each.reason, "info"),
+            severity=_WRONG.get(each.reason, "info") if each.kind == "Node" else "info",
             source="kubernetes",
             key=f"event {each.reason}",
             text=told(f"{whose}{each.reason}{again}: {each.message}"),

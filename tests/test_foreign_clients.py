@@ -43,6 +43,7 @@ TOOLS = {
             ALLOCATION,
             "check_connectivity",
             "explain_failure",
+            "get_incident_report",
             HEALTH,
             PROCESSES,
             TIMELINE,

@@ -263,6 +263,19 @@ async def test_an_incident_that_began_with_a_pod_is_found_without_the_right_to_l
         )
 
 
+async def test_a_pod_that_came_back_elsewhere_is_not_taken_for_the_one_that_died() -> None:
+    async with reporting() as stage:
+        identity = data(await asked(stage, **OF_POD))["incident_id"]
+    silent = WholeAgent("n1", timeline=recorded())
+    elsewhere = pod(EXIT_1, spec={"nodeName": "n2"})
+    async with reporting(elsewhere, node(), agents=[silent]) as stage:
+        named = f"{identity}/{NAMESPACE}/{POD}"
+        found = data(await asked(stage, incident_id=named))
+    assert (found["explanation"], found["pod"]) == (None, "")
+    assert gaps(found)[f"pod {NAMESPACE}/{POD} of n1"] == "the pod of that name is on n2"
+    assert f"incident {named}" in gaps(found)
+
+
 async def test_several_incidents_are_listed_and_the_gravest_is_reported() -> None:
     timeline = recorded(
         noted("slowed", "10:03:00", "slowed by hw_thermal_slowdown", 2),
@@ -309,7 +322,7 @@ async def test_a_pod_that_runs_is_reported_where_its_gpu_failed_and_not_for_a_ne
     elsewhere = WholeAgent("n1", ("10:02:20", line(79, 2)), held={POD: [0]})
     found, shown = await reported(runs, node(), agent=elsewhere, **OF_POD)
     assert (found["incident_id"], found["began"]) == ("", None)
-    assert shown.startswith("# No incident")
+    assert shown.startswith("### No incident")
     assert len(found["incidents"]) == 1
 
 
@@ -319,7 +332,7 @@ async def test_a_node_where_nothing_went_wrong_says_so_and_what_could_not_be_see
     found, shown = await reported(well, node(), agent=agent)
     assert found["title"].startswith("Nothing of n1 is known to have gone wrong from ")
     assert {"Xids of n1", f"timeline of n1 before {at('10:04:00')}"} <= gaps(found).keys()
-    assert "## Not known" in shown
+    assert "#### Not known" in shown
 
 
 async def test_a_node_that_fell_silent() -> None:
@@ -442,7 +455,7 @@ async def test_what_strangers_write_is_harmless_where_it_is_pasted(said: str) ->
             outside.append(row)
     assert not inside
     assert all(
-        re.match(r"##? (Incident|Timeline|Xids|Affected|GPU|Why|Not)", row) for row in outside
+        re.match(r"####? (Incident|Timeline|Xids|Affected|GPU|Why|Not)", row) for row in outside
     )
     assert found["timeline_omitted"] > 0
     assert len(json.dumps(found)) < 64_000

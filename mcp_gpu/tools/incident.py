@@ -122,7 +122,7 @@ async def answer(
             cluster is not named well.
     """
     # Not at start: a call has the time, and `tools/list` has not.
-    from mcp_gpu.tools.incident_gathering import gather
+    from mcp_gpu.tools.incident_gathering import gather, on_node
     from mcp_gpu.tools.incident_report import Reporter
     from mcp_gpu.tools.node_agent import NodeAgent
     from mcp_gpu.workloads.failure import gathering
@@ -133,11 +133,12 @@ async def answer(
     scene = None
     if wanted.pod is not None:
         scene = await gathering.gather(reads, wanted.pod[1], wanted.pod[0], now)
+        scene = on_node(scene, wanted.node, reads) if wanted.node else scene
     node = wanted.node or ("" if scene is None else scene.node_name)
     prefix = f"{wanted.cluster}/" if several else ""
     agent = NodeAgent(router, f"{prefix}{node}", reads)
     told = await gather(agent, node, scene, _stretch(wanted, scene, now), reads)
-    if wanted.pod is None and told.document is None and not told.agent_known:
+    if arguments.node is not None and told.document is None and not told.agent_known:
         _refuse_unknown(node, reads)
     reporter = Reporter(agent, told, wanted.cluster if several else "", wanted.identity)
     return await reporter.report()

@@ -25,7 +25,7 @@ from mcp_gpu.workloads.incident import objects, xids
 from mcp_gpu.workloads.incident.model import Seen
 from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["Stretch", "Told", "around", "gather"]
+__all__ = ["Stretch", "Told", "around", "gather", "on_node"]
 
 EVENTS_LIVE_SECONDS: Final = 3600.0
 """What Kubernetes keeps events for, unless it is told otherwise."""
@@ -96,6 +96,15 @@ class Told:
         for each in xids.of_groups(groups):
             if (each.key, each.gpu_index) not in known:
                 yield each
+
+
+def on_node(scene: Scene, node: str, reads: Reads) -> Scene | None:
+    """The scene, if the pod was on that node; None for a successor elsewhere, which is a gap."""
+    if scene.node_name == node:
+        return scene
+    where = f"the pod of that name is on {scene.node_name}" if scene.node_name else "it is gone"
+    reads.miss(f"pod {scene.namespace}/{scene.name} of {node}", where)
+    return None
 
 
 async def gather(

@@ -8,7 +8,7 @@ from typing import Final
 from mcp_gpu.gpu.actions import weight
 from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.gpu.xid.report import utc
-from mcp_gpu.tools.incident_gathering import Told, around
+from mcp_gpu.tools.incident_gathering import Told, around, on_node
 from mcp_gpu.tools.incident_telemetry import snapshots
 from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.pod_gpus import look
@@ -88,7 +88,8 @@ class Reporter:
         pod = next((each.pod for each in chosen.seeds if each.pod is not None), None)
         if pod is None:
             return None
-        return await gather_pod(self._reads, pod[1], pod[0], self._stretch.now)
+        scene = await gather_pod(self._reads, pod[1], pod[0], self._stretch.now)
+        return on_node(scene, self._told.node, self._reads)
 
     def _of_explanation(self, found: Explanation | None) -> Iterator[Seen]:
         """The failure itself, where neither a container nor Kubernetes tells when it was."""

@@ -33,12 +33,12 @@ def report_text(found: IncidentReport) -> str:
 
 
 def _blocks(found: IncidentReport) -> Iterator[str]:
-    yield f"# Incident {found.incident_id}" if found.incident_id else "# No incident"
+    yield f"### Incident {found.incident_id}" if found.incident_id else "### No incident"
     for heading, lines, room in _parts(found):
         kept = list(_within(lines, room))
         if kept:
             block = "\n".join(("```text", *kept, "```"))
-            yield f"## {heading}\n{block}" if heading else block
+            yield f"#### {heading}\n{block}" if heading else block
 
 
 def _within(lines: Sequence[str], room: int) -> Iterator[str]:

@@ -58,7 +58,7 @@ def _report(settings: WhySettings) -> int:
     arguments = _read(incident.IncidentArguments, settings)
     found = anyio.run(_fetch, settings, incident.NAME, arguments, IncidentReport, incident.answer)
     print(found.model_dump_json(indent=2) if settings.json_output else report_text(found))
-    return 1 if found.incident_id else 0
+    return 1 if found.began else 0
 
 
 def _read(model: type[A], settings: WhySettings) -> A:

@@ -33,6 +33,7 @@ from support.failures import (
     pod,
     staged,
     status,
+    unschedulable,
 )
 from support.health import finding
 from support.kubeapi.documents import Document
@@ -296,14 +297,7 @@ async def test_several_incidents_are_listed_and_the_gravest_is_reported() -> Non
 
 async def test_a_pod_that_never_had_a_node_has_a_report_and_an_id() -> None:
     message = "0/5 nodes are available: 5 Insufficient nvidia.com/gpu."
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": message,
-        "lastTransitionTime": at("10:00:00"),
-    }
-    waits = pod(phase="Pending", placed=False, conditions=[condition])
+    waits = unschedulable(message)
     async with reporting(waits, node()) as stage:
         found = data(await asked(stage, **OF_POD))
         assert found["explanation"]["category"] == "scheduling"
@@ -405,6 +399,31 @@ async def test_what_cannot_be_asked_is_said(arguments: dict[str, Any], said: str
         answer = await asked(stage, **arguments)
     assert answer.is_error
     assert said in text(answer)
+
+
+async def test_a_node_of_a_fleet_without_kubernetes_is_reported_from_its_agent_alone() -> None:
+    def make(router: Router) -> Tool[Any]:
+        return gateway_tool(router, Workloads({}), clock=lambda: seconds(LATER))
+
+    async with served.gateway(make, {"n1": whole()}) as client:
+        found = data(await client.call_tool("get_incident_report", {"node": "n1"}))  # type: ignore[arg-type]
+        assert found["came_first"] == "T+0, GPU 0: Xid 79: GPU has fallen off the bus"
+        assert gaps(found)["Kubernetes"] == "this gateway has no API server to ask"
+        assert {each["pod"]: each["concerned"] for each in found["affected_pods"]} == {
+            POD: True,
+            "worker-1": False,
+        }
+        unknown = await client.call_tool("get_incident_report", {"node": "n2"})
+        assert 'No node "n2"' in text(unknown)  # type: ignore[arg-type]
+
+
+async def test_a_node_of_a_name_that_is_none_has_no_id() -> None:
+    found, shown = await reported(
+        pod(EXIT_1, spec={"nodeName": "n1\n# Forged"}), node(), agent=WholeAgent("n1"), **OF_POD
+    )
+    assert (found["incident_id"], found["began"]) == ("", at("10:02:30"))
+    assert shown.startswith("### Incident\n")
+    assert "\n# Forged" not in shown
 
 
 async def test_of_several_clusters_the_id_says_which() -> None:

@@ -145,8 +145,8 @@ async def answer(
 
 
 def _refuse_unknown(node: str, reads: Reads) -> None:
-    """Raises: ToolError: Kubernetes could be asked, and has no such node; nor is there an agent."""
-    if not any(gap.what in ("Kubernetes", f"node {node}") for gap in reads.gaps):
+    """Raises: ToolError: there is no agent, and no such node in Kubernetes, if there is any."""
+    if not any(gap.what == f"node {node}" for gap in reads.gaps):
         raise ToolError(f"No node {quoted(node, NAME_CHARS)}: neither an agent nor Kubernetes.")
 
 

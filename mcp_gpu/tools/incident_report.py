@@ -165,7 +165,8 @@ class Reporter:
         return gpus.union(index for index in held if index is not None)
 
     def _id(self, incident: Incident) -> str:
-        return str(IncidentId.of(incident.anchor, node=self._told.node, cluster=self._cluster))
+        found = IncidentId.of(incident.anchor, node=self._told.node, cluster=self._cluster)
+        return found.told
 
     def _report(
         self,

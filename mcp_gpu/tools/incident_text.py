@@ -33,7 +33,7 @@ def report_text(found: IncidentReport) -> str:
 
 
 def _blocks(found: IncidentReport) -> Iterator[str]:
-    yield f"### Incident {found.incident_id}" if found.incident_id else "### No incident"
+    yield f"### Incident {found.incident_id}".rstrip() if found.began else "### No incident"
     for heading, lines, room in _parts(found):
         kept = list(_within(lines, room))
         if kept:

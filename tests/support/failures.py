@@ -46,6 +46,7 @@ __all__ = [
     "pod",
     "staged",
     "status",
+    "unschedulable",
     "waiting",
 ]
 
@@ -151,6 +152,18 @@ def pod(
         | ({"initContainerStatuses": list(inits)} if inits else {})
         | more,
     }
+
+
+def unschedulable(message: str, **more: Any) -> Document:
+    """A pod that the scheduler finds no node for."""
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+        "lastTransitionTime": at("10:00:00"),
+    }
+    return pod(phase="Pending", placed=False, conditions=[condition], **more)
 
 
 def held_by_status(*uuids: str, health: str = "Healthy") -> list[Document]:

@@ -30,7 +30,7 @@ from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, safe_line, without_
 from mcp_gpu.workloads.failure.statements import statements
 from mcp_gpu.workloads.failure.words import LINE_CHARS, last_words
 from mcp_gpu.workloads.reads import Gap
-from transports.text import one_line, quoted
+from transports.text import one_line, quoted, visible
 
 __all__ = ["explain"]
 
@@ -67,10 +67,10 @@ def explain(
     evidence = tuple(dict.fromkeys(_evidence(scene, verdict, causes)))
     death = scene.death
     return Explanation(
-        pod=word(scene.pod, "metadata", "name") or (scene.name if scene.of_pod else ""),
+        pod=visible(word(scene.pod, "metadata", "name") or (scene.name if scene.of_pod else "")),
         namespace=scene.namespace,
-        uid=word(scene.pod, "metadata", "uid"),
-        node=scene.node_name,
+        uid=visible(word(scene.pod, "metadata", "uid")),
+        node=visible(scene.node_name),
         owner=scene.owner_said,
         container="" if death is None else death.container,
         gone=scene.gone,

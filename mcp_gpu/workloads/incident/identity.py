@@ -59,6 +59,11 @@ class IncidentId:
         pod = "" if self.pod is None else "/" + "/".join(self.pod)
         return f"inc-{time}-{self.check}{cluster}-{self.node}{pod}"
 
+    @property
+    def told(self) -> str:
+        """The name; empty where what it is of is called as nothing can be."""
+        return str(self) if re.fullmatch(ID_PATTERN, str(self), re.ASCII) else ""
+
     @classmethod
     def of(cls, seen: Seen, *, node: str, cluster: str) -> Self:
         """The name of what begins with this.

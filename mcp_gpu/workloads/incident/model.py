@@ -151,7 +151,10 @@ class IncidentSummary(Wire):
 class IncidentReport(Wire):
     """One incident."""
 
-    incident_id: str = Field(description="Empty: nothing went wrong, as far as can be known.")
+    incident_id: str = Field(
+        description="Empty: nothing is known to have gone wrong (`began` is null), "
+        "or where it did has a name that is none."
+    )
     title: str = Field(description="What T+0 is, in one sentence.")
     severity: Severity
     node: str = Field(description="Empty: the pod was on none, or it is not known on which.")

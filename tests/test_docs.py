@@ -33,6 +33,7 @@ from mcp_gpu.tools import (
 from mcp_gpu.tools.check_connectivity import ConnectivityArguments
 from mcp_gpu.tools.explain_failure import FailureArguments
 from mcp_gpu.tools.explain_xid import ExplainArguments
+from mcp_gpu.tools.incident import IncidentArguments
 from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
 from mcp_gpu.workloads.failure.model import CATEGORIES, Category
@@ -168,6 +169,7 @@ TOOLS: dict[str, tuple[type[Arguments], ...]] = {
     "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
     "explain_xid": (ExplainArguments,),
     "explain_failure": (FailureArguments,),
+    "get_incident_report": (IncidentArguments,),
     "check_connectivity": (ConnectivityArguments,),
 }
 

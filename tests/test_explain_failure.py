@@ -31,6 +31,7 @@ from support.failures import (
     pod,
     staged,
     status,
+    unschedulable,
     waiting,
 )
 from support.health import finding
@@ -295,17 +296,6 @@ async def test_a_driver_of_two_versions() -> None:
 
 INSUFFICIENT = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s) had untolerated "
 INSUFFICIENT += "taint {dedicated: batch}. preemption: 0/5 nodes are available."
-
-
-def unschedulable(message: str, **more: Any) -> Document:
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": message,
-        "lastTransitionTime": at("10:00:00"),
-    }
-    return pod(phase="Pending", placed=False, conditions=[condition], **more)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ TOOLS = {
             ALLOCATION,
             "check_connectivity",
             "explain_failure",
+            "get_incident_report",
             HEALTH,
             NODE,
             PROCESSES,

@@ -95,6 +95,29 @@ async def test_a_person_is_told_why(tmp_path: Path) -> None:
         assert "Traceback" not in gateway.log.read_text()
 
 
+async def test_a_report_is_printed_to_be_pasted(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as (api, gateway):
+        direct = ["--kubeconfig", str(api.kubeconfig), *PATHS]
+        identities = set()
+        for way in (["--url", f"{gateway.url}/mcp"], direct):
+            done = await terminal.run("why", POD, "-n", NAMESPACE, "--report", *way)
+            assert (done.status, done.said) == (1, "")
+            assert "SIMULATED: no real hardware stands behind some or all of this." in done.lines
+            first = next(each for each in done.lines if each.startswith("Came first:"))
+            assert first.startswith("Came first: T+0, GPU 3: Xid 79")
+            assert f"pod {NAMESPACE}/{POD}: container main ended: exit code 1" in done.shown
+            identities.add(done.lines[0])
+            words = ["why", POD, "-n", NAMESPACE, "--report", "--json", *way]
+            found = (await terminal.run(*words)).answer
+            assert found["explanation"]["category"] == "gpu_hardware"
+            assert f"### Incident {found['incident_id']}" == done.lines[0]
+            metrics = {each["metric"] for each in found["snapshots"][0]["levels"]}
+            assert "temperature_celsius" in metrics
+        assert len(identities) == 1
+        well = await terminal.run("why", "well", "-n", NAMESPACE, "--report", *direct)
+        assert (well.status, well.lines[0]) == (0, "### No incident")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

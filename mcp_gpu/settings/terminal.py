@@ -99,6 +99,9 @@ class WhySettings(TerminalSettings):
     explained."""
     pod_namespace: str = "default"
     """Namespace of the pod. For short: -n. (--namespace is that of the agents.)"""
+    report: bool = False
+    """Print the report of the incident instead, ready to paste: what else went wrong on its node
+    then, in order."""
     timeout_seconds: Seconds = 60.0
     """Longest wait for a gateway's answer."""
 

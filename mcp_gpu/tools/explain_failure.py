@@ -13,7 +13,7 @@ from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
 from mcp_gpu.workloads.failure.model import Explanation
 from mcp_gpu.workloads.reads import Workloads
 
-__all__ = ["NAME", "FailureArguments", "answer", "gateway_tool"]
+__all__ = ["NAME", "FailureArguments", "ObjectName", "answer", "chosen_cluster", "gateway_tool"]
 
 NAME: Final = "explain_failure"
 
@@ -77,19 +77,26 @@ async def answer(
         ToolError: there are several clusters and none of them is named, or an unknown one is.
     """
     # Not at start: a call has the time, and `tools/list` has not.
+    from mcp_gpu.tools.node_agent import NodeAgent
     from mcp_gpu.tools.pod_gpus import look
     from mcp_gpu.workloads.failure.gathering import gather
     from mcp_gpu.workloads.failure.verdict import explain
 
-    cluster = _cluster(workloads, arguments.cluster)
+    cluster = chosen_cluster(workloads, arguments.cluster)
     prefix = f"{cluster}/" if len(workloads.clusters) > 1 else ""
     reads = workloads.reads(cluster)
     scene = await gather(reads, arguments.pod, arguments.namespace, clock())
-    looked = await look(router, scene, reads, prefix=prefix)
+    agent = NodeAgent(router, f"{prefix}{scene.node_name}", reads)
+    looked = await look(agent, scene, reads)
     return explain(scene, looked.sight, looked.held, gpus_source=looked.source, gaps=reads.gaps)
 
 
-def _cluster(workloads: Workloads, named: str) -> str:
+def chosen_cluster(workloads: Workloads, named: str) -> str:
+    """The cluster that is meant.
+
+    Raises:
+        ToolError: there are several and none of them is named, or an unknown one is.
+    """
     known = workloads.clusters
     if named and named not in known:
         raise ToolError(f'Unknown "cluster"; known: {", ".join(filter(None, known)) or "none"}.')

@@ -62,6 +62,11 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
 
         return gateway_tool(router, workloads)
 
+    def incident() -> Tool[Any]:
+        from mcp_gpu.tools.incident import gateway_tool
+
+        return gateway_tool(router, workloads)
+
     def explain() -> Tool[Any]:
         from mcp_gpu.tools.explain_xid import explain_tool
 
@@ -87,6 +92,7 @@ def makers(router: Router, checkup: Checkup, workloads: Workloads) -> Makers:
         "get_gpu_inventory": inventory,
         "get_gpu_processes": processes,
         "get_gpu_timeline": timeline,
+        "get_incident_report": incident,
         "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }

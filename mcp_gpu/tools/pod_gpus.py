@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from pydantic import BaseModel
-
-from mcp_gpu.fleet.discovery import DiscoveryError
-from mcp_gpu.fleet.router import Router
-from mcp_gpu.fleet.selection import UnknownNodes
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
+from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
 from mcp_gpu.workloads.documents import word
@@ -24,11 +20,12 @@ from mcp_gpu.workloads.failure.model import HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["Looked", "look"]
-
-M = TypeVar("M", bound=BaseModel)
+__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look"]
 
 ALLOCATION: Final = "get_pod_gpu_allocation"
+
+WARNINGS: Final = {"detail": "full", "severity": "warning"}
+"""What is asked of its health."""
 
 GROUPS: Final = 200
 """Groups of Xids asked for: as many as an agent tells."""
@@ -50,17 +47,19 @@ class _Container(Wire):
     claims: tuple[_Device, ...] = ()
 
 
-class _Pod(Wire):
+class HoldingPod(Wire):
     namespace: str
     pod: str
     pod_uid: str | None = None
     containers: tuple[_Container, ...]
 
 
-class _Allocation(Wire):
+class Holders(Wire):
     """What is needed of an agent's answer to who holds its GPUs."""
 
-    pods: tuple[_Pod, ...]
+    pods: tuple[HoldingPod, ...]
+    source: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +73,16 @@ class Looked:
     """Who says which GPUs the pod held, or why nobody does."""
 
 
-async def look(router: Router, scene: Scene, reads: Reads, *, prefix: str) -> Looked:
-    """Ask the agent of the pod's node. What it does not tell is a gap of `reads`.
-
-    Args:
-        prefix: of the names of this cluster's nodes in the fleet.
-    """
+async def look(agent: NodeAgent, scene: Scene, reads: Reads) -> Looked:
+    """Ask the agent of the pod's node. What it does not tell is a gap of `reads`."""
     if not scene.uses_gpus:
         return Looked(None, (), "it asks for no GPU")
     if not scene.node_name:
         return Looked(None, (), "it was never on a node, as far as is known")
-    ask = _Asking(router, f"{prefix}{scene.node_name}", reads)
     begin, _ = scene.window
     asked = {"since": utc(begin), "limit": GROUPS}
-    xids = await ask.agent(XIDS, asked, NodeXids, f"Xids of {scene.node_name}")
-    health = await ask.agent(
-        HEALTH,
-        {"detail": "full", "severity": "warning"},
-        NodeHealth,
-        f"GPU health of {scene.node_name}",
-    )
+    xids = await agent.ask(XIDS, asked, NodeXids, f"Xids of {scene.node_name}")
+    health = await agent.ask(HEALTH, WARNINGS, NodeHealth, f"GPU health of {scene.node_name}")
     for missed in () if xids is None else xids.missed:
         reads.miss(f"Xids of {scene.node_name}", missed)
     sight = None
@@ -102,7 +91,7 @@ async def look(router: Router, scene: Scene, reads: Reads, *, prefix: str) -> Lo
             node=scene.node_name,
             at=scene.now,
             groups=() if xids is None else xids.groups,
-            earlier=await _earlier(ask, scene, xids),
+            earlier=await _earlier(agent, scene, xids),
             devices=() if xids is None else xids.devices,
             findings=() if health is None else health.findings,
             gpus=() if health is None else health.gpus,
@@ -110,54 +99,27 @@ async def look(router: Router, scene: Scene, reads: Reads, *, prefix: str) -> Lo
             sees_health=health is not None,
             simulated=any(each is not None and each.simulated for each in (xids, health)),
         )
-    held, source = await _held(ask, scene, sight)
+    held, source = await _held(agent, scene, sight)
     if not held:
         reads.miss(f"GPUs of pod {scene.namespace}/{scene.name}", source)
     return Looked(sight, held, source)
 
 
-class _Asking:
-    """Questions to one node's agent."""
-
-    def __init__(self, router: Router, node: str, reads: Reads) -> None:
-        self._router, self._node, self._reads = router, node, reads
-
-    async def agent(
-        self, tool: str, arguments: Mapping[str, Any], result: type[M], what: str
-    ) -> M | None:
-        """Its answer; None where there is none, which is a gap if it has a name."""
-        try:
-            found = await self._router.fan_out(tool, arguments, result, nodes=(self._node,))
-        except DiscoveryError as error:
-            self._miss(what, f"no agents are known: {error}")
-            return None
-        except UnknownNodes:
-            self._miss(what, f"there is no agent on {self._node}")
-            return None
-        for answer in found.answers:
-            return answer.data
-        for failure in found.failures:
-            self._miss(what, f"{failure.reason}: {failure.message}")
-        return None
-
-    def _miss(self, what: str, why: str) -> None:
-        if what:
-            self._reads.miss(what, why)
-
-
-async def _earlier(ask: _Asking, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:
+async def _earlier(agent: NodeAgent, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:
     """Errors of programs in the day before, where one has ended this pod, maybe."""
     if xids is None or not any(each.code in REPEATING for each in xids.groups):
         return ()
     since = utc((scene.pod_began or scene.window[0]) - EARLIER_SECONDS)
     asked = {"since": since, "codes": list(REPEATING), "limit": GROUPS}
-    found = await ask.agent(XIDS, asked, NodeXids, f"earlier Xids of {scene.node_name}")
+    found = await agent.ask(XIDS, asked, NodeXids, f"earlier Xids of {scene.node_name}")
     return () if found is None else found.groups
 
 
-async def _held(ask: _Asking, scene: Scene, sight: Sight | None) -> tuple[tuple[HeldGpu, ...], str]:
+async def _held(
+    agent: NodeAgent, scene: Scene, sight: Sight | None
+) -> tuple[tuple[HeldGpu, ...], str]:
     """The pod's GPUs, by who knows best, and who that is."""
-    allocation = await ask.agent(ALLOCATION, {}, _Allocation, "")
+    allocation = await agent.ask(ALLOCATION, {}, Holders)
     indices = {} if sight is None else sight.indices
     whole = () if sight is None else gpus.all_of_node(scene, sight.gpus)
     ways: Sequence[tuple[Sequence[HeldGpu], str]] = (
@@ -176,7 +138,7 @@ async def _held(ask: _Asking, scene: Scene, sight: Sight | None) -> tuple[tuple[
     )
 
 
-def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ...]:
+def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
     if allocation is None or scene.gone:
         return ()
     uid = word(scene.pod, "metadata", "uid")
@@ -195,7 +157,7 @@ def _of_agent(allocation: _Allocation | None, scene: Scene) -> tuple[HeldGpu, ..
     return tuple(dict.fromkeys(held))
 
 
-def _is_it(pod: _Pod, scene: Scene, uid: str) -> bool:
+def _is_it(pod: HoldingPod, scene: Scene, uid: str) -> bool:
     """By its uid where that is told: a checkpoint of the kubelet's knows no names, and a pod of the
     same name may have come after it."""
     if pod.pod_uid:

@@ -14,6 +14,7 @@ __all__ = [
     "MAIN",
     "NAME",
     "Change",
+    "Duration",
     "GpuTimeline",
     "MetricName",
     "NodeTimeline",
@@ -68,6 +69,7 @@ def _moment(text: str) -> str:
 
 
 Time = Annotated[str, AfterValidator(_moment)]
+Duration = Annotated[str, AfterValidator(_duration)]
 
 
 class TimelineArguments(Arguments):
@@ -76,7 +78,7 @@ class TimelineArguments(Arguments):
     gpu: int | Annotated[str, Field(max_length=100)] | None = Field(
         default=None, description="Index or UUID of one GPU; default all, in few words."
     )
-    window: Annotated[str, AfterValidator(_duration)] | None = Field(
+    window: Duration | None = Field(
         default=None,
         max_length=64,
         description="How long, such as 10m, 2h or 24h, up to `until`; default 1h.",

@@ -16,7 +16,7 @@ from mcp_gpu.tools.timeline_model import (
 )
 from mcp_gpu.tools.xids import within
 
-__all__ = ["ago", "change_words", "event_words", "node_lines", "node_text"]
+__all__ = ["ago", "change_level", "change_words", "event_words", "node_lines", "node_text"]
 
 TEXT_CHARS: Final = 8_000
 """The text of one node is never longer."""
@@ -46,8 +46,13 @@ def change_words(change: Change) -> str:
     when = ago(change.seconds_ago)
     if change.before is None:
         return f"{change.metric} {change.after:.0f} came, the first {when}"
-    before, after = (_figure(value, change.unit) for value in (change.before, change.after))
-    return f"{change.metric} {before} -> {after}{_unit(change.unit)} {when}"
+    return f"{change.metric} {change_level(change.before, change.after, change.unit)} {when}"
+
+
+def change_level(before: float | None, after: float | None, unit: str) -> str:
+    """`1980 -> 1200 MHz`; a question mark for what is not known."""
+    told = ("?" if each is None else _figure(each, unit) for each in (before, after))
+    return f"{' -> '.join(told)}{_unit(unit)}"
 
 
 def event_words(event: TimelineEvent) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.workloads.documents import Document, is_path_part, parts, word
 from transports.kubernetes import KubernetesApi, KubernetesError
-from transports.text import one_line
+from transports.text import one_line, visible
 
 __all__ = ["Document", "Gap", "Reads", "Workloads"]
 
@@ -77,7 +77,7 @@ class Reads:
 
     def miss(self, what: str, why: str, grant: str = "") -> None:
         """Note a gap that the caller knows of."""
-        gap = Gap(what=what, why=one_line(why, WHY_CHARS), grant=grant)
+        gap = Gap(what=visible(what), why=one_line(why, WHY_CHARS), grant=grant)
         self._gaps.setdefault(what, gap)
 
     def missed(self, kind: str) -> Gap | None:

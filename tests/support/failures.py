@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +21,7 @@ from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.explain_failure import gateway_tool
 from mcp_gpu.tools.health import AgentArguments as HealthArguments
 from mcp_gpu.tools.health_model import NodeHealth
+from mcp_gpu.tools.timeline_model import NodeTimeline, TimelineArguments
 from mcp_gpu.tools.xids import AgentArguments as XidArguments
 from mcp_gpu.tools.xids_model import NodeXids
 from mcp_gpu.workloads.reads import Workloads
@@ -45,6 +46,7 @@ __all__ = [
     "pod",
     "staged",
     "status",
+    "unschedulable",
     "waiting",
 ]
 
@@ -150,6 +152,18 @@ def pod(
         | ({"initContainerStatuses": list(inits)} if inits else {})
         | more,
     }
+
+
+def unschedulable(message: str, **more: Any) -> Document:
+    """A pod that the scheduler finds no node for."""
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": message,
+        "lastTransitionTime": at("10:00:00"),
+    }
+    return pod(phase="Pending", placed=False, conditions=[condition], **more)
 
 
 def held_by_status(*uuids: str, health: str = "Healthy") -> list[Document]:
@@ -293,6 +307,7 @@ class WholeAgent(Agent):
         findings: Sequence[Finding] = (),
         held: Mapping[str, Sequence[int]] | None = None,
         blind: bool = False,
+        timeline: NodeTimeline | None = None,
     ) -> None:
         self._xids = _Xids(
             node,
@@ -301,7 +316,7 @@ class WholeAgent(Agent):
             missed=(UNREAD.message,) if blind else (),
         )
         self._health = HealthAgent(node, assessment(*findings))
-        self._held = held
+        self._held, self._timeline = held, timeline
         super().__init__(node, self._xids.source, tool="unused", result=_Allocation)
 
     def __post_init__(self) -> None:
@@ -314,6 +329,12 @@ class WholeAgent(Agent):
             tools.append(
                 self._tool(
                     "get_pod_gpu_allocation", _AllocationArguments, _Allocation, self._allocation
+                )
+            )
+        if self._timeline is not None:
+            tools.append(
+                self._tool(
+                    "get_gpu_timeline", TimelineArguments, NodeTimeline, lambda _: self._timeline
                 )
             )
         self.registry = served.registry(tools[0], self.node, *tools[1:])
@@ -373,12 +394,16 @@ async def staged(
     agents: Sequence[Agent] = (),
     logs: Mapping[tuple[str, bool], str] | None = None,
     denied: Sequence[tuple[str, str]] = (),
+    make: Callable[..., Tool[Any]] = gateway_tool,
+    now: str = LATER,
 ) -> AsyncIterator[Stage]:
     """A cluster of these objects, and a gateway over it and these agents.
 
     Args:
         logs: by container and whether it is that of the one before.
         denied: verbs and resources that the gateway may not use.
+        make: its tool.
+        now: when it is asked, by the clock.
     """
     texts = dict(logs or {})
 
@@ -400,9 +425,7 @@ async def staged(
         async with KubernetesApi(str(api.kubeconfig)) as reader:
             known = {agent.node: agent for agent in agents or [WholeAgent("elsewhere")]}
             async with served.gateway(
-                lambda router: gateway_tool(
-                    router, Workloads({"": reader}), clock=lambda: seconds(LATER)
-                ),
+                lambda router: make(router, Workloads({"": reader}), clock=lambda: seconds(now)),
                 known,
             ) as client:
                 yield Stage(api, client, texts)

@@ -13,7 +13,7 @@ from mcp_gpu.workloads.failure.endings import first_death
 from mcp_gpu.workloads.failure.scene import Happening, Scene, happenings
 from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["gather"]
+__all__ = ["events_of_node", "gather"]
 
 _OWNERS: Final = {
     "Job": ("/apis/batch/v1", "jobs", "batch.kubernetes.io/job-name"),
@@ -179,7 +179,7 @@ async def _rest(reads: Reads, pod: Document, node_name: str, namespace: str) -> 
     async with anyio.create_task_group() as tasks:
         if node_name:
             tasks.start_soon(look, "node", lambda: reads.get("/api/v1", "nodes", node_name))
-            tasks.start_soon(look, "events", lambda: _events_of_node(reads, node_name))
+            tasks.start_soon(look, "events", lambda: events_of_node(reads, node_name))
         names = _claims_of(pod)
         if names:
             tasks.start_soon(look, "claims", lambda: _claims(reads, names, namespace))
@@ -196,7 +196,7 @@ async def _rest(reads: Reads, pod: Document, node_name: str, namespace: str) -> 
     return found
 
 
-async def _events_of_node(reads: Reads, node_name: str) -> tuple[Document, ...]:
+async def events_of_node(reads: Reads, node_name: str) -> tuple[Document, ...]:
     """They lie in the namespace `default`, where the kubelet and the node controller put them."""
     selector = f"involvedObject.kind=Node,involvedObject.name={node_name}"
     return await reads.list("/api/v1", "events", "default", fieldSelector=selector)

@@ -10,6 +10,7 @@ from mcp_gpu.gpu.health.model import GpuVerdict
 from mcp_gpu.workloads.documents import Document, part, parts, word
 from mcp_gpu.workloads.failure.model import HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
+from transports.text import visible
 
 __all__ = ["all_of_node", "indexed", "told_by_annotations", "told_by_claims", "told_by_status"]
 
@@ -36,7 +37,7 @@ def _of_status(pod: Document) -> Iterator[HeldGpu]:
 
 def _device(device_id: str) -> HeldGpu:
     """A device plugin's id: `GPU-...`, `MIG-...`, `id::replica`, `nvidia3/gi2`, or an index."""
-    base, separator, _ = device_id.partition("::")
+    base, separator, _ = visible(device_id).partition("::")
     shared = bool(separator)
     mig = _MIG.fullmatch(base)
     if mig is not None:

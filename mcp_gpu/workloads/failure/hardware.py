@@ -15,7 +15,7 @@ from mcp_gpu.gpu.xid.report import DeviceXids, XidGroup
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, HeldGpu, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
 
-__all__ = ["REPEATING", "Sight", "hardware"]
+__all__ = ["REPEATING", "Sight", "grave", "hardware"]
 
 FRESH_SECONDS: Final = 900.0
 """A finding has no time of its own, but for now: so long after a death it may be its cause."""
@@ -142,7 +142,7 @@ def _heaviness(group: XidGroup) -> int:
     return max(heaviness(group.action), 0 if known is None else heaviness(known.action))
 
 
-def _grave(group: XidGroup) -> bool:
+def grave(group: XidGroup) -> bool:
     """Whether it was critical then, which `severity` says of now."""
     known = None if group.kind == "sxid" else entry(group.code)
     return group.severity == "critical" or (known is not None and known.severity == "critical")
@@ -187,7 +187,7 @@ def _own(scene: Scene, sight: Sight, group: XidGroup, category: Category, *, par
     named = f"{noun} {group.code} on {group.device}"
     if category == "your_code":
         return _programs(scene, sight, group, named, parted=parted)
-    confidence: Confidence = "high" if _grave(group) else "medium"
+    confidence: Confidence = "high" if grave(group) else "medium"
     truth: Truth = "true"
     if group.code in _DISPUTED or group.gpu_index is None:
         confidence, truth = "low", "unknown"

@@ -11,6 +11,7 @@ from pydantic import Field
 from mcp_gpu.gpu.health.model import Confidence
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.workloads.failure.secrets import safe_line
 from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line
 
@@ -92,7 +93,7 @@ class Fact(Wire):
         return cls(
             at=None if at is None else utc(at),
             source=one_line(source, SOURCE_CHARS),
-            text=one_line(text, TEXT_CHARS),
+            text=safe_line(text, TEXT_CHARS),
         )
 
 

@@ -39,6 +39,8 @@ class Happening:
     count: int
     source: str
     host: str
+    began: float | None
+    """When it came first; `at` is when it came last."""
 
     def fact(self) -> Fact:
         """The event as evidence."""
@@ -49,24 +51,30 @@ class Happening:
 
 def happenings(documents: tuple[Document, ...]) -> tuple[Happening, ...]:
     """Events by time."""
-    found = [
-        Happening(
-            kind=word(each, "involvedObject", "kind"),
-            name=word(each, "involvedObject", "name"),
-            uid=word(each, "involvedObject", "uid"),
-            reason=word(each, "reason"),
-            message=word(each, "message"),
-            at=moment(each, "series", "lastObservedTime")
-            or moment(each, "lastTimestamp")
-            or moment(each, "eventTime")
-            or moment(each, "metadata", "creationTimestamp"),
-            count=number(each, "series", "count") or number(each, "count") or 1,
-            source=word(each, "source", "component") or word(each, "reportingComponent"),
-            host=word(each, "source", "host"),
-        )
-        for each in documents
-    ]
+    found = [_happening(each) for each in documents]
     return tuple(sorted(found, key=lambda each: each.at or 0.0))
+
+
+def _happening(each: Document) -> Happening:
+    first = moment(each, "firstTimestamp") or moment(each, "eventTime")
+    last = (
+        moment(each, "series", "lastObservedTime")
+        or moment(each, "lastTimestamp")
+        or moment(each, "eventTime")
+        or moment(each, "metadata", "creationTimestamp")
+    )
+    return Happening(
+        kind=word(each, "involvedObject", "kind"),
+        name=word(each, "involvedObject", "name"),
+        uid=word(each, "involvedObject", "uid"),
+        reason=word(each, "reason"),
+        message=word(each, "message"),
+        at=last,
+        count=number(each, "series", "count") or number(each, "count") or 1,
+        source=word(each, "source", "component") or word(each, "reportingComponent"),
+        host=word(each, "source", "host"),
+        began=first or last,
+    )
 
 
 def condition(document: Document, kind: str) -> Document:

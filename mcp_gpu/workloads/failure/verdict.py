@@ -26,15 +26,11 @@ from mcp_gpu.workloads.failure.model import (
     Weight,
 )
 from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, safe_line, without_secrets
 from mcp_gpu.workloads.failure.statements import statements
-from mcp_gpu.workloads.failure.words import (
-    LINE_CHARS,
-    SCANNED_CHARS,
-    last_words,
-    without_secrets,
-)
+from mcp_gpu.workloads.failure.words import LINE_CHARS, last_words
 from mcp_gpu.workloads.reads import Gap
-from transports.text import one_line, quoted
+from transports.text import one_line, quoted, visible
 
 __all__ = ["explain"]
 
@@ -71,18 +67,18 @@ def explain(
     evidence = tuple(dict.fromkeys(_evidence(scene, verdict, causes)))
     death = scene.death
     return Explanation(
-        pod=word(scene.pod, "metadata", "name") or (scene.name if scene.of_pod else ""),
+        pod=visible(word(scene.pod, "metadata", "name") or (scene.name if scene.of_pod else "")),
         namespace=scene.namespace,
-        uid=word(scene.pod, "metadata", "uid"),
-        node=scene.node_name,
+        uid=visible(word(scene.pod, "metadata", "uid")),
+        node=visible(scene.node_name),
         owner=scene.owner_said,
         container="" if death is None else death.container,
         gone=scene.gone,
         category=verdict.category,
         not_your_code=verdict.not_your_code,
         confidence=verdict.confidence,
-        says=one_line(verdict.says, SAYS_CHARS),
-        first_step=one_line(verdict.first_step, STEP_CHARS),
+        says=safe_line(verdict.says, SAYS_CHARS),
+        first_step=safe_line(verdict.first_step, STEP_CHARS),
         since=None if scene.started is None else utc(scene.started),
         died=None if scene.died is None else utc(scene.died),
         gpus=tuple(held),
@@ -251,4 +247,4 @@ def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternati
         same = cause.category == verdict.category and cause.weight is not Weight.HINT
         if not same and (cause.category, cause.says) not in told and cause.category != "unknown":
             told.add((cause.category, cause.says))
-            yield Alternative(category=cause.category, why=one_line(cause.says, SAYS_CHARS))
+            yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

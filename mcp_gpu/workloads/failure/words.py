@@ -13,25 +13,15 @@ from typing import Final
 
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, without_secrets
 from transports.text import quoted
 
-__all__ = ["last_words", "without_secrets"]
+__all__ = ["last_words"]
 
 LINES_TOLD: Final = 3
 """Of one kind."""
 
 LINE_CHARS: Final = 240
-
-SCANNED_CHARS: Final = 4_096
-"""Of one line."""
-
-_SECRETS: Final = re.compile(
-    r"(?P<name>[\w-]*(?:token|passw(?:or)?d|secret|api_?key|authorization|credential)[\w-]*)"
-    r"(?P<is>[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+)?[^\s\"',;]+"
-    r"|(?P<user>//)[^/@\s]+@"
-    r"|\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|ey[JK][\w-]{8,}\.)[\w.-]{8,}",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +187,3 @@ def _scanned(lines: Sequence[str]) -> Iterable[str]:
 
 def _fact(source: str, line: str) -> Fact:
     return Fact.of(source, quoted(without_secrets(line.strip()), LINE_CHARS))
-
-
-def without_secrets(text: str) -> str:
-    """The text with asterisks for what looks like a password or a token."""
-
-    def hidden(found: re.Match[str]) -> str:
-        if found["name"]:
-            return f"{found['name']}{found['is']}***"
-        return "//***@" if found["user"] else "***"
-
-    return _SECRETS.sub(hidden, text)

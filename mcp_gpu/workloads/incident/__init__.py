@@ -1,0 +1,1 @@
+"""What went wrong on a node or with a pod, in the order in which it did."""

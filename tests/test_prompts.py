@@ -26,10 +26,15 @@ GOLDEN = Path(__file__).parent / "golden" / "prompts"
 SOURCES = Path(__file__).parents[1] / "mcp_gpu" / "prompts"
 LISTINGS = {"agent": agent.LISTING, "gateway": gateway.LISTING}
 
+INCIDENT = "inc-20261126T100220Z-1b8ca1-n1"
+
 ASKED: dict[str, Sequence[dict[str, str]]] = {
     "diagnose-xid-errors": ({}, {"time_range": "3d"}, {"time_range": "boot"}),
     "gpu-health-check": ({}, {"node": "h100-a"}),
-    "gpu-triage": ({"node": "h100-a"}, {"node": "prod/h100-a", "incident_id": "INC-42"}),
+    "gpu-triage": (
+        {"node": "h100-a"},
+        {"node": "prod/h100-a", "incident_id": INCIDENT},
+    ),
     "why-is-my-job-slow": ({"pod": "ml/train-0"}, {"pod": "train-0"}),
 }
 """What each is asked here."""
@@ -169,11 +174,11 @@ async def test_a_client_is_shown_titles_descriptions_and_arguments(client: Clien
 
 
 async def test_a_client_gets_one_message_with_its_arguments_in_place(client: Client) -> None:
-    found = await client.get_prompt("gpu-triage", {"node": "h100-a", "incident_id": "INC-42"})
+    found = await client.get_prompt("gpu-triage", {"node": "h100-a", "incident_id": INCIDENT})
     (message,) = found.messages
     assert message.role == "user"
     assert isinstance(message.content, TextContent)
-    assert "node h100-a (incident INC-42)" in message.content.text
+    assert f"node h100-a (incident {INCIDENT})" in message.content.text
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,11 @@ import pytest
 from cluster.cluster import Cluster
 from cluster.deviceplugin import DevicePlugin, device_plugin
 from cluster.process import wait
-from cluster.release import ROOT, Release, call, image, installed
+from cluster.release import Release, call, image, installed
 from cluster.resourcedriver import published_gpus, resource_driver
 from cluster.simulation import Simulation, gpus
 
 TOOL = "describe_gpu_node"
-
-pytestmark = pytest.mark.skipif(
-    TOOL not in (ROOT / "mcp_gpu" / "tools" / "gateway.json").read_text(),
-    reason=f"the gateway has no tool {TOOL} yet",
-)
 
 NAMESPACE = "counts"
 NODE = "n1"

@@ -269,7 +269,7 @@ def test_a_mig_device_says_why_it_lacks_a_reading() -> None:
     fault = Refused(kind="refused", gpu=0, return_code=4, call="nvmlDeviceGetAttributes_v2")
     node = simulator.Node("cut", "h100", gpus=1, mig={0: ("1g.10gb",)}, faults=[fault])
     (device,) = simulator.snapshot(node).gpus[0].mig_devices
-    assert device.unavailable == {"multiprocessor_count": "no_permission"}
+    assert device.unavailable == {"gpm": "first_sample", "multiprocessor_count": "no_permission"}
 
 
 def test_volatile_memory_errors_are_not_told_of_a_gpu_cut_into_instances() -> None:

@@ -17,6 +17,7 @@ AS_ON_WINDOWS = Path(__file__).parent / "support" / "windows.py"
 
 NODES_ONLY = (
     "mcp_gpu.agent",
+    "mcp_gpu.sources",
     "mcp_gpu.attach",
     "mcp_gpu.demo",
     "mcp_gpu.gpu",

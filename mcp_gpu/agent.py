@@ -31,9 +31,11 @@ logger = logging.getLogger(__name__)
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of one node. What is wrong with them? Start with "
     "get_gpu_health: a verdict, and findings with what to do. analyze_xid_errors says what the "
-    "Xids in its log mean together, explain_xid what a code or a pasted line means. "
-    "get_gpu_inventory lists the GPUs. A null field has its reason beside it; unknown is never "
-    "healthy."
+    "Xids in its log mean together, explain_xid what a code or a pasted line means, "
+    "get_gpu_timeline what the GPUs have done. Who holds them and what runs there: "
+    "get_pod_gpu_allocation, get_gpu_processes. What there is and how it is joined: "
+    "get_gpu_inventory, get_nvlink_topology, describe_gpu_node. A null field has its reason "
+    "beside it; unknown is never healthy."
 )
 
 FIRST_READ_SECONDS = 10.0

@@ -43,11 +43,15 @@ __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 INSTRUCTIONS = (
     "Answers for the NVIDIA GPUs of a whole fleet. What is wrong with my GPUs? Start with "
     "get_gpu_health: it names sick GPUs with findings, the readings behind them and what to do, "
-    "worst first, and counts the healthy. What happened? analyze_xid_errors says what the Xids in "
-    "the nodes' logs mean together, explain_xid what a code or a pasted line means. What GPUs are "
-    "there? get_gpu_inventory (detail summary), then single nodes with detail full. All but "
-    "explain_xid name every node that did not answer, with the reason: its GPUs are unknown, not "
-    "healthy. check_connectivity says why nodes do not answer, and what mends it."
+    "worst first, and counts the healthy. Why did my pod or Job die? explain_failure; all that "
+    "went wrong around it, in order: get_incident_report. One node on a page: describe_gpu_node. "
+    "Who holds the GPUs, what runs there, what is idle or free? get_pod_gpu_allocation, "
+    "get_gpu_processes. What happened? analyze_xid_errors says what the Xids in the nodes' logs "
+    "mean together, explain_xid what a code or a pasted line means, get_gpu_timeline what GPUs "
+    "have done. What GPUs are there, how are they joined? get_gpu_inventory, get_nvlink_topology. "
+    "Ask in summary first, then single nodes with detail full. Answers name every node that did "
+    "not answer, with the reason: its GPUs are unknown, not healthy. check_connectivity says why "
+    "nodes do not answer, and what mends it."
 )
 
 COLLECT_AT = 20_000

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.processes import Processes
 from mcp_gpu.node.process_pods import PodProcess, Whose
+
+if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the words
+    from mcp_gpu.gpu.collector import Collector
 
 __all__ = ["Occupancy", "Occupants"]
 

@@ -116,7 +116,7 @@ async def test_an_agent_tells_of_its_own_health(era: str, socket: Path) -> None:
                     collector=collector,
                     recorder=NOBODY,
                     watch=blind(),
-                    lookout=Lookout(lambda: collector.snapshot, tuple),
+                    lookout=Lookout(lambda: collector.snapshot, tuple, pod_resources=Path("/none")),
                     attribution=NOBODY,
                     occupants=NOBODY,
                     simulated=None,

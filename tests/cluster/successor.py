@@ -24,6 +24,18 @@ ARGUMENT = "echo"
 FIELD = "echoed"
 """What a node's answer has more: what was given, or nothing."""
 
+_LISTED = f'"{ARGUMENT}": {{"type": "string", "default": "", "description": "Comes back."}},'
+
+_AGENTS = (
+    '"detail": {\n      "default": "full",\n'
+    '      "description": "summary leaves out the single GPUs."'
+)
+_GATEWAYS = (
+    '"detail": {\n      "default": "summary",\n'
+    '      "description": "summary: one line per node; full: every field of each GPU."'
+)
+"""Where the tool's first argument is listed, by agents and by gateways."""
+
 EDITS: Mapping[str, Mapping[str, str]] = {
     "mcp_gpu/__init__.py": {f'"{__version__}"': f'"{VERSION}"'},
     "mcp_gpu/tools/inventory.py": {
@@ -51,6 +63,9 @@ EDITS: Mapping[str, Mapping[str, str]] = {
             f'({{"{ARGUMENT}": arguments.{ARGUMENT}}} if arguments.{ARGUMENT} else {{}})'
         ),
     },
+    # What is listed is what peers go by.
+    "mcp_gpu/tools/agent.json": {_AGENTS: _LISTED + _AGENTS},
+    "mcp_gpu/tools/gateway.json": {_GATEWAYS: _LISTED + _GATEWAYS},
 }
 """File to what stands in it once, and stands there instead."""
 
@@ -82,6 +97,8 @@ def _layer(files: Mapping[str, bytes], edits: Mapping[str, Mapping[str, str]]) -
                 assert text.count(before) == 1, f"{module} has this once no more: {before}"
                 text = text.replace(before, after)
             _write(tar, path, text.encode())
+            if not path.endswith(".py"):
+                continue
             # Bytecode is taken for what its source says: this hides it, and the source counts.
             folder, _, name = path.rpartition("/")
             stem = f"{folder}/__pycache__/{name.removesuffix('.py')}."

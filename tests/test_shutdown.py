@@ -14,7 +14,7 @@ from anyio.abc import Process
 from support.wire import Lines, announced, call, child, headers, request, unix_lines
 
 END_SECONDS = 25.0
-"""Within Kubernetes' grace period of 30 s, however busy the machine; a free one takes 6 s at most."""
+"""Within Kubernetes' grace period of 30 s, however busy the machine. A free one takes 6 s."""
 
 LISTEN = request("subscriptions/listen", "listen", notifications={"toolsListChanged": True})
 

@@ -38,8 +38,9 @@ MAY_IMPORT = {
     },
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
-    "mcp_gpu.registry": WIRE,
-    "mcp_gpu.serving": WIRE | ENDS,
+    "mcp_gpu.telemetry": set[str](),
+    "mcp_gpu.registry": WIRE | {"mcp_gpu.telemetry.calls"},
+    "mcp_gpu.serving": WIRE | ENDS | {"mcp_gpu.telemetry.calls"},
     "mcp_gpu.tools": {
         "mcp_gpu.registry",
         "mcp_gpu.gpu",

@@ -163,7 +163,7 @@ async def test_calls_are_counted_by_outcome() -> None:
                 await gate.until_entered(1)
                 tasks.cancel_scope.cancel()
             await gate.until_cancelled(1)
-    assert served.calls == {
+    assert served.calls.counts == {
         ("echo", "ok"): 1,
         ("echo", "bad_arguments"): 1,
         ("refuse", "tool_error"): 1,

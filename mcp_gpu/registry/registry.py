@@ -10,12 +10,10 @@ import json
 import logging
 import math
 import secrets
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -39,6 +37,7 @@ from mcp_gpu.registry.later import Later
 from mcp_gpu.registry.surface import Surface, SurfaceServer
 from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
 from mcp_gpu.registry.updates import Updates
+from mcp_gpu.telemetry.calls import Calls, Running
 from transports.base import (
     IDENTITY_META_KEY,
     INSTANCE_META_KEY,
@@ -125,9 +124,7 @@ class Registry:
         if surface is not None:
             self._surface = SurfaceServer(surface, self._tools.keys(), self._ask)
             self._updates = self._surface.updates
-        self.calls: Counter[tuple[str, str]] = Counter()
-        """Calls by tool and outcome: ok, bad_arguments, tool_error, too_large, internal_error,
-        cancelled."""
+        self.calls = Calls()
         self.server: Server[Any] = Server(
             name,
             version=version,
@@ -200,14 +197,10 @@ class Registry:
         context: Context,
         narrowed: Callable[[Answer], Answer] = lambda answer: answer,
     ) -> CallToolResult:
+        call = _call(context)
         name = later.listed.name
-        try:
-            outcome, result = await self._outcome(later, raw, _call(context), narrowed)
-        except anyio.get_cancelled_exc_class():
-            self.calls[name, "cancelled"] += 1
-            raise
-        self.calls[name, outcome] += 1
-        return result
+        with self.calls.run(name, raw, call_id=call.id, client=call.caller) as running:
+            return await self._outcome(later, raw, call, narrowed, running)
 
     async def _outcome(
         self,
@@ -215,38 +208,41 @@ class Registry:
         raw: Mapping[str, Any] | None,
         call: Call,
         narrowed: Callable[[Answer], Answer],
-    ) -> tuple[str, CallToolResult]:
+        running: Running,
+    ) -> CallToolResult:
         name = later.listed.name
         try:
             tool = later.tool
             arguments = read(tool.arguments, raw, of=name)
             answer = await tool.run(arguments, call)
-            return self._result(tool, narrowed(answer))
+            return self._result(tool, narrowed(answer), running)
         except UnknownResource:
+            running.outcome = "refused"
             raise
         except BadArguments as error:
-            return "bad_arguments", _error(str(error))
+            running.outcome = "bad_arguments"
+            return _error(str(error))
         except ToolError as error:
-            return "tool_error", _error(str(error))
+            running.outcome = "tool_error"
+            return _error(str(error))
         except Exception:  # boundary: one call; its fault must not end the server or reach the wire
-            reference = secrets.token_hex(4)
-            logger.exception("tool %s failed (reference %s)", name, reference)
-            return "internal_error", _error(
-                f"internal error in {name} (reference {reference}); see the server's log"
-            )
+            logger.exception("tool %s failed (reference %s)", name, call.id)
+            return _error(f"internal error in {name} (reference {call.id}); see the server's log")
 
-    def _result(self, tool: Tool[Any], answer: Answer) -> tuple[str, CallToolResult]:
+    def _result(self, tool: Tool[Any], answer: Answer, running: Running) -> CallToolResult:
         # To bytes once: its length is the limit's measure, and reading it back is cheap.
         data = answer.data.model_dump_json(by_alias=True).encode()
-        size_bytes = len(data) + len(json.dumps(answer.text))
+        size_bytes = running.answer_bytes = len(data) + len(json.dumps(answer.text))
         if size_bytes > self._answer_bytes:
             narrow = ", ".join(tool.arguments.model_fields)
             advice = f" Ask for less with: {narrow}." if narrow else ""
-            return "too_large", _error(
+            running.outcome = "too_large"
+            return _error(
                 f"The answer of {tool.name} is {size_bytes:,} bytes and the limit is "
                 f"{self._answer_bytes:,}.{advice}"
             )
-        return "ok", CallToolResult(
+        running.outcome = "ok"
+        return CallToolResult(
             content=[TextContent(text=answer.text)], structured_content=from_json(data)
         )
 
@@ -270,7 +266,9 @@ def _fixed(capabilities: ServerCapabilities) -> ServerCapabilities:
 def _call(context: Context) -> Call:
     client = context.session.client_params
     caller = f"{client.client_info.name} {client.client_info.version}" if client else "unknown"
-    return Call(caller=caller[:100], report=context.session.report_progress)
+    return Call(
+        id=secrets.token_hex(4), caller=caller[:100], report=context.session.report_progress
+    )
 
 
 def _error(text: str) -> CallToolResult:

@@ -46,6 +46,8 @@ async def _unheard(done: float, total: float | None, message: str | None) -> Non
 class Call:
     """One call of a tool: who asks, and a way to tell them how far it is."""
 
+    id: str = ""
+    """Names it in logs, and in what a caller is told of a fault inside."""
     caller: str = "unknown"
     """The client's own name and version, which it may make up: for logs alone."""
     report: Callable[[float, float | None, str | None], Awaitable[None]] = _unheard

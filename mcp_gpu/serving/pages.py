@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Scope
 
 from mcp_gpu.serving.stream import Stop
+from mcp_gpu.telemetry.calls import Calls
 from transports.base import PAD_CHARS, Identity
 
 __all__ = ["Page", "Pages", "Readiness"]
@@ -40,8 +40,7 @@ class Pages:
     """The pages of one process."""
 
     identity: Callable[[], Identity]
-    calls: Counter[tuple[str, str]]
-    """Calls by tool and outcome."""
+    calls: Calls
     readiness: Callable[[], Readiness]
     stop: Stop
     tells_all: bool
@@ -93,7 +92,7 @@ class Pages:
         yield f"mcp_gpu_uptime_seconds {time.monotonic() - self.started_at:.3f}"
         yield "# HELP mcp_gpu_tool_calls_total Tool calls ended, by outcome."
         yield "# TYPE mcp_gpu_tool_calls_total counter"
-        for (tool, outcome), count in sorted(self.calls.items()):
+        for (tool, outcome), count in sorted(self.calls.counts.items()):
             labels = f"tool={_label(tool)},outcome={_label(outcome)}"
             yield f"mcp_gpu_tool_calls_total{{{labels}}} {count}"
 

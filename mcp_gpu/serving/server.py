@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mcp.server.subscriptions import ListenHandler
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.serving.pages import Pages, Readiness
 from mcp_gpu.serving.stream import Stop
+from mcp_gpu.telemetry.calls import Calls
 from transports.base import Identity
 
 __all__ = ["HttpEndpoint", "ListenError", "Listening", "Readiness", "Served", "serve"]
@@ -70,8 +70,8 @@ class Served(Protocol):
     def server(self) -> Server[Any]: ...
 
     @property
-    def calls(self) -> Counter[tuple[str, str]]:
-        """Calls by tool and outcome."""
+    def calls(self) -> Calls:
+        """The calls of its tools."""
 
     def identity(self) -> Identity: ...
 

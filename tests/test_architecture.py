@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "mcp_gpu.fleet.discovery.nodes",  # what a node object says is read in one place
         "mcp_gpu.fleet.diagnosis.nodes",
     },
+    "mcp_gpu.clients": {"mcp_gpu.sockets"},
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.telemetry": set[str](),
@@ -67,6 +68,7 @@ MAY_IMPORT = {
 }
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
+ROLES |= {"install"}
 ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {
@@ -103,6 +105,7 @@ ONLY_IN = {
 READS_ENVIRONMENT = {
     "mcp_gpu.settings.fleet",
     "mcp_gpu.variables",  # looks for misspelt settings
+    "mcp_gpu.clients.machine",  # where clients are told that their files lie
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic
     "transports.credentials",  # KUBERNETES_SERVICE_HOST, by which a pod knows that it is one
     "transports.program",  # hands its own on to programs that make credentials

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from mcp_gpu.settings.agent import KERNEL_LOG, AgentSettings, GpuAccess
 from mcp_gpu.settings.base import PREFIX, LogSettings, SettingError
+from mcp_gpu.settings.clients import InstallSettings, UninstallSettings
 from mcp_gpu.settings.fleet import FleetSettings, GatewaySettings
 from mcp_gpu.settings.local import DemoSettings, RecordSettings
 from mcp_gpu.settings.serve import ServeSettings
@@ -36,6 +37,7 @@ __all__ = [
     "GatewaySettings",
     "GpuAccess",
     "HealthSettings",
+    "InstallSettings",
     "LogSettings",
     "PsSettings",
     "RecordSettings",
@@ -45,6 +47,7 @@ __all__ = [
     "TerminalSettings",
     "TopSettings",
     "TopoSettings",
+    "UninstallSettings",
     "WhySettings",
     "XidSettings",
 ]

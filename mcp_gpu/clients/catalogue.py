@@ -71,7 +71,8 @@ class Client:
         """
         data = self.format.read(text)
         servers = data.get(self.key)
-        old = servers.get(name) if isinstance(servers, dict) else None
+        servers = servers if isinstance(servers, dict) else {}
+        old = servers.get(name)
         if old is not None and _foreign(old):
             raise ClientError(
                 f"its server {name!r} starts {old['command']!r}: --name tells ours apart from it"
@@ -79,7 +80,7 @@ class Client:
         entry = None if server is None else merged(old, self._entry(server))
         changes = [Change((self.key, name), entry)]
         asked, was_asked = _inputs(entry), _inputs(old)
-        others = [each for key, each in (servers or {}).items() if key != name]
+        others = [each for key, each in servers.items() if key != name]
         changes += [
             Change(("inputs", Item("id", each)), None)
             for each in sorted(was_asked - asked - _inputs(others))

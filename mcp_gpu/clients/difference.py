@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Final
 
 __all__ = ["difference"]
 
-LONG: Final = 200
-"""A longer line, as of a file written without line ends, is shown by what differs in it."""
+_KEY: Final = re.compile(r'"\s*:')
 
 
 def difference(old: str, new: str) -> Iterator[str]:
     """Lines that go (`-`) and come (`+`), each group with its place; none that stay.
 
     Other servers' secrets lie around them: a line of theirs that gets or loses a comma is shown
-    as that comma.
+    as that comma, and one with several keys in it as what differs.
     """
     before, after = old.splitlines(), new.splitlines()
     # Compared line by line are only those in between: such a file may have a hundred thousand.
@@ -35,7 +35,8 @@ def difference(old: str, new: str) -> Iterator[str]:
 
 
 def _alike(old: str, new: str) -> bool:
-    return old.rstrip(",") == new.rstrip(",") or max(len(old), len(new)) > LONG
+    several = any(len(_KEY.findall(line)) > 1 for line in (old, new))
+    return several or old.rstrip(",") == new.rstrip(",")
 
 
 def _apart(old: str, new: str) -> tuple[str, str]:

@@ -225,7 +225,7 @@ class Json:
         if place.data == value:
             return text
         if not (isinstance(place.data, dict) and isinstance(value, dict)):
-            written = _at_its_place(text, place.start, value)
+            written = _at_its_place(text, place, value)
             return text[: place.start] + written + text[place.end :]
         for key in place.data.keys() - value.keys():
             text = self.take(text, (*path, key))
@@ -291,11 +291,11 @@ def _spliced(text: str, cuts: Iterable[tuple[int, int, str]]) -> str:
     return "".join(parts) + text[at:]
 
 
-def _at_its_place(text: str, start: int, value: Any) -> str:
+def _at_its_place(text: str, place: _Value, value: Any) -> str:
     newline = _newline(text)
-    if newline not in text:
+    if newline not in text[place.start : place.end]:
         return json.dumps(value, ensure_ascii=False)
-    return _written(value, unit=_unit(text), newline=newline + _indent(text, start))
+    return _written(value, unit=_unit(text), newline=newline + _indent(text, place.start))
 
 
 def _written(value: Any, *, unit: str, newline: str) -> str:

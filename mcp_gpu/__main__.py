@@ -6,6 +6,14 @@ import gc
 import sys
 
 
+def kubectl() -> int:
+    """Run as `kubectl mcp_gpu`, which finds this as a program of its own."""
+    from mcp_gpu.plugin import arguments
+
+    sys.argv[1:] = arguments(sys.argv[1:])
+    return main()
+
+
 def main() -> int:
     """Run the command line of this process; returns the exit status."""
     arguments = sys.argv[1:]

@@ -68,7 +68,7 @@ MAY_IMPORT = {
 }
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
-ROLES |= {"install", "completion"}
+ROLES |= {"install", "completion", "plugin"}
 ROLES |= {"terminal"}  # what those share
 
 ONLY_IN = {

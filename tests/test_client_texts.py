@@ -20,7 +20,13 @@ ENTRY: Entry = {"type": "stdio", "command": "mcp-gpu", "args": ["gateway", "--st
 OTHER: Entry = {"type": "http", "url": "https://gpu.example.com/mcp", "headers": {"A": "${B}"}}
 
 texts = st.text(st.characters(codec="utf-8"), max_size=6)
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts
+)
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any, get_args
 
 import anyio
 import pytest
+import yaml
 from mcp import Client, StdioServerParameters, stdio_client
 
 from mcp_gpu import settings
@@ -21,6 +23,7 @@ from mcp_gpu.clients.catalogue import CLIENTS
 from mcp_gpu.clients.machine import Machine
 from mcp_gpu.clients.model import ClientError
 from support.home import FILES, Home, home_of
+from test_foreign_clients import TOOLS
 
 KEYS = {"vscode": "servers", "codex": "mcp_servers"}
 
@@ -94,6 +97,8 @@ EXISTING = {
     "codex, byte order mark": b"\xef\xbb\xbf" + CODEX,
 }
 """Files with other servers in them."""
+
+CLIENTS_PAGE = Path(__file__).parent.parent / "docs" / "clients.md"
 
 URL = "https://gpu.example.com/mcp"
 
@@ -327,7 +332,7 @@ BROKEN = {
         b"{\n  // no\n}": "line 2, column 3: a comment",
         b'{"a" 1}': "line 1, column 6: a colon",
         b'{"a": 1 "b": 2}': "line 1, column 9: a comma is missing",
-        b'{"a": tru}': "line 1, column 7: a value",
+        b'{"a": x}': "line 1, column 7: a value",
         b'{"a": "\n"}': "line 1, column 8: invalid control character",
         b'{"a": ': "line 1, column 7: it ends too early",
         b'{"mcpServers": []}': "'gpu' should lie in an object",
@@ -503,9 +508,24 @@ def test_claude_desktop_is_told_where_urls_go(home: Home) -> None:
     assert "custom connector" in said.err
 
 
-def test_every_client_of_the_flag_is_known() -> None:
-    (literal,) = [settings.InstallSettings.model_fields["client"].annotation]
+def test_every_client_of_the_flag_is_known_and_documented() -> None:
+    literal = settings.InstallSettings.model_fields["client"].annotation
     assert get_args(literal) == tuple(CLIENTS) == tuple(FILES)
+    text = CLIENTS_PAGE.read_text(encoding="utf-8")
+    for name, client in CLIENTS.items():
+        assert f"\n| `{name}`" in text
+        assert client.project is None or f"| `{client.project}` |" in text
+
+
+def test_the_block_for_holmesgpt_is_yaml_and_names_tools_that_there_are() -> None:
+    text = CLIENTS_PAGE.read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (server,) = yaml.safe_load(block)["mcp_servers"].values()
+    assert server["config"]["mode"] == "streamable-http"
+    assert server["config"]["url"].endswith("/mcp")
+    named = set(re.findall(r"\w+_\w+", server["llm_instructions"]))
+    assert named
+    assert named <= set(TOOLS["gateway"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -40,21 +41,16 @@ def install(settings: InstallSettings) -> int:
         SettingError: settings contradict each other, or the file cannot be edited.
     """
     client = CLIENTS[settings.client]
-    try:
+    with _refusals():
         file = _file(settings, client)
         if settings.undo:
             return _undo(settings, client, file)
         server = _remote(settings) if settings.url else _local(settings)
-        try:
-            new = client.applied(file.text, client.changes(file.text, settings.name, server))
-        except ClientError as error:
-            raise _with_place(error, file) from None
+        new = _edited(client, file, settings.name, server)
         if file.same(new):
             print(f"{file.path} has it already, as {settings.name!r}.")
             return 0
         return _replace(settings, file, new, client.next)
-    except ClientError as error:
-        raise SettingError(str(error)) from None
 
 
 def uninstall(settings: UninstallSettings) -> int:
@@ -64,18 +60,29 @@ def uninstall(settings: UninstallSettings) -> int:
         SettingError: the file cannot be edited.
     """
     client = CLIENTS[settings.client]
-    try:
+    with _refusals():
         file = _file(settings, client)
-        try:
-            new = client.applied(file.text, client.changes(file.text, settings.name, None))
-        except ClientError as error:
-            raise _with_place(error, file) from None
+        new = _edited(client, file, settings.name, None)
         if new == file.text:
             print(f"{file.path} has no server {settings.name!r}: nothing to do.")
             return 0
         return _replace(settings, file, new, client.next)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What cannot be edited ends the command in a line."""
+    try:
+        yield
     except ClientError as error:
         raise SettingError(str(error)) from None
+
+
+def _edited(client: Client, file: ClientFile, name: str, server: Local | Remote | None) -> str:
+    try:
+        return client.applied(file.text, client.changes(file.text, name, server))
+    except ClientError as error:
+        raise _with_place(error, file) from None
 
 
 def _file(settings: InstallSettings | UninstallSettings, client: Client) -> ClientFile:

@@ -214,7 +214,7 @@ CLIENTS: Final[Mapping[str, Client]] = {
         key="servers",
         user=lambda machine: machine.applications / "Code" / "User" / "mcp.json",
         project=".vscode/mcp.json",
-        # ${env:NAME} is not reliably replaced in headers: microsoft/vscode#336232.
+        # Of ${env:NAME} in headers its reference says nothing, and 1.137 sent it as it stands.
         token="${input:NAME}",
         typed=True,
         next="Start it in VS Code by `MCP: List Servers`.",

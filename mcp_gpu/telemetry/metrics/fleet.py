@@ -9,9 +9,11 @@ from typing import Final, get_args
 
 from mcp_gpu.fleet import census
 from mcp_gpu.fleet.discovery import DiscoveryError, Table
+from mcp_gpu.fleet.model import FailureReason
 from mcp_gpu.fleet.paths import PathStatus
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
+from mcp_gpu.fleet.tally import OUTCOMES
 from mcp_gpu.telemetry.metrics.family import Family, Metric
 from transports.stream import StreamTransport
 
@@ -144,18 +146,21 @@ def families(router: Router, reachability: Reachability, *, per_node: bool) -> I
     states = {"ready": ready, "not_ready": len(table.targets) - ready, "absent": len(table.absent)}
     yield AGENTS.by_label(states)
     yield from _paths(table, reachability, per_node=per_node)
-    yield ANSWERED.by_label(router.nodes_answered)
-    yield FAILED.by_label(router.nodes_failed)
+    # All that can be counted is there from the start: the first time is an increase, too.
+    names = [each.name for each in reachability.transports]
+    yield ANSWERED.by_label({name: router.nodes_answered[name] for name in names})
+    yield FAILED.by_label({each: router.nodes_failed[each] for each in get_args(FailureReason)})
     for tally, counted, took in (
         (reachability.calls, CALLS, CALL_SECONDS),
         (reachability.probes, PROBES, PROBE_SECONDS),
     ):
-        yield counted.series(tally.outcomes)
+        by_both = {(name, each): tally.outcomes[name, each] for name in names for each in OUTCOMES}
+        yield counted.series(by_both)
         yield took.by_label(tally.seconds)
     loads = {"call": router.load(), "probe": reachability.load()}
-    by_both = {(path, kind): load for kind, each in loads.items() for path, load in each.items()}
-    yield RUNNING.series({labels: load.running for labels, load in by_both.items()})
-    yield WAITING.series({labels: load.waiting for labels, load in by_both.items()})
+    queues = {(path, kind): load for kind, each in loads.items() for path, load in each.items()}
+    yield RUNNING.series({labels: load.running for labels, load in queues.items()})
+    yield WAITING.series({labels: load.waiting for labels, load in queues.items()})
     yield STREAMS.by_label(
         {
             each.name: each.streams

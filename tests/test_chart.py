@@ -64,7 +64,7 @@ FREE = {
         ("updateStrategy",), ("tls", "issuerRef"), ("service", "annotations"),
         ("ingress", "annotations"), ("httpRoute", "annotations"), ("httpRoute", "timeouts"),
     )
-}  # fmt: skip
+} | {("monitoring", "dashboard", "labels")}  # fmt: skip
 """Values that Kubernetes or another project defines, not the chart."""
 
 

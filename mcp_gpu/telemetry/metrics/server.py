@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mcp_gpu.telemetry.calls import Calls
 from mcp_gpu.telemetry.metrics.family import Family, Metric
@@ -40,6 +40,9 @@ REQUESTS_RUNNING: Final = Metric(
 REQUESTS_WAITING: Final = Metric(
     "mcp_gpu_requests_waiting", "gauge", "Requests that wait for their turn: the queue's depth."
 )
+SUBSCRIPTIONS: Final = Metric(
+    "mcp_gpu_subscriptions_open", "gauge", "Streams that tell of updates, which last."
+)
 SHED: Final = Metric(
     "mcp_gpu_requests_shed_total",
     "counter",
@@ -59,6 +62,7 @@ METRICS: Final = (
     RUNNING,
     REQUESTS_RUNNING,
     REQUESTS_WAITING,
+    SUBSCRIPTIONS,
     SHED,
     CERTIFICATE,
 )
@@ -76,7 +80,11 @@ class Limited(Protocol):
         """Those in the queue."""
 
     @property
-    def shed(self) -> Mapping[str, int]:
+    def subscriptions(self) -> int:
+        """Open `subscriptions/listen` streams, which are not among those."""
+
+    @property
+    def shed(self) -> Mapping[Any, int]:
         """Those turned away, by the limit that they met: a short closed list."""
 
 
@@ -100,6 +108,7 @@ def families(
     if limits is not None:
         yield REQUESTS_RUNNING.is_now(limits.running)
         yield REQUESTS_WAITING.is_now(limits.waiting)
+        yield SUBSCRIPTIONS.is_now(limits.subscriptions)
         yield SHED.by_label(limits.shed)
     if certificate is not None:
         yield CERTIFICATE.is_now(certificate.ends_at)

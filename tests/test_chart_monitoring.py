@@ -13,7 +13,7 @@ import pytest
 from support import chart
 from support.chart import CHART, Rendered, render
 from support.manifests import container, environment
-from support.metrics import PROMISED, SUFFIXES
+from support.metrics import SERIES
 
 MONITORS = ("PodMonitor", "ServiceMonitor")
 
@@ -24,14 +24,6 @@ ON = {
 
 SCRAPED = {"namespace", "pod", "node", "job", "instance", "container"}
 """Labels that a scrape adds."""
-
-SERIES = {
-    each.name + suffix: {*each.labels, *({"le"} if suffix == "_bucket" else ())}
-    for metrics in PROMISED.values()
-    for each in metrics
-    for suffix in SUFFIXES[each.kind]
-}
-"""Every series with its labels."""
 
 PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
 

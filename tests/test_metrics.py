@@ -22,7 +22,7 @@ from mcp_gpu.telemetry.metrics.family import Metric
 from support.chart import ROOT
 from support.cluster import Running, cluster
 from support.kubeapi.credentials import Authority
-from support.metrics import OPENMETRICS, PROMISED, SUFFIXES, Page, faults, promise
+from support.metrics import OPENMETRICS, PROMISED, SERIES, Page, faults, promise
 from transports.base import Identity
 
 DOCS = ROOT / "docs" / "metrics.md"
@@ -118,15 +118,10 @@ def test_what_is_shown_is_what_is_promised(role: str, lacks: set[str], scraped: 
         for each in PROMISED[role]
         if each.name not in lacks
     }
-    labels = {
-        each.name + suffix: {*each.labels, *({"le"} if suffix == "_bucket" else ())}
-        for each in PROMISED[role]
-        for suffix in SUFFIXES[each.kind]
-    }
     for family in page.families:
         for sample in family.samples:
             if not sample.name.startswith("process_"):
-                assert sample.labels.keys() == labels[sample.name], sample.name
+                assert sample.labels.keys() == SERIES[sample.name], sample.name
 
 
 def rows(metrics: Iterable[Metric]) -> list[str]:

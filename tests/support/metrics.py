@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from mcp_gpu.telemetry.metrics import fleet, node, server
 from mcp_gpu.telemetry.metrics.family import Metric
 
-__all__ = ["OPENMETRICS", "PROMISED", "SUFFIXES", "Page", "faults", "promise"]
+__all__ = ["OPENMETRICS", "PROMISED", "SERIES", "Page", "faults", "promise"]
 
 PROMISED: dict[str, tuple[Metric, ...]] = {
     "agent": (*server.METRICS, *node.METRICS),
@@ -25,7 +25,7 @@ PROMISED: dict[str, tuple[Metric, ...]] = {
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"
 """As a Prometheus server asks."""
 
-SUFFIXES = {
+_SUFFIXES = {
     "counter": ("",),
     "gauge": ("",),
     "info": ("",),
@@ -33,12 +33,20 @@ SUFFIXES = {
 }
 """What a series' name has after its metric's."""
 
+SERIES = {
+    each.name + suffix: {*each.labels, *({"le"} if suffix == "_bucket" else ())}
+    for metrics in PROMISED.values()
+    for each in metrics
+    for suffix in _SUFFIXES[each.kind]
+}
+"""Every series with its labels."""
+
 UNITS = "milliseconds|microseconds|minutes|hours|days|ms|mib|kib|mb|kb|percent|celsius|kilobytes"
 """Words that stand for no base unit."""
 
 TYPES = "counter|gauge|histogram|summary|metric"
 
-SERIES = 150
+MOST_SERIES = 150
 """More of one metric, over two nodes, are an explosion of labels."""
 
 
@@ -107,7 +115,7 @@ def faults(page: Page) -> Iterator[str]:
             yield f"{name}: has its type in its name"
         if not re.fullmatch(r"\S.*\.", family.documentation):
             yield f"{name}: without a sentence of help"
-        if len(family.samples) > SERIES:
+        if len(family.samples) > MOST_SERIES:
             yield f"{name}: {len(family.samples)} series"
         seen = set()
         for sample in family.samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -22,7 +23,7 @@ from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
-    pass
+    from mcp_gpu.telemetry.metrics.family import Family
 
 __all__ = ["run"]
 
@@ -112,6 +113,17 @@ async def _serve(
         sees=lambda: sources.lookout.sight().told,
         surface=surface(sources.node, sources.collector, makers["get_gpu_health"]),
     )
+
+    def metrics() -> Iterable[Family]:
+        from mcp_gpu.telemetry.metrics.node import families  # paid for by the first scrape
+
+        return families(
+            sources.collector,
+            sources.recorder,
+            sources.watch,
+            expected_gpus=sources.expected_gpus,
+        )
+
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
 
@@ -123,6 +135,7 @@ async def _serve(
                 stdio=settings.stdio,
                 delay_seconds=settings.shutdown_delay_seconds,
                 readiness=lambda: _readiness(sources.collector, time.monotonic() - started),
+                metrics=metrics,
                 task_status=task_status,
             )
             tasks.cancel_scope.cancel()

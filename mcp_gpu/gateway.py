@@ -6,10 +6,10 @@ import gc
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -37,6 +37,9 @@ from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
 from transports.registry import load
+
+if TYPE_CHECKING:
+    from mcp_gpu.telemetry.metrics.family import Family
 
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
@@ -74,6 +77,7 @@ class Fleet:
     """The agents, asked and looked after."""
 
     router: Router
+    reachability: Reachability
     checkup: Checkup
     workloads: Workloads
 
@@ -115,7 +119,7 @@ async def open_fleet(settings: FleetSettings) -> AsyncIterator[Fleet]:
         )
         apis = await _apis(settings, discovery, stack)
         checkup = await _checkup(settings, discovery, reachability, apis)
-        yield Fleet(router, checkup, Workloads(apis))
+        yield Fleet(router, reachability, checkup, Workloads(apis))
         group.cancel_scope.cancel()
 
 
@@ -186,6 +190,7 @@ async def _run(settings: GatewaySettings) -> None:
             http,
             stdio=settings.stdio,
             delay_seconds=settings.shutdown_delay_seconds,
+            node_metrics=settings.node_metrics,
         )
 
 
@@ -195,12 +200,14 @@ async def serve_gateway(
     *,
     stdio: bool = False,
     delay_seconds: float = 0.0,
+    node_metrics: bool = False,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the gateway's tools.
 
     Args:
         delay_seconds: how long new calls are still taken after the request to stop.
+        node_metrics: whether `/metrics` names each node.
 
     Raises:
         SettingError: the port cannot be listened on, or not in this way.
@@ -227,6 +234,12 @@ async def serve_gateway(
         identity=identity,
         surface=surface(fleet.router),
     )
+
+    def metrics() -> Iterable[Family]:
+        from mcp_gpu.telemetry.metrics.fleet import families  # paid for by the first scrape
+
+        return families(fleet.router, fleet.reachability, per_node=node_metrics)
+
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(registry.watch)
@@ -237,6 +250,7 @@ async def serve_gateway(
                 stdio=stdio,
                 delay_seconds=delay_seconds,
                 readiness=lambda: _readiness(fleet.router.discovery),
+                metrics=metrics,
                 task_status=task_status,
             )
         except ListenError as error:

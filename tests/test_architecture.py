@@ -21,15 +21,18 @@ TEXT = "transports.text"
 WIRE = {"transports.base", "transports.errors", "transports.framing", TEXT}
 """What both ends of the wire must agree on; does no I/O, so everybody may use it."""
 
+FIGURES = "mcp_gpu.telemetry.histogram"
+"""What durations are counted with."""
+
 ENDS = {"transports.hosts", "transports.files"}
 """What a server tells apart as a client does: addresses from names, a file from its successor."""
 
 # Who may import what inside the project, besides itself. Longest matching prefix counts.
 MAY_IMPORT = {
     "transports": set[str](),
-    "mcp_gpu.gpu": {TEXT},
+    "mcp_gpu.gpu": {FIGURES, TEXT},
     "mcp_gpu.node": {"mcp_gpu.gpu", TEXT},
-    "mcp_gpu.fleet": {"transports"},
+    "mcp_gpu.fleet": {FIGURES, "transports"},
     "mcp_gpu.workloads": {
         "transports",
         "mcp_gpu.gpu",
@@ -40,8 +43,16 @@ MAY_IMPORT = {
     "mcp_gpu.sockets": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.telemetry": set[str](),
+    # Reads the figures that others keep, so that none of them knows what they are kept for.
+    "mcp_gpu.telemetry.metrics": {
+        "mcp_gpu.telemetry",
+        "mcp_gpu.gpu",
+        "mcp_gpu.node",
+        "mcp_gpu.fleet",
+        "transports",
+    },
     "mcp_gpu.registry": WIRE | {"mcp_gpu.telemetry.calls"},
-    "mcp_gpu.serving": WIRE | ENDS | {"mcp_gpu.telemetry.calls"},
+    "mcp_gpu.serving": WIRE | ENDS | {"mcp_gpu.telemetry.calls", "mcp_gpu.telemetry.metrics"},
     "mcp_gpu.tools": {
         "mcp_gpu.registry",
         "mcp_gpu.gpu",
@@ -96,6 +107,7 @@ ONLY_IN = {
     "uvicorn": ("mcp_gpu.serving",),
     "starlette": ("mcp_gpu.serving",),
     "h2": ("mcp_gpu.node.grpc",),
+    "prometheus_client": ("mcp_gpu.telemetry.metrics.exposition",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
     "aiohttp": ("transports.kubernetes", "transports.refusals", "transports.websocket"),
@@ -266,6 +278,12 @@ def test_an_agent_loads_no_gateway() -> None:
         "mcp_gpu.gpu.simulator",
     }
     assert (strangers | {"kubernetes", "aiohttp"}) & loaded == set()
+
+
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+def test_metrics_are_paid_for_by_the_first_scrape(role: str) -> None:
+    loaded = loaded_by(f"import mcp_gpu.{role}, mcp_gpu.serving.http")
+    assert {"prometheus_client", "mcp_gpu.telemetry.metrics"} & loaded == set()
 
 
 def test_a_token_is_paid_for_by_those_who_check_it() -> None:

@@ -222,7 +222,7 @@ async def test_metrics_hold_no_label_that_a_caller_made() -> None:
             await client.post(f"{url}/mcp", json=message)
         page = (await client.get(f"{url}/metrics")).text
     assert "forged" not in page
-    assert 'tool="echo",outcome="bad_arguments"} 1' in page
+    assert 'outcome="bad_arguments",tool="echo"} 1' in page
 
 
 MARKUP = "[red]x[/red] [link=http://evil.example]y[/] [/] [bold :skull: %s {0} \\"

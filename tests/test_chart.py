@@ -64,6 +64,12 @@ FREE = {
         ("updateStrategy",), ("tls", "issuerRef"), ("service", "annotations"),
         ("ingress", "annotations"), ("httpRoute", "annotations"), ("httpRoute", "timeouts"),
     )
+} | {
+    ("monitoring", *place)
+    for place in (
+        ("podMonitor", "labels"), ("serviceMonitor", "labels"), ("prometheusRule", "labels"),
+        ("dashboard", "labels"), ("dashboard", "annotations"),
+    )
 }  # fmt: skip
 """Values that Kubernetes or another project defines, not the chart."""
 

@@ -103,7 +103,7 @@ async def test_a_hung_call_leaves_the_last_snapshot_and_is_named(
     blocked = threading.Event()
 
     def watch() -> None:
-        calling = collector._nvml.calling
+        calling = collector.nvml.calling
         if node.faults and calling and calling[:2] == ("nvmlDeviceGetPowerUsage", 2):
             blocked.set()
 
@@ -156,7 +156,7 @@ async def main():
     node.faults = [Hang(kind="hang", seconds=600)]
     collector._wanted = float("inf")
     collector._wake.set()
-    while collector._nvml.calling is None:
+    while collector.nvml.calling is None:
         await anyio.sleep(0)
     collector.stop()
     print(collector.join(0), len(collector.snapshot.gpus))
@@ -304,7 +304,7 @@ async def test_a_driver_that_goes_right_after_it_came_leaves_the_gpus_it_had(
         known = await collector.first(LIMIT_SECONDS)
 
         def unload() -> None:
-            calling = collector._nvml.calling
+            calling = collector.nvml.calling
             if calling and calling.call == "nvmlDeviceGetMigMode":
                 node.faults = [WholeNode(kind="driver_not_loaded")]
 

@@ -310,9 +310,9 @@ async def test_metrics_count_calls() -> None:
     async with http() as (listening, client):
         await client.post(url(listening), json=CALL)
         text = (await client.get(url(listening, "/metrics"))).text
-    assert 'mcp_gpu_build_info{name="demo",version="9.9"} 1\n' in text
-    assert 'mcp_gpu_tool_calls_total{tool="echo",outcome="ok"} 1\n' in text
-    assert "mcp_gpu_uptime_seconds " in text
+    assert 'mcp_gpu_build_info{name="demo",simulated="false",version="9.9"} 1.0\n' in text
+    assert 'mcp_gpu_tool_calls_total{outcome="ok",tool="echo"} 1.0\n' in text
+    assert 'mcp_gpu_tool_call_duration_seconds_count{tool="echo"} 1.0\n' in text
 
 
 async def test_a_taken_port_is_one_clear_error() -> None:

@@ -131,6 +131,11 @@ class StreamTransport(OwnsTasks, ABC):
     def name(self) -> str:
         """The path's name in settings, answers and metrics."""
 
+    @property
+    def streams(self) -> int:
+        """Streams that are open or being opened."""
+        return len(self._streams)
+
     @abstractmethod
     def applies(self, target: Target) -> bool:
         """Whether the target says enough to open a pipe. No I/O."""

@@ -154,7 +154,7 @@ class Errand(Generic[M]):
                 self._reachability.failed(self.target, transport, error)
         except anyio.get_cancelled_exc_class():
             # By the deadline, or by a caller who left: that says nothing of the path.
-            if self._allowance.left_seconds <= 0 and not self._settled:
+            if self._is_over() and not self._settled:
                 late = TimedOut("no answer in time", target=self.target, transport=transport.name)
                 self._reachability.failed(self.target, transport, late)
             raise
@@ -185,7 +185,10 @@ class Errand(Generic[M]):
             left = self._allowance.left_seconds
             if self._others_left():
                 left *= FIRST_PATH_SHARE
-            with self._hedging(transport, place, hedge):
+            with (
+                self._hedging(transport, place, hedge),
+                self._reachability.calls.attempt(transport.name, self._is_over),
+            ):
                 outcome = await call_tool(
                     transport,
                     self.target,
@@ -194,8 +197,8 @@ class Errand(Generic[M]):
                     timeout_seconds=max(left, LEAST_CALL_SECONDS),
                     client_info=CLIENT_INFO,
                 )
-        if (outcome.meta or {}).get(INSTANCE_META_KEY) != identity.instance:
-            raise self._other_peer(transport)
+                if (outcome.meta or {}).get(INSTANCE_META_KEY) != identity.instance:
+                    raise self._other_peer(transport)
         answered_at = anyio.current_time()
         self._reachability.took(transport, question.tool, answered_at - asked_at)
         if outcome.is_error:
@@ -232,6 +235,9 @@ class Errand(Generic[M]):
             yield
         finally:
             alarm.cancel()
+
+    def _is_over(self) -> bool:
+        return self._allowance.left_seconds <= 0
 
     def _others_left(self) -> bool:
         fitting = self._reachability.fitting(self.target)

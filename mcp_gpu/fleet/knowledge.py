@@ -10,10 +10,11 @@ import anyio
 from mcp_gpu.fleet.lanes import is_direct
 from mcp_gpu.fleet.latency import Latencies
 from mcp_gpu.fleet.lessons import Lessons
-from mcp_gpu.fleet.paths import PathFailure, Paths, PathState
+from mcp_gpu.fleet.paths import PathFailure, Paths, PathState, PathStatus
 from mcp_gpu.fleet.patience import Patience
 from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, prove
 from mcp_gpu.fleet.race import Way
+from mcp_gpu.fleet.tally import Tally
 from transports.base import Identity, Target, Transport
 from transports.errors import TransportError
 
@@ -60,6 +61,7 @@ class Knowledge:
     ) -> None:
         self.transports = tuple(transports)
         self.patience = Patience()
+        self.probes, self.calls = Tally(), Tally()
         self._head_start_seconds = head_start_seconds
         self._timeouts = probe_timeout_seconds
         self._default_timeout_seconds = default_probe_timeout_seconds
@@ -137,6 +139,16 @@ class Knowledge:
             for each in self.fitting(target)
         )
 
+    def statuses(self, target: Target) -> dict[str, PathStatus]:
+        """Each path that applies to the agent, at a glance: for who asks about a whole fleet."""
+        found: dict[str, PathStatus] = {}
+        taken = False
+        for each in self.fitting(target):
+            status = self._paths.status(target.key, each.name, in_use=not taken)
+            taken = taken or status == "in_use"
+            found[each.name] = status
+        return found
+
     def dead_elsewhere(self, target: Target, transport: Transport) -> bool:
         """Whether the path has lately failed for all agents that are, as this one, on other
         nodes than ours."""
@@ -174,7 +186,8 @@ class Knowledge:
         """
         limit_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         sent_at = anyio.current_time()
-        identity = await prove(transport, target, limit_seconds, self.patience)
+        with self.probes.attempt(transport.name):
+            identity = await prove(transport, target, limit_seconds, self.patience)
         took_seconds = anyio.current_time() - sent_at
         self._nodes[target.key] = identity.node
         self._paths.prove(target.key, transport.name, identity, took_seconds)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import anyio
 
-__all__ = ["STREAMS_AT_ONCE", "Lanes", "Place", "is_direct"]
+__all__ = ["STREAMS_AT_ONCE", "Lanes", "Load", "Place", "is_direct"]
 
 _DIRECT = "http"
 """The one path that costs nobody but the agent; every other opens a stream through the API server
@@ -53,6 +53,13 @@ class Place:
         self.leave()
 
 
+class Load(NamedTuple):
+    """What is in a path's lanes now."""
+
+    running: int
+    waiting: int
+
+
 class Lanes:
     """Places for one kind of work, such as probes, on each path.
 
@@ -79,3 +86,15 @@ class Lanes:
     def place(self, path: str, *, suspect: bool = False) -> Place:
         """A place to enter, in its turn."""
         return Place((self._suspects if suspect else self._lanes)[path])
+
+    def load(self) -> dict[str, Load]:
+        """By path, suspects included."""
+        return {
+            path: Load(
+                lane.borrowed_tokens + narrow.borrowed_tokens,
+                lane.statistics().tasks_waiting + narrow.statistics().tasks_waiting,
+            )
+            for (path, lane), narrow in zip(
+                self._lanes.items(), self._suspects.values(), strict=True
+            )
+        }

@@ -169,23 +169,34 @@ class Paths:
         """Forget all other agents."""
         self._agents = {key: paths for key, paths in self._agents.items() if key in keys}
 
+    def status(self, key: str, via: str, *, in_use: bool) -> PathStatus:
+        """What may be seen of it at a glance."""
+        path = self._agents.get(key, {}).get(via)
+        if path is None:
+            return "untried"
+        if path.failure is not None:
+            return "denied" if path.failure.reason == "denied" else "failed"
+        if path.expires_at <= self._clock():
+            return "untried"
+        return "in_use" if in_use else "proven"
+
     def state(self, key: str, via: str, *, in_use: bool) -> PathState:
         """The path as anybody may see it."""
         path = self._agents.get(key, {}).get(via, _Path())
+        status = self.status(key, via, in_use=in_use)
         now = self._clock()
         if path.failure is not None:
             failure = path.failure
             return PathState(
                 via,
-                "denied" if failure.reason == "denied" else "failed",
+                status,
                 failure.reason,
                 failure.message,
                 now - failure.at,
                 path.latency_seconds,
             )
-        if path.expires_at <= now:
-            return PathState(via, "untried", latency_seconds=path.latency_seconds)
-        status: PathStatus = "in_use" if in_use else "proven"
+        if status == "untried":
+            return PathState(via, status, latency_seconds=path.latency_seconds)
         return PathState(
             via, status, age_seconds=now - path.seen_at, latency_seconds=path.latency_seconds
         )

@@ -15,7 +15,7 @@ import anyio
 
 from mcp_gpu.fleet.allowance import Allowance
 from mcp_gpu.fleet.knowledge import Knowledge
-from mcp_gpu.fleet.lanes import STREAMS_AT_ONCE, Lanes, is_direct
+from mcp_gpu.fleet.lanes import STREAMS_AT_ONCE, Lanes, Load, is_direct
 from mcp_gpu.fleet.paths import PathFailure, PathState
 from mcp_gpu.fleet.race import Probing, Race, Way
 from mcp_gpu.fleet.reprobe import Reprobe
@@ -82,6 +82,10 @@ class Reachability(OwnsTasks, Knowledge):
         """A question is put to the fleet, which has these agents. Forget all others."""
         self.retain(targets)
         self._reprobe.asked()
+
+    def load(self) -> Mapping[str, Load]:
+        """Probes under way and waiting, by path."""
+        return self._lanes.load()
 
     async def find(self, target: Target, but: Collection[str], allowance: Allowance) -> Way | None:
         """Race the agent's paths. Callers that come meanwhile wait for the same race.

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError, Table
 from mcp_gpu.fleet.errand import Errand
-from mcp_gpu.fleet.lanes import Lanes
+from mcp_gpu.fleet.lanes import Lanes, Load
 from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.question import NodeAnswer, Question
 from mcp_gpu.fleet.reachability import Reachability
@@ -81,6 +81,9 @@ class Router:
         concurrency: int = 64,
     ) -> None:
         self.discovery = discovery
+        self.nodes_answered: Counter[str] = Counter()
+        """In all fan-outs, by the path that the answer took."""
+        self.nodes_failed: Counter[FailureReason] = Counter()
         self._reachability = reachability
         self._node_deadline_seconds = node_deadline_seconds
         self._call_deadline_seconds = call_deadline_seconds
@@ -137,8 +140,14 @@ class Router:
                 for errand in errands:
                     group.start_soon(run, errand)
         fan_out = self._collect(table, errands, wanted)
+        self.nodes_answered.update(answer.via for answer in fan_out.answers)
+        self.nodes_failed.update(failure.reason for failure in fan_out.failures)
         _log(tool, fan_out, time.monotonic() - started)
         return fan_out
+
+    def load(self) -> Mapping[str, Load]:
+        """Calls under way and waiting, by path."""
+        return self._lanes.load()
 
     def nodes(self) -> Sequence[str]:
         """The names of the nodes that are known now, in order; an agent whose node nobody has

@@ -60,12 +60,12 @@ class Collector:
         told: Callable[[Snapshot], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._nvml = nvml or Nvml()
-        self._reader = Reader(self._nvml, clock=clock)
+        self.nvml = nvml or Nvml()
+        self._reader = Reader(self.nvml, clock=clock)
         self._events, self._told = events, told
         self._fast_seconds, self._slow_seconds = fast_seconds, slow_seconds
         self._retry_seconds = self._pause = retry_seconds
-        self._snapshot = Snapshot(simulated=self._nvml.simulated)
+        self._snapshot = Snapshot(simulated=self.nvml.simulated)
         self._history = History()
         self._read_at = -float("inf")
         """When the readings of the last snapshot were begun, on time.monotonic()."""
@@ -101,7 +101,7 @@ class Collector:
     @property
     def snapshot(self) -> Snapshot:
         """What is known now. Never blocks."""
-        calling = self._nvml.calling
+        calling = self.nvml.calling
         if calling is not None:
             seconds = time.monotonic() - calling.since
             if seconds >= WAITING_SECONDS:

@@ -11,6 +11,7 @@ import ctypes
 import logging
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from inspect import unwrap
@@ -20,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import pynvml
 
 from mcp_gpu.gpu.errors import Code, GpuUnreadable, NvmlError, NvmlUnavailable
+from mcp_gpu.telemetry.histogram import Histogram
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,10 @@ WEDGED_SECONDS: Final = 10.0
 """After a call that took longer, the GPU that it was about is asked nothing more (each further
 call would block as long), and NVML is not shut down: that can block for ever, and the next
 initialisation only adds a reference (nvidia_gpu_exporter#467)."""
+
+
+CALL_SECONDS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
+"""Bounds for calls: most take microseconds, and one that hangs takes minutes."""
 
 
 class Calling(NamedTuple):
@@ -107,6 +113,10 @@ class Nvml:
         explain: Callable[[int, str], str] = lambda code, detail: "",
     ) -> None:
         self.calling: Calling | None = None
+        self.seconds = Histogram(CALL_SECONDS)
+        """What calls took that have returned."""
+        self.refused: Counter[int] = Counter()
+        """Calls that were not answered, by return code."""
         self._library_path, self._explain = library_path, explain
         self._slowest_seconds = 0.0
         self._missing: set[str] = set()
@@ -205,6 +215,9 @@ class Nvml:
             self.calling = None
             seconds = time.monotonic() - since
             self._slowest_seconds = max(self._slowest_seconds, seconds)
+            self.seconds.observe(seconds)
+        if refusal is not None:
+            self.refused[refusal.code] += 1
         if seconds > WEDGED_SECONDS and gpu_index is not None:
             if refusal is not None:
                 refusal.raise_beyond_field()

@@ -60,6 +60,11 @@ class Certificate:
         """TLS for a new connection. Open ones keep theirs."""
         return self._context
 
+    @property
+    def ends_at(self) -> float:
+        """When the first of the chain's certificates ends, in seconds since 1970."""
+        return self._ends_at
+
     async def watch(self) -> None:
         """Follow the files, and say when the certificate is about to end, until cancelled."""
         while True:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
 from transports.base import PAD_CHARS, Identity
 
+if TYPE_CHECKING:
+    from mcp_gpu.telemetry.metrics.family import Family
+    from mcp_gpu.telemetry.metrics.server import Ending, Limited
+
 __all__ = ["Page", "Pages", "Readiness"]
 
 PAD_CHARS_LIMIT = 4 * PAD_CHARS
 """Most padding that `/version` answers with: more than any probe asks for."""
-
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Page = Callable[[Scope], Response]
 
@@ -45,7 +48,10 @@ class Pages:
     stop: Stop
     tells_all: bool
     """Whether whoever asks may know all."""
-    started_at: float = field(default_factory=time.monotonic)
+    metrics: Callable[[], Iterable[Family]] = tuple
+    """What the role tells beside what every server does; asked at each scrape."""
+    limits: Limited | None = None
+    certificate: Ending | None = None
 
     @property
     def paths(self) -> dict[str, Page]:
@@ -78,28 +84,16 @@ class Pages:
         return JSONResponse(document)
 
     def _metrics(self, scope: Scope) -> Response:
-        return PlainTextResponse("\n".join(self._samples()) + "\n", media_type=METRICS_TYPE)
+        # The first scrape pays for the library that writes the page, and not the start.
+        from mcp_gpu.telemetry.metrics import server
+        from mcp_gpu.telemetry.metrics.exposition import written
 
-    def _samples(self) -> Iterator[str]:
-        """By hand: a client library would be one more dependency and import for nine lines."""
-        identity = self.identity()
-        yield "# HELP mcp_gpu_build_info What runs here."
-        yield "# TYPE mcp_gpu_build_info gauge"
-        name, version = _label(identity.name), _label(identity.version)
-        yield f"mcp_gpu_build_info{{name={name},version={version}}} 1"
-        yield "# HELP mcp_gpu_uptime_seconds Time since this process began to serve."
-        yield "# TYPE mcp_gpu_uptime_seconds gauge"
-        yield f"mcp_gpu_uptime_seconds {time.monotonic() - self.started_at:.3f}"
-        yield "# HELP mcp_gpu_tool_calls_total Tool calls ended, by outcome."
-        yield "# TYPE mcp_gpu_tool_calls_total counter"
-        for (tool, outcome), count in sorted(self.calls.counts.items()):
-            labels = f"tool={_label(tool)},outcome={_label(outcome)}"
-            yield f"mcp_gpu_tool_calls_total{{{labels}}} {count}"
-
-
-def _label(value: str) -> str:
-    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    return f'"{escaped}"'
+        own = server.families(
+            self.identity(), self.calls, limits=self.limits, certificate=self.certificate
+        )
+        accept = ",".join(Headers(scope=scope).getlist("accept"))
+        page, media_type = written(chain(own, self.metrics()), accept)
+        return Response(page, media_type=media_type)
 
 
 def _number(scope: Scope, name: str) -> int:

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.abc import TaskStatus
@@ -25,6 +25,9 @@ from mcp_gpu.serving.pages import Pages, Readiness
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
 from transports.base import Identity
+
+if TYPE_CHECKING:
+    from mcp_gpu.telemetry.metrics.family import Family
 
 __all__ = ["HttpEndpoint", "ListenError", "Listening", "Readiness", "Served", "serve"]
 
@@ -114,6 +117,7 @@ async def serve(
     socket_path: Path | None = None,
     stdio: bool = False,
     readiness: Callable[[], Readiness] = lambda: Readiness(True),
+    metrics: Callable[[], Iterable[Family]] = tuple,
     stop: anyio.Event | None = None,
     signals: bool = True,
     delay_seconds: float = 0.0,
@@ -124,6 +128,7 @@ async def serve(
 
     Args:
         readiness: asked at every `/readyz`; must not block.
+        metrics: what `/metrics` tells of the role, asked at every scrape; must not block.
         signals: whether this call owns the process's signals (main thread only). A second one
             ends the process at once.
         delay_seconds: how long new calls are still taken after the request to stop, on every
@@ -141,6 +146,7 @@ async def serve(
         readiness=readiness,
         stop=stopping,
         tells_all=http is not None and not http.access.wants_token,
+        metrics=metrics,
     )
     with ExitStack() as opened:
         listeners: list[Listener] = []
@@ -215,7 +221,7 @@ def _listen_http(
             sockets,
             gate=gate,
             certificate=certificate,
-            pages=pages,
+            pages=replace(pages, certificate=certificate),
             drain_seconds=drain_seconds,
         )
 

@@ -90,3 +90,7 @@ class FleetSettings(LogSettings):
 
 class GatewaySettings(ServeSettings, FleetSettings):
     """Reach all agents and serve their merged answers over MCP."""
+
+    node_metrics: bool = False
+    """Name each node on /metrics, with the path in use: one series per node, and their names for
+    whoever reads that page."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio
+
+from mcp_gpu.telemetry.histogram import Histogram
 
 __all__ = ["Calls", "Ended", "Outcome", "Running"]
 
@@ -52,6 +54,8 @@ class Calls:
         """Ended, by tool and outcome."""
         self.running: Counter[str] = Counter()
         """Under way, by tool."""
+        self.seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
+        """What the ended ones took, by tool."""
         self.observers: list[Callable[[Ended], None]] = []
 
     @contextmanager
@@ -70,13 +74,15 @@ class Calls:
         finally:
             self.running[tool] -= 1
             self.counts[tool, running.outcome] += 1
+            seconds = time.perf_counter() - began
+            self.seconds[tool].observe(seconds)
             ended = Ended(
                 id=call_id,
                 client=client,
                 tool=tool,
                 arguments=arguments,
                 outcome=running.outcome,
-                seconds=time.perf_counter() - began,
+                seconds=seconds,
                 answer_bytes=running.answer_bytes,
             )
             for observe in self.observers:

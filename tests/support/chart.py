@@ -34,7 +34,7 @@ SINCE = {
 }
 """Kinds that came later, which the chart makes there only where it is told to."""
 
-FOREIGN = ("cert-manager.io", "gateway.networking.k8s.io")
+FOREIGN = ("cert-manager.io", "gateway.networking.k8s.io", "monitoring.coreos.com")
 """API groups of other projects, of which Kubernetes has no schemas."""
 
 PREDECESSOR = (

@@ -113,6 +113,8 @@ class Recorder:
         self._fed: deque[tuple[Snapshot, float]] = deque(maxlen=FED)
         self._wake = threading.Event()
         self._stopping = False
+        self.save_failures = 0
+        """Writes of the file that failed."""
         self._failing = ""
         """Why the last write failed."""
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -205,6 +207,7 @@ class Recorder:
         try:
             self._file.save(described, arrays)
         except OSError as error:
+            self.save_failures += 1
             why = f"{type(error).__name__}: {error.strerror or error}"
             if why != self._failing:
                 log.warning("timeline not saved to %s: %s", self._file.path, why)

@@ -14,6 +14,7 @@ from mcp_gpu.fleet.paths import PathFailure, Paths, PathState
 from mcp_gpu.fleet.patience import Patience
 from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, prove
 from mcp_gpu.fleet.race import Way
+from mcp_gpu.telemetry import tracing
 from transports.base import Identity, Target, Transport
 from transports.errors import TransportError
 
@@ -174,7 +175,9 @@ class Knowledge:
         """
         limit_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         sent_at = anyio.current_time()
-        identity = await prove(transport, target, limit_seconds, self.patience)
+        with tracing.span("probe", agent=str(target), path=transport.name):
+            identity = await prove(transport, target, limit_seconds, self.patience)
+            tracing.note(outcome="ok")
         took_seconds = anyio.current_time() - sent_at
         self._nodes[target.key] = identity.node
         self._paths.prove(target.key, transport.name, identity, took_seconds)

@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.observed import observed
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.agent import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
@@ -22,7 +23,7 @@ from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
-    pass
+    from mcp_gpu.telemetry.audit import AuditLog
 
 __all__ = ["run"]
 
@@ -67,8 +68,14 @@ def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     sources = make_sources(settings)
+    resource = {
+        "k8s.node.name": settings.node_name,
+        "k8s.pod.name": settings.pod_name,
+        "k8s.pod.uid": settings.pod_uid,
+    }
     try:
-        anyio.run(_serve, settings, http, sources)
+        with observed(settings, "mcp-gpu", resource) as audit:
+            anyio.run(_serve, settings, http, sources, audit)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         sources.collector.stop()
@@ -89,7 +96,10 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, sources: tools.Sources
+    settings: AgentSettings,
+    http: HttpEndpoint | None,
+    sources: tools.Sources,
+    audit: AuditLog | None,
 ) -> None:
     started = time.monotonic()
     identity = Identity(
@@ -112,6 +122,8 @@ async def _serve(
         sees=lambda: sources.lookout.sight().told,
         surface=surface(sources.node, sources.collector, makers["get_gpu_health"]),
     )
+    if audit is not None:
+        audit.hear(registry)
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
@@ -26,6 +26,7 @@ from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
+from mcp_gpu.observed import observed
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.gateway import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
@@ -37,6 +38,9 @@ from transports.base import Identity, Transport
 from transports.credentials import CredentialsError, contexts, in_cluster, renewal
 from transports.kubernetes import KubernetesApi, KubernetesError, shared
 from transports.registry import load
+
+if TYPE_CHECKING:
+    from mcp_gpu.telemetry.audit import AuditLog
 
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
@@ -157,7 +161,9 @@ def run(settings: GatewaySettings) -> int:
     # All calls of a fan-out are alive at once, and by default the collector walks through them at
     # every 700 new objects: a quarter of the processor time at 1,000 agents, and no garbage found.
     gc.set_threshold(COLLECT_AT, 10, 10)
-    anyio.run(_run, settings)
+    resource = {"k8s.node.name": settings.node_name, "k8s.pod.name": settings.pod_name}
+    with observed(settings, "mcp-gpu-gateway", resource) as audit:
+        anyio.run(_run, settings, audit)
     return 0
 
 
@@ -174,7 +180,7 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(settings: GatewaySettings) -> None:
+async def _run(settings: GatewaySettings, audit: AuditLog | None) -> None:
     http = settings.endpoint()  # first: what contradicts itself starts nothing
     if settings.stdio:
         from mcp_gpu.serving.stdio import claim
@@ -186,6 +192,7 @@ async def _run(settings: GatewaySettings) -> None:
             http,
             stdio=settings.stdio,
             delay_seconds=settings.shutdown_delay_seconds,
+            audit=audit,
         )
 
 
@@ -195,12 +202,14 @@ async def serve_gateway(
     *,
     stdio: bool = False,
     delay_seconds: float = 0.0,
+    audit: AuditLog | None = None,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the gateway's tools.
 
     Args:
         delay_seconds: how long new calls are still taken after the request to stop.
+        audit: is told of each call.
 
     Raises:
         SettingError: the port cannot be listened on, or not in this way.
@@ -227,6 +236,8 @@ async def serve_gateway(
         identity=identity,
         surface=surface(fleet.router),
     )
+    if audit is not None:
+        audit.hear(registry)
     refused: ListenError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(registry.watch)

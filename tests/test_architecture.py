@@ -47,6 +47,7 @@ MAY_IMPORT = {
         "mcp_gpu.node",
         "mcp_gpu.fleet",
         "mcp_gpu.workloads",
+        "mcp_gpu.telemetry.tracing",
         TEXT,
     },
     "mcp_gpu.prompts": {"mcp_gpu.registry", "mcp_gpu.tools", TEXT},
@@ -67,7 +68,7 @@ MAY_IMPORT = {
 }
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
-ROLES |= {"terminal"}  # what those share
+ROLES |= {"terminal", "observed"}  # what those share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -102,6 +103,7 @@ ONLY_IN = {
 """Foreign systems, each behind one door."""
 
 READS_ENVIRONMENT = {
+    "mcp_gpu.settings.telemetry",  # OTEL_*, which are OpenTelemetry's and not ours
     "mcp_gpu.settings.fleet",
     "mcp_gpu.variables",  # looks for misspelt settings
     "mcp_gpu.sockets",  # `mcp-gpu attach` has no time for pydantic

@@ -143,9 +143,13 @@ class Registry:
 
     def identity(self) -> Identity:
         """Who answers, with the tools and the argument names that each takes."""
+        return replace(self._identity(), tools=self.takes)
+
+    @property
+    def takes(self) -> Mapping[str, tuple[str, ...]]:
+        """The argument names of each tool."""
         listed = self._listing.tools
-        tools = {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
-        return replace(self._identity(), tools=tools)
+        return {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
 
     def needs(self, method: str, params: Mapping[str, Any]) -> frozenset[str]:
         """The tools whose content a request would be shown: a caller needs the right to each."""

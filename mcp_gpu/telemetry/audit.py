@@ -14,10 +14,10 @@ import queue
 import re
 import stat
 import threading
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import islice
+from time import monotonic
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -146,7 +146,7 @@ class AuditLog:
         )
 
     def _refused(self, refused: Refused) -> None:
-        second = int(time.monotonic())
+        second = int(monotonic())
         if second != self._second:
             self._second, self._refusals = second, 0
         self._refusals += 1

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -20,6 +21,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.server import HttpEndpoint
 from mcp_gpu.telemetry.audit import REFUSALS_PER_SECOND, AuditLog
+from mcp_gpu.telemetry.calls import Calls, Refused
+from mcp_gpu.telemetry.origin import Origin
 from support.cluster import PROGRAM, cluster
 from support.demo_server import registry
 from support.door import Clock, Door, door
@@ -204,6 +207,23 @@ async def test_calls_go_on_without_a_disk_and_what_is_lost_is_told_once(
     assert lost["event"] == "lost"
     assert lost["lines"] >= 3
     assert {line["event"] for line in rest} == {"call"}
+
+
+def test_the_page_tells_of_every_field(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "observability.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("## Audit log")
+    (example,) = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
+    path = tmp_path / "audit"
+    with AuditLog(str(path)) as audit:
+        told = Calls()
+        audit.hear(SimpleNamespace(calls=told, takes={}))
+        with told.run("echo", {}, call_id="0123abcd", client="c"):
+            pass
+        told.refuse(Refused(origin=Origin(listener="http"), status=401))
+    call, refused = lines(path)
+    assert list(example) == list(call)
+    for field in (*call, *refused):
+        assert f"`{field}`" in rest
 
 
 FLEET = "seed = 7\n" + "".join(f'[[nodes]]\nname = "{n}"\nprofile = "t4"\n' for n in "ab")

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 from mcp_gpu import logs
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
+from mcp_gpu.telemetry.calls import Calls, Ended
+from support.routed import running, ways
 from support.served import registry
 from transports.base import CALL_META_KEY
 
@@ -78,3 +80,17 @@ async def test_in_text_under_an_id_of_its_own(
     found = [re.fullmatch(r".*: (.+?) (?:tool=.* )?call=([0-9a-f]{8})", line) for line in lines]
     assert [match and match[1] for match in found] == list(SAID)
     assert len({match and match[2] for match in found}) == 1
+
+
+async def test_an_agent_knows_a_call_by_the_gateways_id_over_a_hedge_too() -> None:
+    async with running("a") as fleet:
+        ended: list[Ended] = []
+        fleet.agents["a"].registry.calls.observers.append(ended.append)
+        calls = Calls()
+        with calls.run("ask", None, call_id="00000001", client="c"):
+            assert ways(await fleet.ask()) == {"a": "http"}
+        fleet.http.silent.add("a")
+        with calls.run("ask", None, call_id="00000002", client="c") as call:
+            assert ways(await fleet.ask()) == {"a": "command"}
+        assert call.nodes == {"a": True}
+        assert [each.id for each in ended] == ["00000001", "00000002"]

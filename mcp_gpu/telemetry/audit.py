@@ -119,6 +119,8 @@ class AuditLog:
         except queue.Full:
             return  # the disk hangs, and would hold up the exit
         self._thread.join(END_SECONDS)
+        if not self._thread.is_alive() and self._path != STDERR and self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def hear(self, server: Told) -> None:
         """Write of its calls from now on."""

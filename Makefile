@@ -93,8 +93,8 @@ mcpb: $(STAMP) $(NODE_STAMP)  ## Build the bundle for Claude Desktop, dist/mcp-g
 
 lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml -o requirements/runtime.txt
-	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --group build --group image --group test --group check -o requirements/dev.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra otel -o requirements/runtime.txt
+	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) pyproject.toml --extra otel --group build --group image --group test --group check -o requirements/dev.txt
 	$(VENV)-lock/bin/uv pip compile $(LOCK_FLAGS) --group build --group image -o requirements/build.txt
 
 clean:  ## Remove everything that make has made here (not ~/.cache/mcp-gpu-tests)

@@ -13,6 +13,7 @@ from anyio.abc import TaskStatus
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.observed import observed
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.agent import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
@@ -23,6 +24,7 @@ from mcp_gpu.tools import agent as tools
 from transports.base import Identity
 
 if TYPE_CHECKING:
+    from mcp_gpu.telemetry.audit import AuditLog
     from mcp_gpu.telemetry.metrics.family import Family
 
 __all__ = ["run"]
@@ -68,8 +70,14 @@ def run(settings: AgentSettings) -> int:
     """Serve this node's GPUs until told to stop. Returns the exit status."""
     http = _endpoint(settings)  # first: what contradicts itself starts nothing
     sources = make_sources(settings)
+    resource = {
+        "k8s.node.name": settings.node_name,
+        "k8s.pod.name": settings.pod_name,
+        "k8s.pod.uid": settings.pod_uid,
+    }
     try:
-        anyio.run(_serve, settings, http, sources)
+        with observed(settings, "mcp-gpu", resource) as audit:
+            anyio.run(_serve, settings, http, sources, audit)
     finally:
         # Not joined: a call that hangs in the driver would hold up the exit.
         sources.collector.stop()
@@ -90,7 +98,10 @@ def _endpoint(settings: AgentSettings) -> HttpEndpoint | None:
 
 
 async def _serve(
-    settings: AgentSettings, http: HttpEndpoint | None, sources: tools.Sources
+    settings: AgentSettings,
+    http: HttpEndpoint | None,
+    sources: tools.Sources,
+    audit: AuditLog | None,
 ) -> None:
     started = time.monotonic()
     identity = Identity(
@@ -113,6 +124,8 @@ async def _serve(
         sees=lambda: sources.lookout.sight().told,
         surface=surface(sources.node, sources.collector, makers["get_gpu_health"]),
     )
+    if audit is not None:
+        audit.hear(registry)
 
     def metrics() -> Iterable[Family]:
         from mcp_gpu.telemetry.metrics.node import families  # paid for by the first scrape

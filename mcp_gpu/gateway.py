@@ -26,6 +26,7 @@ from mcp_gpu.fleet.discovery.kubernetes import KubernetesDiscovery
 from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
+from mcp_gpu.observed import observed
 from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.gateway import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
@@ -39,6 +40,7 @@ from transports.kubernetes import KubernetesApi, KubernetesError, shared
 from transports.registry import load
 
 if TYPE_CHECKING:
+    from mcp_gpu.telemetry.audit import AuditLog
     from mcp_gpu.telemetry.metrics.family import Family
 
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
@@ -161,7 +163,9 @@ def run(settings: GatewaySettings) -> int:
     # All calls of a fan-out are alive at once, and by default the collector walks through them at
     # every 700 new objects: a quarter of the processor time at 1,000 agents, and no garbage found.
     gc.set_threshold(COLLECT_AT, 10, 10)
-    anyio.run(_run, settings)
+    resource = {"k8s.node.name": settings.node_name, "k8s.pod.name": settings.pod_name}
+    with observed(settings, "mcp-gpu-gateway", resource) as audit:
+        anyio.run(_run, settings, audit)
     return 0
 
 
@@ -178,7 +182,7 @@ def _raise_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(settings: GatewaySettings) -> None:
+async def _run(settings: GatewaySettings, audit: AuditLog | None) -> None:
     http = settings.endpoint()  # first: what contradicts itself starts nothing
     if settings.stdio:
         from mcp_gpu.serving.stdio import claim
@@ -190,6 +194,7 @@ async def _run(settings: GatewaySettings) -> None:
             http,
             stdio=settings.stdio,
             delay_seconds=settings.shutdown_delay_seconds,
+            audit=audit,
             node_metrics=settings.node_metrics,
         )
 
@@ -200,6 +205,7 @@ async def serve_gateway(
     *,
     stdio: bool = False,
     delay_seconds: float = 0.0,
+    audit: AuditLog | None = None,
     node_metrics: bool = False,
     task_status: TaskStatus[Listening] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -207,6 +213,7 @@ async def serve_gateway(
 
     Args:
         delay_seconds: how long new calls are still taken after the request to stop.
+        audit: is told of each call.
         node_metrics: whether `/metrics` names each node.
 
     Raises:
@@ -234,6 +241,8 @@ async def serve_gateway(
         identity=identity,
         surface=surface(fleet.router),
     )
+    if audit is not None:
+        audit.hear(registry)
 
     def metrics() -> Iterable[Family]:
         from mcp_gpu.telemetry.metrics.fleet import families  # paid for by the first scrape

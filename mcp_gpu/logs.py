@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from mcp_gpu.telemetry.calls import current
 from transports.text import is_name, visible
 
 __all__ = ["configure"]
@@ -51,7 +52,14 @@ def configure(level: str, form: str) -> None:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    """What the line says beside its message; last, which call it was written for."""
+    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    call = current()
+    if call is not None:
+        extra["call"] = call.id
+        if call.trace_id:
+            extra["trace"] = call.trace_id
+    return extra
 
 
 def _value(value: object) -> str:

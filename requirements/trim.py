@@ -13,6 +13,8 @@ from pathlib import Path
 PACKAGES = "lib/python3*/site-packages"
 KUBERNETES = f"{PACKAGES}/kubernetes"
 
+GOOGLE = ("api", "cloud", "gapic", "logging", "longrunning", "rpc", "type")
+
 STEPS = {
     # Generated classes for every kind of object and every call, each loaded when first named. The
     # program speaks JSON to the API server: what it wants of this package is credentials.
@@ -21,6 +23,12 @@ STEPS = {
         f"{KUBERNETES}/client/models/[a-z]*.py",
         f"{KUBERNETES}/aio/client/api/[a-z]*.py",
         f"{KUBERNETES}/aio/client/models/[a-z]*.py",
+    ),
+    # Of Google's services, which OpenTelemetry's exporter requires, and OpenTelemetry's own for
+    # what others may measure.
+    "messages and names that traces do not use": (
+        *(f"{PACKAGES}/google/{each}/**/*" for each in GOOGLE),
+        f"{PACKAGES}/opentelemetry/semconv/_incubating/*/[!_o]*.py",
     ),
     "tests of packages": (
         f"{PACKAGES}/*/tests/**/*",

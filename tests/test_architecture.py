@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "transports": set[str](),
     "mcp_gpu.gpu": {FIGURES, TEXT},
     "mcp_gpu.node": {"mcp_gpu.gpu", TEXT},
-    "mcp_gpu.fleet": {FIGURES, "transports"},
+    "mcp_gpu.fleet": {"transports", "mcp_gpu.telemetry"},
     "mcp_gpu.workloads": {
         "transports",
         "mcp_gpu.gpu",
@@ -41,8 +41,8 @@ MAY_IMPORT = {
     },
     "mcp_gpu.clients": {"mcp_gpu.sockets"},
     "mcp_gpu.sockets": set[str](),
-    "mcp_gpu.logs": {TEXT},
-    "mcp_gpu.telemetry": set[str](),
+    "mcp_gpu.logs": {TEXT, "mcp_gpu.telemetry.calls"},
+    "mcp_gpu.telemetry": {"transports.errors", TEXT},
     # Reads the figures that others keep, so that none of them knows what they are kept for.
     "mcp_gpu.telemetry.metrics": {
         "mcp_gpu.telemetry",
@@ -51,14 +51,15 @@ MAY_IMPORT = {
         "mcp_gpu.fleet",
         "transports",
     },
-    "mcp_gpu.registry": WIRE | {"mcp_gpu.telemetry.calls"},
-    "mcp_gpu.serving": WIRE | ENDS | {"mcp_gpu.telemetry.calls", "mcp_gpu.telemetry.metrics"},
+    "mcp_gpu.registry": WIRE | {"mcp_gpu.telemetry"},
+    "mcp_gpu.serving": WIRE | ENDS | {"mcp_gpu.telemetry"},
     "mcp_gpu.tools": {
         "mcp_gpu.registry",
         "mcp_gpu.gpu",
         "mcp_gpu.node",
         "mcp_gpu.fleet",
         "mcp_gpu.workloads",
+        "mcp_gpu.telemetry.tracing",
         TEXT,
     },
     "mcp_gpu.prompts": {"mcp_gpu.registry", "mcp_gpu.tools", TEXT},
@@ -80,7 +81,7 @@ MAY_IMPORT = {
 ROLES = {"agent", "sources", "gateway", "demo", "recording", "cli", "attach", "__main__"}
 ROLES |= {"status", "top", "health", "topo", "xid", "why", "ps", "doctor"}
 ROLES |= {"install", "completion", "plugin"}
-ROLES |= {"terminal"}  # what those share
+ROLES |= {"terminal", "observed"}  # what those share
 
 ONLY_IN = {
     "pynvml": ("mcp_gpu.gpu.nvml", "mcp_gpu.gpu.simulator"),
@@ -108,6 +109,7 @@ ONLY_IN = {
     "starlette": ("mcp_gpu.serving",),
     "h2": ("mcp_gpu.node.grpc",),
     "prometheus_client": ("mcp_gpu.telemetry.metrics.exposition",),
+    "opentelemetry": ("mcp_gpu.telemetry",),
     "jwt": ("mcp_gpu.serving.access.signatures",),
     "kubernetes": ("transports.credentials",),
     "aiohttp": ("transports.kubernetes", "transports.refusals", "transports.websocket"),
@@ -115,6 +117,7 @@ ONLY_IN = {
 """Foreign systems, each behind one door."""
 
 READS_ENVIRONMENT = {
+    "mcp_gpu.settings.telemetry",  # OTEL_*, which are OpenTelemetry's and not ours
     "mcp_gpu.settings.fleet",
     "mcp_gpu.variables",  # looks for misspelt settings
     "mcp_gpu.clients.machine",  # where clients are told that their files lie

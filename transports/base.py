@@ -30,6 +30,9 @@ INSTANCE_META_KEY = "mcp-gpu/instance"
 """`_meta` key of every tool result: the identity's `instance`. An address may lead to another
 agent since it was probed, and an agent may have been replaced behind it."""
 
+CALL_META_KEY = "mcp-gpu/call"
+"""`_meta` key of a tool call: the id that names it in the caller's logs, and so in the agent's."""
+
 PAD_META_KEY = "mcp-gpu/pad"
 """`_meta` key of a `server/discover` request: how many characters of padding to answer with;
 in the result, the padding itself."""

@@ -64,10 +64,10 @@ class MemoryTransport(OwnsTasks):
         server = self._servers.get(target.key) or self._servers.get(target.node)
         if server is None:
             raise Unreachable("no such server", target=target, transport=self.name)
-        tasks = self._tasks
+        _ = self._tasks  # raises outside of the block, before there is anything to close
         to_us, inbox = anyio.create_memory_object_stream[_Message](BUFFER_MESSAGES)
         outbox, to_server = anyio.create_memory_object_stream[_Message](BUFFER_MESSAGES)
-        tasks.start_soon(_serve, server, to_server, to_us)
+        self._keep_running(_serve, server, to_server, to_us)
         with inbox, outbox:
             yield inbox, outbox
 

@@ -129,7 +129,7 @@ class PortForwardTransport(HttpTransport):
                 failure = Failure(Unreachable, f"not open within {seconds:g} s", "silent")
                 raise failure.error(target, self.name) from None
         stream = _Stream(socket, target, self.settings.write_timeout_seconds)
-        self._tasks.start_soon(stream.run)
+        self._keep_running(stream.run)
         try:
             with anyio.move_on_after(REFUSAL_SECONDS):
                 await stream.ended.wait()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import anyio
 from mcp import ClientSession, MCPError
@@ -21,12 +21,14 @@ from mcp.types import (
     DiscoverResult,
     Implementation,
     RequestParams,
+    RequestParamsMeta,
     ServerCapabilities,
 )
 from mcp.types.version import LATEST_MODERN_VERSION
 from pydantic import ValidationError
 
 from transports.base import (
+    CALL_META_KEY,
     IDENTITY_META_KEY,
     PAD_CHARS,
     PAD_META_KEY,
@@ -75,6 +77,7 @@ async def call_tool(
     *,
     timeout_seconds: float,
     progress: ProgressFnT | None = None,
+    call_id: str = "",
     client_info: Implementation = CLIENT_INFO,
 ) -> CallToolResult:
     """Call one tool of one agent. A tool that failed is a result with `is_error`, not an exception.
@@ -82,6 +85,7 @@ async def call_tool(
     Args:
         timeout_seconds: for everything: opening the path, the call, the answer.
         progress: awaited with (progress, total, message) for each progress notification.
+        call_id: names the call in the agent's logs; empty lets the agent name it.
 
     Raises:
         TransportError: `TimedOut` when the time is over, `BadPeer` with the peer's message when
@@ -90,7 +94,11 @@ async def call_tool(
 
     async def call(session: ClientSession) -> CallToolResult:
         result = await session.call_tool(
-            name, dict(arguments), progress_callback=progress, allow_input_required=True
+            name,
+            dict(arguments),
+            progress_callback=progress,
+            meta=cast("RequestParamsMeta", {CALL_META_KEY: call_id}) if call_id else None,
+            allow_input_required=True,
         )
         if not isinstance(result, CallToolResult):
             raise BadPeer(

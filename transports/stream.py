@@ -200,9 +200,9 @@ class StreamTransport(OwnsTasks, ABC):
                 message = f"all {self.settings.max_open} streams are in use"
                 raise Unreachable(message, target=target, transport=self.name)
             unused.end(Failure(Broken, "closed to make room for another stream"))
-        tasks = self._tasks
+        _ = self._tasks  # raises outside of the block, before there is anything to close
         stream = _Stream(self, target)
-        tasks.start_soon(stream.run)
+        self._keep_running(stream.run)
         return stream
 
     def forget(self, stream: _Stream) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVarTuple
 
 import anyio
 from anyio.abc import TaskGroup
+
+Arguments = TypeVarTuple("Arguments")
 
 
 class OwnsTasks:
@@ -17,6 +21,7 @@ class OwnsTasks:
     """
 
     _task_group: TaskGroup | None = None
+    _context: Context
 
     @property
     def _tasks(self) -> TaskGroup:
@@ -25,12 +30,21 @@ class OwnsTasks:
             raise RuntimeError(f"{type(self).__name__} is used outside of `async with`")
         return self._task_group
 
+    def _keep_running(
+        self, run: Callable[[*Arguments], Coroutine[Any, Any, object]], *arguments: *Arguments
+    ) -> None:
+        """Start a task that outlives the call it is first needed for: what it logs and sends is no
+        part of that call. Raises as `_tasks`."""
+        tasks = self._tasks
+        self._context.copy().run(lambda: tasks.start_soon(run, *arguments))
+
     async def __aenter__(self) -> Self:
         if self._task_group is not None:
             raise RuntimeError(f"{type(self).__name__} is entered twice")
         group = anyio.create_task_group()
         await group.__aenter__()
         self._task_group = group
+        self._context = copy_context()
         try:
             await self._entered()
         except BaseException:

@@ -21,6 +21,8 @@ from mcp_gpu.fleet.lanes import Lanes, Place
 from mcp_gpu.fleet.model import Attempt, FailureReason, PassedOver
 from mcp_gpu.fleet.question import NodeAnswer, Question, read, too_old, words
 from mcp_gpu.fleet.reachability import PathFailure, Reachability, Way
+from mcp_gpu.telemetry import tracing
+from mcp_gpu.telemetry.calls import current
 from transports.base import INSTANCE_META_KEY, Target, Transport
 from transports.errors import BadPeer, Broken, TimedOut, TransportError, leaves
 from transports.session import call_tool
@@ -70,6 +72,13 @@ class Errand(Generic[M]):
     def is_late(self) -> bool:
         """Whether the agent's own time ended it."""
         return self._allowance.scope.cancelled_caught and not self.skipped
+
+    @property
+    def _outcome(self) -> str:
+        """What came of it, in a word, once it is settled."""
+        if self.answer is not None:
+            return "ok"
+        return self.attempts[0].reason if self.attempts else "not_needed"
 
     def skip(self) -> None:
         """Give it up, without blame."""
@@ -142,7 +151,10 @@ class Errand(Generic[M]):
         transport = way.transport
         self._taken.add(transport.name)
         try:
-            await self._call(way, hedge)
+            node = self._reachability.shown(self.target, way.identity.node)
+            with tracing.span("attempt", node=node, path=transport.name):
+                await self._call(way, hedge)
+                tracing.note(outcome=self._outcome)
         except TransportError as error:
             if hedge is not None and isinstance(error, (BadPeer, Broken)):
                 if isinstance(error, Broken):
@@ -185,6 +197,7 @@ class Errand(Generic[M]):
             left = self._allowance.left_seconds
             if self._others_left():
                 left *= FIRST_PATH_SHARE
+            call = current()
             with (
                 self._hedging(transport, place, hedge),
                 self._reachability.calls.attempt(transport.name, self._is_over),
@@ -195,6 +208,7 @@ class Errand(Generic[M]):
                     question.tool,
                     arguments,
                     timeout_seconds=max(left, LEAST_CALL_SECONDS),
+                    call_id="" if call is None else call.id,
                     client_info=CLIENT_INFO,
                 )
                 if (outcome.meta or {}).get(INSTANCE_META_KEY) != identity.instance:

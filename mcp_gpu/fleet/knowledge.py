@@ -15,6 +15,7 @@ from mcp_gpu.fleet.patience import Patience
 from mcp_gpu.fleet.proof import PROVEN_WITHOUT_TOKEN, prove
 from mcp_gpu.fleet.race import Way
 from mcp_gpu.fleet.tally import Tally
+from mcp_gpu.telemetry import tracing
 from transports.base import Identity, Target, Transport
 from transports.errors import TransportError
 
@@ -186,8 +187,12 @@ class Knowledge:
         """
         limit_seconds = self._timeouts.get(transport.name, self._default_timeout_seconds)
         sent_at = anyio.current_time()
-        with self.probes.attempt(transport.name):
+        with (
+            tracing.span("probe", agent=str(target), path=transport.name),
+            self.probes.attempt(transport.name),
+        ):
             identity = await prove(transport, target, limit_seconds, self.patience)
+            tracing.note(outcome="ok")
         took_seconds = anyio.current_time() - sent_at
         self._nodes[target.key] = identity.node
         self._paths.prove(target.key, transport.name, identity, took_seconds)

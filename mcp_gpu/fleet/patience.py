@@ -6,7 +6,9 @@ import heapq
 import itertools
 import sys
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
@@ -49,8 +51,10 @@ class Patience:
         self._wanted = anyio.Event()
 
     def after(self, seconds: float, action: Callable[[], None]) -> Alarm:
-        """Do it once `seconds` of patience have passed. The action must not raise."""
-        alarm = Alarm(self._now_seconds + seconds, next(self._numbers), action)
+        """Do it once `seconds` of patience have passed, in the context of who asks now: what it
+        starts is part of the same call. The action must not raise."""
+        within = partial(copy_context().run, action)
+        alarm = Alarm(self._now_seconds + seconds, next(self._numbers), within)
         heapq.heappush(self._alarms, alarm)
         self._wanted.set()
         return alarm

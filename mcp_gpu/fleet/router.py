@@ -23,6 +23,8 @@ from mcp_gpu.fleet.model import Coverage, FailureReason, NodeFailure
 from mcp_gpu.fleet.question import NodeAnswer, Question
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.selection import UnknownNodes, pick
+from mcp_gpu.telemetry import tracing
+from mcp_gpu.telemetry.calls import current
 from transports.base import Target
 
 __all__ = ["FanOut", "NodeAnswer", "Router", "UnknownNodes"]
@@ -110,7 +112,20 @@ class Router:
             DiscoveryError: no agents are known at all.
             UnknownNodes: `nodes` names some that discovery does not know.
         """
-        started = time.monotonic()
+        with tracing.span("fan_out", tool=tool):
+            started = time.monotonic()
+            fan_out = await self._fan_out(tool, arguments, result, nodes, progress)
+            _tell(tool, fan_out, time.monotonic() - started)
+            return fan_out
+
+    async def _fan_out(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any],
+        result: type[M],
+        nodes: Collection[str] | None,
+        progress: Progress | None,
+    ) -> FanOut[M]:
         table = self.discovery.table()
         if not table.targets and not table.absent:
             raise DiscoveryError(f"{table.source}: {table.problem or 'no agents there'}")
@@ -142,7 +157,6 @@ class Router:
         fan_out = self._collect(table, errands, wanted)
         self.nodes_answered.update(answer.via for answer in fan_out.answers)
         self.nodes_failed.update(failure.reason for failure in fan_out.failures)
-        _log(tool, fan_out, time.monotonic() - started)
         return fan_out
 
     def load(self) -> Mapping[str, Load]:
@@ -277,7 +291,21 @@ def _rank(answer: NodeAnswer[Any]) -> tuple[bool, float]:
     return answer.ready, answer.identity.started_at
 
 
-def _log(tool: str, fan_out: FanOut[Any], seconds: float) -> None:
+def _tell(tool: str, fan_out: FanOut[Any], seconds: float) -> None:
+    """The log, the trace and the call that this is part of."""
+    coverage = fan_out.coverage
+    answered, asked = coverage.nodes_answered, coverage.nodes_asked
+    tracing.note(
+        nodes_asked=asked,
+        nodes_answered=answered,
+        outcome="ok" if answered == asked else "partial" if answered else "no_answer",
+        discovery_age_seconds=coverage.discovery_age_seconds,
+    )
+    call = current()
+    if call is not None:
+        for failure in fan_out.failures:
+            call.nodes.setdefault(failure.node, False)
+        call.nodes.update((answer.node, True) for answer in fan_out.answers)
     logger.info(
         "routing complete",
         extra={

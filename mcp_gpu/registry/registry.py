@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import secrets
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,8 +36,10 @@ from mcp_gpu.registry.later import Later
 from mcp_gpu.registry.surface import Surface, SurfaceServer
 from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
 from mcp_gpu.registry.updates import Updates
-from mcp_gpu.telemetry.calls import Calls, Running
+from mcp_gpu.telemetry import tracing
+from mcp_gpu.telemetry.calls import Calls, Running, call_id
 from transports.base import (
+    CALL_META_KEY,
     IDENTITY_META_KEY,
     INSTANCE_META_KEY,
     PAD_CHARS,
@@ -142,9 +143,13 @@ class Registry:
 
     def identity(self) -> Identity:
         """Who answers, with the tools and the argument names that each takes."""
+        return replace(self._identity(), tools=self.takes)
+
+    @property
+    def takes(self) -> Mapping[str, tuple[str, ...]]:
+        """The argument names of each tool."""
         listed = self._listing.tools
-        tools = {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
-        return replace(self._identity(), tools=tools)
+        return {each.name: tuple(each.input_schema.get("properties", ())) for each in listed}
 
     def needs(self, method: str, params: Mapping[str, Any]) -> frozenset[str]:
         """The tools whose content a request would be shown: a caller needs the right to each."""
@@ -199,8 +204,12 @@ class Registry:
     ) -> CallToolResult:
         call = _call(context)
         name = later.listed.name
-        with self.calls.run(name, raw, call_id=call.id, client=call.caller) as running:
-            return await self._outcome(later, raw, call, narrowed, running)
+        with self.calls.run(
+            name, raw, call_id=call.id, client=call.caller, trace_id=tracing.trace_id()
+        ) as running:
+            result = await self._outcome(later, raw, call, narrowed, running)
+            tracing.note(call=call.id, tool=name, outcome=running.outcome)
+            return result
 
     async def _outcome(
         self,
@@ -267,7 +276,9 @@ def _call(context: Context) -> Call:
     client = context.session.client_params
     caller = f"{client.client_info.name} {client.client_info.version}" if client else "unknown"
     return Call(
-        id=secrets.token_hex(4), caller=caller[:100], report=context.session.report_progress
+        id=call_id((context.meta or {}).get(CALL_META_KEY)),
+        caller=caller[:100],
+        report=context.session.report_progress,
     )
 
 

@@ -30,6 +30,8 @@ from mcp_gpu.serving.protocol import KEEP_ALIVE_SECONDS, BoundedProtocol
 from mcp_gpu.serving.security import RebindingGuard, refusal
 from mcp_gpu.serving.stream import Stop, fault
 from mcp_gpu.serving.tls import Handshakes, TlsConnection
+from mcp_gpu.telemetry.calls import Calls, Refused
+from mcp_gpu.telemetry.origin import ORIGIN, Origin
 from transports.framing import decode, encode
 
 __all__ = ["serve_http"]
@@ -38,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 BODY_SECONDS = 30.0
 """How long a client may take to send a request's body."""
+
+REFUSALS = frozenset({401, 403, 421, 429, 503})
+"""What a caller is told who may not call, or not now."""
 
 OPEN_PAGE = "/healthz"
 """Answered whatever the Host: load balancers ask by names of their own, and it tells nothing."""
@@ -70,7 +75,8 @@ async def serve_http(
     """
     async with gate, _session_managers(server, endpoint.body_bytes) as (events, plain):
         app = _parting(
-            _App(endpoint, gate, {**pages.paths, **gate.pages}, events, plain), pages.stop
+            _App(endpoint, gate, pages.calls, {**pages.paths, **gate.pages}, events, plain),
+            pages.stop,
         )
         handshakes = Handshakes()
         config = uvicorn.Config(
@@ -165,12 +171,14 @@ class _App:
         self,
         endpoint: HttpEndpoint,
         gate: Gate,
+        calls: Calls,
         pages: dict[str, Page],
         events: StreamableHTTPSessionManager,
         plain: StreamableHTTPSessionManager,
     ) -> None:
         self._body_bytes = endpoint.body_bytes
         self._gate = gate
+        self._calls = calls
         self._large_bodies = anyio.Semaphore(LARGE_BODIES)
         self._pages = pages
         self._events = events
@@ -185,11 +193,26 @@ class _App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if path == "/mcp":
-            await self._guarded_mcp(scope, receive, send)
+            origin = Origin(listener="http", peer=_peer(scope))
+            before = ORIGIN.set(origin)
+            try:
+                await self._guarded_mcp(scope, receive, self._telling(origin, send))
+            finally:
+                ORIGIN.reset(before)
         elif path == OPEN_PAGE:
             await self._page(scope, receive, send)
         else:
             await self._guarded_page(scope, receive, send)
+
+    def _telling(self, origin: Origin, send: Send) -> Send:
+        """A `send` that tells of callers who are turned away, whoever does it."""
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in REFUSALS:
+                self._calls.refuse(Refused(origin=origin, status=message["status"]))
+            await send(message)
+
+        return tell
 
     async def _page(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = self._pages.get(scope["path"])
@@ -217,6 +240,9 @@ class _App:
         caller = await self._gate.admit(scope)
         if isinstance(caller, Response):
             return caller
+        origin = ORIGIN.get()
+        if origin is not None and caller is not None:
+            origin.token, origin.subject = caller.kind, caller.name
         if scope["method"] != "POST":
             return refusal(405, "MCP is spoken here with POST alone.", {"Allow": "POST"})
         body = await self._body(scope, receive)
@@ -228,6 +254,8 @@ class _App:
             return _bad(body)
         if not isinstance(message, JSONRPCRequest | JSONRPCNotification):
             return _bad(body)  # an answer, and nothing was asked; or one that is a request as well
+        if origin is not None:
+            origin.asked = _asked(message)
         # What goes on is what was judged: the SDK reads a body in its own way, and would run as a
         # request what was taken here for something else.
         return await self._gate.permit(caller, message) or encode(message)
@@ -275,6 +303,16 @@ class _App:
             tasks.start_soon(watch)
             await self._plain.handle_request(scope, _replay(body, _silence), send)
             tasks.cancel_scope.cancel()
+
+
+def _peer(scope: Scope) -> str:
+    host, port = scope["client"] or ("", 0)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _asked(message: JSONRPCRequest | JSONRPCNotification) -> str:
+    name = (message.params or {}).get("name")
+    return name if message.method == "tools/call" and isinstance(name, str) else message.method
 
 
 def _bad(body: bytes) -> Response:

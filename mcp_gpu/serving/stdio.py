@@ -24,6 +24,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 from mcp.server.lowlevel import Server
 
 from mcp_gpu.serving.stream import Stop, serve_stream
+from mcp_gpu.telemetry.origin import ORIGIN, Origin
 
 __all__ = ["claim", "serve_stdio"]
 
@@ -34,6 +35,7 @@ CHUNK_BYTES = 65_536
 
 async def serve_stdio(server: Server[Any], *, lifespan_state: Any, stop: Stop) -> None:
     """Serve the client at stdin and stdout; its end requests the stop of the whole process."""
+    ORIGIN.set(Origin(listener="stdio"))
     channel = _StdioChannel(*claim(), current_token())
     await serve_stream(server, channel, lifespan_state=lifespan_state, stop=stop)
     stop.requested.set()

@@ -24,6 +24,7 @@ from mcp.server.lowlevel import Server
 
 from mcp_gpu.serving.endpoint import ListenError
 from mcp_gpu.serving.stream import Stop, serve_stream
+from mcp_gpu.telemetry.origin import ORIGIN, Origin
 
 __all__ = ["bind", "serve_unix_socket"]
 
@@ -127,8 +128,11 @@ async def serve_unix_socket(
 
     async def serve(connection: SocketStream) -> None:
         async with connection:
-            if not _trusted(connection):
+            pid, uid = _peer(connection)
+            if uid not in (os.geteuid(), 0):
+                logger.warning("refused a client of the Unix socket: uid %d", uid)
                 return
+            ORIGIN.set(Origin(listener="unix", peer=f"uid {uid} pid {pid}"))
             try:
                 slots.acquire_nowait()
             except anyio.WouldBlock:
@@ -164,11 +168,9 @@ async def serve_unix_socket(
             accepting.cancel_scope.cancel()
 
 
-def _trusted(connection: SocketStream) -> bool:
+def _peer(connection: SocketStream) -> tuple[int, int]:
+    """The client's process and user."""
     raw = connection.extra(SocketAttribute.raw_socket)
     peer = raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _, uid, _ = struct.unpack("3i", peer)
-    if uid in (os.geteuid(), 0):
-        return True
-    logger.warning("refused a client of the Unix socket: uid %d", uid)
-    return False
+    pid, uid, _ = struct.unpack("3i", peer)
+    return pid, uid

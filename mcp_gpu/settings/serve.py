@@ -12,14 +12,14 @@ from mcp_gpu.serving.endpoint import HttpEndpoint, TlsFiles
 from mcp_gpu.settings.base import (
     DEFAULT_HTTP_PORT,
     File,
-    LogSettings,
     Names,
     Port,
     SettingError,
 )
+from mcp_gpu.settings.telemetry import TelemetrySettings
 
 
-class ServeSettings(LogSettings):
+class ServeSettings(TelemetrySettings):
     """How a role is served. Without `stdio`, over HTTP."""
 
     http_host: Names = ("127.0.0.1", "::1")

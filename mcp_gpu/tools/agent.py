@@ -3,12 +3,15 @@ it, nor for what it imports."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mcp_gpu.registry import Makers, Tool
+from mcp_gpu.registry import Answer, Call, Makers, Tool
+from mcp_gpu.telemetry.tracing import note
 
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
@@ -112,10 +115,9 @@ def makers(sources: Sources) -> Makers:
 
         return explain_tool()
 
-    return {
+    makers = {
         "analyze_xid_errors": xids,
         "describe_gpu_node": describe,
-        "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
         "get_gpu_processes": processes,
@@ -123,3 +125,20 @@ def makers(sources: Sources) -> Makers:
         "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }
+    aged = {name: partial(_aged, make, sources.collector) for name, make in makers.items()}
+    return {**aged, "explain_xid": explain}
+
+
+def _aged(make: Callable[[], Tool[Any]], collector: Collector) -> Tool[Any]:
+    """A tool that answers from the collector's snapshot, and says in its trace how old that is."""
+    tool = make()
+
+    async def run(arguments: Any, call: Call) -> Answer:
+        snapshot = collector.snapshot
+        note(snapshot_state=snapshot.state)
+        if snapshot.fast_at is not None:
+            age_seconds = max(time.time() - snapshot.fast_at, 0.0)
+            note(snapshot_age_seconds=round(age_seconds, 3))
+        return await tool.run(arguments, call)
+
+    return replace(tool, run=run)

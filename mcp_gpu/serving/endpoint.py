@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcp_gpu.serving.access.model import AccessPolicy
+from mcp_gpu.serving.limits import Ceilings
 from transports.hosts import is_loopback
 
 __all__ = ["HttpEndpoint", "ListenError", "TlsFiles", "bind"]
@@ -63,6 +64,7 @@ class HttpEndpoint:
     """None serves plain HTTP."""
     body_bytes: int = 1 << 20
     """Longest request body. Arguments are names and numbers."""
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
     @property
     def open_to_all(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ import anyio
 import uvicorn
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp_types import JSONRPCNotification, JSONRPCRequest
+from mcp_types import JSONRPCError, JSONRPCMessage, JSONRPCNotification, JSONRPCRequest
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,12 +26,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mcp_gpu.serving.access.gate import Gate
 from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint
+from mcp_gpu.serving.limits import Limits, Shed, Visit, name_of
+from mcp_gpu.serving.message import Malformed, fault, read
 from mcp_gpu.serving.pages import Page, Pages
 from mcp_gpu.serving.protocol import KEEP_ALIVE_SECONDS, BoundedProtocol
 from mcp_gpu.serving.security import RebindingGuard, refusal
-from mcp_gpu.serving.stream import Stop, fault
+from mcp_gpu.serving.stream import Stop
 from mcp_gpu.serving.tls import Handshakes, TlsConnection
-from transports.framing import decode, encode
+from transports.framing import encode
 
 __all__ = ["serve_http"]
 
@@ -48,6 +51,9 @@ LARGE_BODY_BYTES = 1 << 16
 LARGE_BODIES = 32
 """Longer bodies that may be on their way at once: clients that never finish theirs would otherwise
 hold `body_bytes` each, a GiB together. Others are served meanwhile."""
+
+QUIET_SECONDS = 60.0
+"""How often the log repeats that requests are sent away."""
 
 
 async def serve_http(
@@ -70,7 +76,8 @@ async def serve_http(
     """
     async with gate, _session_managers(server, endpoint.body_bytes) as (events, plain):
         app = _parting(
-            _App(endpoint, gate, {**pages.paths, **gate.pages}, events, plain), pages.stop
+            _App(endpoint, gate, pages.limits, {**pages.paths, **gate.pages}, events, plain),
+            pages.stop,
         )
         handshakes = Handshakes()
         config = uvicorn.Config(
@@ -165,12 +172,15 @@ class _App:
         self,
         endpoint: HttpEndpoint,
         gate: Gate,
+        limits: Limits,
         pages: dict[str, Page],
         events: StreamableHTTPSessionManager,
         plain: StreamableHTTPSessionManager,
     ) -> None:
         self._body_bytes = endpoint.body_bytes
         self._gate = gate
+        self._limits = limits
+        self._silent_until = 0.0
         self._large_bodies = anyio.Semaphore(LARGE_BODIES)
         self._pages = pages
         self._events = events
@@ -204,33 +214,68 @@ class _App:
         await answer(scope, receive, send)
 
     async def _mcp(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await self._admitted(scope, receive)
-        if isinstance(body, Response):
-            await body(scope, receive, send)
-        elif _names_events(scope):
-            await self._events.handle_request(scope, _replay(body, receive), send)
-        else:
-            await self._answer_plainly(scope, body, receive, send)
+        # Who has left an answer unread is asked nothing for: no more is made than he reads.
+        await _connection(scope).until_read()
+        refused = await self._serve(scope, receive, send)
+        if refused is not None:
+            await refused(scope, receive, send)
 
-    async def _admitted(self, scope: Scope, receive: Receive) -> bytes | Response:
-        """The one message that a caller who may send it has sent, or what to refuse it with."""
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Answer the one message that a caller has sent, or give what to refuse it with."""
         caller = await self._gate.admit(scope)
         if isinstance(caller, Response):
             return caller
         if scope["method"] != "POST":
             return refusal(405, "MCP is spoken here with POST alone.", {"Allow": "POST"})
+        name = name_of(caller, (scope["client"] or ("",))[0])
+        visit = self._limits.admit(name)
+        if isinstance(visit, Shed):
+            return self._sent_away(name, visit)
+        with visit:
+            message = await self._message(scope, receive)
+            if isinstance(message, Response):
+                return message
+            denied = await self._gate.permit(caller, message)
+            if denied is not None:
+                return denied
+            shed = await _turn(visit, message, receive)
+            if shed is not None:
+                return self._sent_away(name, shed)
+            if visit.is_on:  # the client has gone meanwhile
+                # What goes on is what was judged: the SDK reads a body in its own way, and would
+                # run as a request what was taken here for something else.
+                await self._answer(scope, encode(message), receive, _leaving(visit, scope, send))
+        return None
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        if _names_events(scope):
+            await self._events.handle_request(scope, _replay(body, receive), send)
+        else:
+            await self._answer_plainly(scope, body, receive, send)
+
+    def _sent_away(self, name: str, shed: Shed) -> Response:
+        """The log tells of it once a minute: a crowd should not fill it as well."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + QUIET_SECONDS
+            count = self._limits.shed.total()
+            logger.warning("sending requests away, %d so far, this of %s: %s", count, name, shed)
+        return refusal(429, shed.message, {"Retry-After": str(shed.retry_seconds)})
+
+    async def _message(
+        self, scope: Scope, receive: Receive
+    ) -> JSONRPCRequest | JSONRPCNotification | Response:
         body = await self._body(scope, receive)
         if isinstance(body, Response):
             return body
         try:
-            message = decode(body)
-        except ValueError:
-            return _bad(body)
+            message = read(body)
+        except Malformed as failure:
+            return _bad(failure.answer)
         if not isinstance(message, JSONRPCRequest | JSONRPCNotification):
-            return _bad(body)  # an answer, and nothing was asked; or one that is a request as well
-        # What goes on is what was judged: the SDK reads a body in its own way, and would run as a
-        # request what was taken here for something else.
-        return await self._gate.permit(caller, message) or encode(message)
+            # An answer, and nothing was asked; or one that is a request as well.
+            return _bad(fault(body))
+        return message
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""
@@ -265,21 +310,58 @@ class _App:
         (which the SDK does for event streams alone)."""
         headers = [pair for pair in scope["headers"] if pair[0] != b"accept"]
         scope = {**scope, "headers": [*headers, (b"accept", b"application/json")]}
-        async with anyio.create_task_group() as tasks:
-
-            async def watch() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch)
+        async with _while_connected(receive):
             await self._plain.handle_request(scope, _replay(body, _silence), send)
+
+
+@asynccontextmanager
+async def _while_connected(receive: Receive) -> AsyncIterator[None]:
+    """A block that is left as soon as the client hangs up."""
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
             tasks.cancel_scope.cancel()
 
+        tasks.start_soon(watch)
+        yield
+        tasks.cancel_scope.cancel()
 
-def _bad(body: bytes) -> Response:
+
+async def _turn(visit: Visit, message: JSONRPCMessage, receive: Receive) -> Shed | None:
+    """Wait until the message may be answered, or its client has gone; or why it is not."""
+    if isinstance(message, JSONRPCRequest) and message.method == "subscriptions/listen":
+        return visit.subscribe()
+    shed = visit.enter()
+    if visit.waits:
+        async with _while_connected(receive):
+            shed = await visit.turn()
+    return shed
+
+
+def _leaving(visit: Visit, scope: Scope, send: Send) -> Send:
+    """A `send` that ends the visit's turn where its client does not read."""
+    connection = _connection(scope)
+
+    async def say(message: Message) -> None:
+        if connection.unread:
+            visit.pass_on()
+        await send(message)
+        if connection.unread:
+            visit.pass_on()
+
+    return say
+
+
+def _connection(scope: Scope) -> BoundedProtocol:
+    connection: BoundedProtocol = scope["state"]["connection"]
+    return connection
+
+
+def _bad(answer: JSONRPCError) -> Response:
     """What a byte stream answers, too. The SDK would with kilobytes of pydantic's prose."""
-    return Response(encode(fault(body)), status_code=400, media_type="application/json")
+    return Response(encode(answer), status_code=400, media_type="application/json")
 
 
 def _names_events(scope: Scope) -> bool:

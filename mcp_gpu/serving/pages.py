@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Scope
 
+from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
 from transports.base import PAD_CHARS, Identity
@@ -41,6 +42,7 @@ class Pages:
 
     identity: Callable[[], Identity]
     calls: Calls
+    limits: Limits
     readiness: Callable[[], Readiness]
     stop: Stop
     tells_all: bool

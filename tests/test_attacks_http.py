@@ -358,6 +358,9 @@ async def test_a_request_that_is_far_too_long_is_refused_in_few_words(raw: bytes
 SLOW = 500
 """Sockets of one attacker."""
 
+ELSEWHERE = "127.0.0.2"
+"""Where the attacker is: from another address than those who are to be served meanwhile."""
+
 HELD_BYTES = 512 << 10
 """What each may make the process hold: an answer that is not read, and what it was made of."""
 
@@ -518,8 +521,8 @@ async def crowd(port: int, said: bytes) -> AsyncIterator[None]:
     """So many clients that have said this and do nothing more."""
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         for _ in range(SLOW):
-            stream = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port))
-            tasks.start_soon(say, stream, said)
+            connected = await anyio.connect_tcp("127.0.0.1", port, local_host=ELSEWHERE)
+            tasks.start_soon(say, await stack.enter_async_context(connected), said)
         yield
         tasks.cancel_scope.cancel()
 

@@ -488,9 +488,12 @@ async def test_hundreds_of_slow_clients_hold_up_nobody_and_hold_little(
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # have it give back what is freed
     # What a gateway allows its agents is not the question: five hundred clients beside other work
     # can take both processors for seconds.
-    for name in ("NODE_DEADLINE", "CALL_DEADLINE", "PROBE_TIMEOUT"):
-        monkeypatch.setenv(f"MCP_GPU_{name}_SECONDS", str(PATIENCE_SECONDS))
-    async with cluster(tmp_path, FLEET) as here:
+    flags = [
+        word
+        for name in ("node-deadline", "call-deadline", "probe-timeout")
+        for word in (f"--{name}-seconds", str(PATIENCE_SECONDS))
+    ]
+    async with cluster(tmp_path, FLEET, *flags) as here:
         for kind, said in SLOW_CLIENTS.items():
             before = await held_by(here)
             async with crowd(here.gateway.port, said):

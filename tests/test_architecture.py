@@ -61,7 +61,6 @@ MAY_IMPORT = {
     "mcp_gpu.settings": {
         "mcp_gpu.serving.access.model",
         "mcp_gpu.serving.endpoint",
-        "mcp_gpu.serving.limits",
         "mcp_gpu.sockets",
     },
     "mcp_gpu.variables": {"mcp_gpu.settings"},

@@ -12,8 +12,8 @@ import pytest
 import mcp_gpu.serving.limits
 import mcp_gpu.serving.protocol
 from mcp_gpu.serving.access.model import Caller
-from mcp_gpu.serving.endpoint import HttpEndpoint
-from mcp_gpu.serving.limits import Ceilings, Limits, Shed, Visit, name_of
+from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint
+from mcp_gpu.serving.limits import Limits, Shed, Visit, name_of
 from mcp_gpu.serving.message import NESTING
 from support.demo_server import Gate, registry
 from support.wire import PATIENCE_SECONDS, call, end_of, headers, request, serving, unix_lines

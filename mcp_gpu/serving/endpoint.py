@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcp_gpu.serving.access.model import AccessPolicy
-from mcp_gpu.serving.limits import Ceilings
 from transports.hosts import is_loopback
 
-__all__ = ["HttpEndpoint", "ListenError", "TlsFiles", "bind"]
+__all__ = ["Ceilings", "HttpEndpoint", "ListenError", "TlsFiles", "bind"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,22 @@ class TlsFiles:
 
     cert_file: Path
     key_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """The bounds on requests, which `limits` keeps."""
+
+    inflight: int = 32
+    """Answered at once."""
+    inflight_per_caller: int = 16
+    waiting: int = 256
+    wait_seconds: float = 10.0
+    """How long a request waits for its turn."""
+    qps: float = 0.0
+    """Requests a second of one caller, in the long run; 0 for any."""
+    burst: int = 100
+    """How many of them may come at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ from typing import Literal, Self
 import anyio
 
 from mcp_gpu.serving.access.model import Caller
+from mcp_gpu.serving.endpoint import Ceilings
 
-__all__ = ["Ceilings", "Limits", "Shed", "Visit", "Why", "name_of"]
+__all__ = ["Limits", "Shed", "Visit", "Why", "name_of"]
 
 Why = Literal["rate", "queue", "wait", "subscriptions"]
 """What a request is sent away for: its caller's rate, a full queue, too long a wait in it, or as
@@ -37,22 +38,6 @@ CALLERS = 4096
 
 NETWORK_BITS = 64
 """What an IPv6 caller has to himself, at the least."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ceilings:
-    """The bounds on requests."""
-
-    inflight: int = 32
-    """Answered at once."""
-    inflight_per_caller: int = 16
-    waiting: int = 256
-    wait_seconds: float = 10.0
-    """How long a request waits for its turn."""
-    qps: float = 0.0
-    """Requests a second of one caller, in the long run; 0 for any."""
-    burst: int = 100
-    """How many of them may come at once."""
 
 
 @dataclass(frozen=True, slots=True)

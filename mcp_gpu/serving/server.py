@@ -20,8 +20,8 @@ from anyio.abc import TaskStatus
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 
-from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
-from mcp_gpu.serving.limits import Ceilings, Limits
+from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint, ListenError, bind
+from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.pages import Pages, Readiness
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls

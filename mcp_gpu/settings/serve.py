@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens, OAuth
-from mcp_gpu.serving.endpoint import HttpEndpoint, TlsFiles
-from mcp_gpu.serving.limits import Ceilings
+from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint, TlsFiles
 from mcp_gpu.settings.base import (
     DEFAULT_HTTP_PORT,
     File,

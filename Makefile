@@ -9,7 +9,7 @@ ARGS ?=
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench accept bench-scale format lock mcpb node clean
+.PHONY: help run test check bench accept bench-scale overload format lock mcpb node clean
 .PHONY: cluster cluster-build cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
@@ -61,6 +61,9 @@ accept: $(STAMP)  ## The same figures against their limits; exit 1 if one is mis
 
 bench-scale: $(STAMP)  ## A gateway over 1,000 agents; exit 1 if a limit is missed (ARGS=--profile: where its time goes)
 	@PYTHONPATH=tests $(BIN)/python -m bench.fleet $(ARGS)
+
+overload: $(STAMP)  ## A gateway under 500 clients at once, 50 of them slow; exit 1 if a limit is missed (about a minute)
+	@PYTHONPATH=tests $(BIN)/python -m bench.overload $(ARGS)
 
 check: $(STAMP)  ## Formatting, lint, types, spelling, the chart
 	$(BIN)/ruff format --check .

@@ -62,8 +62,14 @@ FOR_HTTP: tuple[str, ...] = (
     "tls_cert_file",
     "tls_key_file",
     "allow_anonymous",
+    "max_requests_inflight",
+    "max_requests_inflight_per_caller",
+    "max_requests_waiting",
+    "request_wait_seconds",
+    "caller_qps",
+    "caller_burst",
 )
-"""Settings that say who may call over HTTP, and how."""
+"""Settings that say who may call over HTTP, how, and how much."""
 
 
 def run(settings: AgentSettings) -> int:

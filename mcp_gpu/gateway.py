@@ -383,6 +383,8 @@ def _options(settings: FleetSettings, name: str) -> Mapping[str, Any]:
     if name in ("portforward", "exec"):
         options["kubeconfig"] = settings.kubeconfig
         options["contexts"] = list(settings.context)
+    if name in ("exec", "command"):
+        options["max_open"] = settings.max_streams
     if name in ("http", "portforward"):
         options["scheme"] = settings.agent_scheme
         for_tls = {each: getattr(settings, f"agent_{each}") for each in FOR_TLS}

@@ -358,6 +358,9 @@ async def test_a_request_that_is_far_too_long_is_refused_in_few_words(raw: bytes
 SLOW = 500
 """Sockets of one attacker."""
 
+ELSEWHERE = "127.0.0.2"
+"""Where the attacker is: from another address than those who are to be served meanwhile."""
+
 HELD_BYTES = 512 << 10
 """What each may make the process hold: an answer that is not read, and what it was made of."""
 
@@ -485,9 +488,12 @@ async def test_hundreds_of_slow_clients_hold_up_nobody_and_hold_little(
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")  # have it give back what is freed
     # What a gateway allows its agents is not the question: five hundred clients beside other work
     # can take both processors for seconds.
-    for name in ("NODE_DEADLINE", "CALL_DEADLINE", "PROBE_TIMEOUT"):
-        monkeypatch.setenv(f"MCP_GPU_{name}_SECONDS", str(PATIENCE_SECONDS))
-    async with cluster(tmp_path, FLEET) as here:
+    flags = [
+        word
+        for name in ("node-deadline", "call-deadline", "probe-timeout")
+        for word in (f"--{name}-seconds", str(PATIENCE_SECONDS))
+    ]
+    async with cluster(tmp_path, FLEET, *flags) as here:
         for kind, said in SLOW_CLIENTS.items():
             before = await held_by(here)
             async with crowd(here.gateway.port, said):
@@ -518,8 +524,8 @@ async def crowd(port: int, said: bytes) -> AsyncIterator[None]:
     """So many clients that have said this and do nothing more."""
     async with AsyncExitStack() as stack, anyio.create_task_group() as tasks:
         for _ in range(SLOW):
-            stream = await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port))
-            tasks.start_soon(say, stream, said)
+            connected = await anyio.connect_tcp("127.0.0.1", port, local_host=ELSEWHERE)
+            tasks.start_soon(say, await stack.enter_async_context(connected), said)
         yield
         tasks.cancel_scope.cancel()
 

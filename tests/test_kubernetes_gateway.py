@@ -404,8 +404,10 @@ def test_by_default_http_comes_first_then_the_api_server_then_commands() -> None
 def test_each_path_is_told_what_it_needs_of_the_settings(tmp_path: Path) -> None:
     files = {"agent_token_file": tmp_path / "token", "agent_ca_file": tmp_path / "ca.pem"}
     named = {"agent_scheme": "https", "agent_server_name": "agents.gpu.svc"}
-    chosen = GatewaySettings(agents="a", kubeconfig="~/other", context="prod", **named, **files)
-    http, forward, exec_, _ = (getattr(t, "settings", None) for t in make_transports(chosen))
+    chosen = GatewaySettings(
+        agents="a", kubeconfig="~/other", context="prod", max_streams=7, **named, **files
+    )
+    http, forward, exec_, command = (getattr(t, "settings", None) for t in make_transports(chosen))
     for by_port in (http, forward):
         assert (by_port.scheme, by_port.token_file, by_port.ca_file, by_port.server_name) == (
             "https",
@@ -417,3 +419,4 @@ def test_each_path_is_told_what_it_needs_of_the_settings(tmp_path: Path) -> None
         make_transports(GatewaySettings(agents="a", agent_token_file=tmp_path / "token"))
     for through_api in (forward, exec_):
         assert (through_api.kubeconfig, through_api.contexts) == ("~/other", ("prod",))
+    assert (exec_.max_open, command.max_open) == (7, 7)

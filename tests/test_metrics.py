@@ -13,6 +13,8 @@ import httpx2
 import pytest
 from cryptography import x509
 
+from mcp_gpu.serving.endpoint import Ceilings
+from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.pages import Pages, Readiness
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
@@ -43,14 +45,6 @@ gpu = 3
 name = "well"
 profile = "t4"
 """
-
-LIMITS = {
-    "mcp_gpu_requests_running",
-    "mcp_gpu_requests_waiting",
-    "mcp_gpu_requests_shed_total",
-    "mcp_gpu_subscriptions_open",
-}
-"""Shown where there are limits."""
 
 HTTPS = {"mcp_gpu_tls_certificate_expiry_timestamp_seconds"}
 """Shown where HTTPS is served."""
@@ -109,7 +103,7 @@ def test_names_types_labels_and_meanings_are_a_promise(
     golden(f"metrics/{role}.json", promise(role))
 
 
-@pytest.mark.parametrize(("role", "lacks"), [("agent", LIMITS), ("gateway", LIMITS | HTTPS)])
+@pytest.mark.parametrize(("role", "lacks"), [("agent", set()), ("gateway", HTTPS)])
 def test_what_is_shown_is_what_is_promised(role: str, lacks: set[str], scraped: Scraped) -> None:
     page: Page = getattr(scraped, role)
     kinds = {"info": "gauge"}  # which the older format does not know
@@ -211,7 +205,7 @@ def pages(**more: Any) -> Pages:
         readiness=lambda: Readiness(True),
         stop=Stop(),
         tells_all=False,
-        **more,
+        **{"limits": Limits(Ceilings()), **more},
     )
 
 
@@ -334,8 +328,6 @@ async def test_what_was_turned_away_at_the_limits_is_told() -> None:
     assert page.value("mcp_gpu_requests_waiting") == 3
     assert page.value("mcp_gpu_requests_shed_total", limit="queue") == 2
     assert page.value("mcp_gpu_subscriptions_open") == 5
-    assert page.shown().keys() >= LIMITS
-    assert not ask_for(pages()).shown().keys() & LIMITS
 
 
 def test_a_bucket_holds_what_is_at_most_its_bound() -> None:

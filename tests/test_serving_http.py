@@ -18,7 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ListToolsResult, PaginatedRequestParams
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-import mcp_gpu.serving.http
+import mcp_gpu.serving.app
 import mcp_gpu.serving.protocol
 from mcp_gpu.serving.access.model import AccessPolicy
 from mcp_gpu.serving.endpoint import bind
@@ -487,7 +487,7 @@ async def trickle(stream: anyio.abc.ByteStream) -> None:
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp_gpu.serving.http, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(mcp_gpu.serving.app, "BODY_SECONDS", 0.05)
     async with raw_connection() as stream:
         await stream.send(raw_post(call("echo", text="a"), extra="Connection: close\r\n")[:-1])
         assert b" 408 " in await end_of(stream)

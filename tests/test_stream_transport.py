@@ -393,7 +393,9 @@ async def test_a_stream_that_ended_while_unused_costs_the_next_call_nothing(
     assert peer.connections == 2
 
 
-async def test_past_the_limit_the_longest_unused_stream_makes_room(tmp_path: Path) -> None:
+async def test_past_the_limit_the_longest_unused_stream_makes_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     peer = Peer()
     one, two, three = (Target(node=f"n{number}") for number in range(3))
     async with (
@@ -416,6 +418,8 @@ async def test_past_the_limit_the_longest_unused_stream_makes_room(tmp_path: Pat
                 with pytest.raises(Unreachable, match="all 2 streams are in use"):
                     await call(transport, "whoami", one)
             await call(transport, "release", two, name="go")
+    told = "command: 2 streams are open: unused ones make room"
+    assert caplog.messages.count(told) == 1
 
 
 async def test_closing_the_transport_ends_a_call_under_way(tmp_path: Path) -> None:

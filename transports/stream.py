@@ -23,15 +23,7 @@ from mcp import MCPError
 from mcp.types import JSONRPCMessage
 
 from transports.base import PAD_CHARS, Identity, Target, TransportStreams
-from transports.errors import (
-    BadPeer,
-    Broken,
-    Failure,
-    Gone,
-    TransportError,
-    Unreachable,
-    leaves,
-)
+from transports.errors import BadPeer, Broken, Failure, Gone, TransportError, Unreachable, leaves
 from transports.framing import MAX_FRAME_BYTES, FrameTooLong, LineSplitter, decode, encode
 from transports.multiplex import Channel, Multiplexer
 from transports.session import discover, request_identity
@@ -125,6 +117,7 @@ class StreamTransport(OwnsTasks, ABC):
         self.settings = settings
         # In order of last use, the longest unused first.
         self._streams: dict[str, _Stream] = {}
+        self._was_full = False
 
     @property
     @abstractmethod
@@ -194,11 +187,15 @@ class StreamTransport(OwnsTasks, ABC):
                 raise stream.failure.error(target, self.name)
 
     def _start(self, target: Target) -> _Stream:
-        if len(self._streams) >= self.settings.max_open:
+        most = self.settings.max_open
+        if len(self._streams) >= most:
             unused = next((s for s in self._streams.values() if s.unused), None)
             if unused is None:
-                message = f"all {self.settings.max_open} streams are in use"
+                message = f"all {most} streams are in use"
                 raise Unreachable(message, target=target, transport=self.name)
+            if not self._was_full:
+                logger.warning("%s: %d streams are open: unused ones make room", self.name, most)
+            self._was_full = True
             unused.end(Failure(Broken, "closed to make room for another stream"))
         _ = self._tasks  # raises outside of the block, before there is anything to close
         stream = _Stream(self, target)

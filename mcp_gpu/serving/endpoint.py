@@ -14,7 +14,7 @@ from pathlib import Path
 from mcp_gpu.serving.access.model import AccessPolicy
 from transports.hosts import is_loopback
 
-__all__ = ["HttpEndpoint", "ListenError", "TlsFiles", "bind"]
+__all__ = ["Ceilings", "HttpEndpoint", "ListenError", "TlsFiles", "bind"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,22 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """The bounds on requests, which `limits` keeps."""
+
+    inflight: int = 32
+    """Answered at once."""
+    inflight_per_caller: int = 16
+    waiting: int = 256
+    wait_seconds: float = 10.0
+    """How long a request waits for its turn."""
+    qps: float = 0.0
+    """Requests a second of one caller, in the long run; 0 for any."""
+    burst: int = 100
+    """How many of them may come at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HttpEndpoint:
     """The HTTP listener and whom it lets in."""
 
@@ -63,6 +79,7 @@ class HttpEndpoint:
     """None serves plain HTTP."""
     body_bytes: int = 1 << 20
     """Longest request body. Arguments are names and numbers."""
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
     @property
     def open_to_all(self) -> bool:

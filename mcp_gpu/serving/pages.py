@@ -11,13 +11,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
+from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
 from transports.base import PAD_CHARS, Identity
 
 if TYPE_CHECKING:
     from mcp_gpu.telemetry.metrics.family import Family
-    from mcp_gpu.telemetry.metrics.server import Ending, Limited
+    from mcp_gpu.telemetry.metrics.server import Ending
 
 __all__ = ["Page", "Pages", "Readiness"]
 
@@ -44,13 +45,13 @@ class Pages:
 
     identity: Callable[[], Identity]
     calls: Calls
+    limits: Limits
     readiness: Callable[[], Readiness]
     stop: Stop
     tells_all: bool
     """Whether whoever asks may know all."""
     metrics: Callable[[], Iterable[Family]] = tuple
     """What the role tells beside what every server does; asked at each scrape."""
-    limits: Limited | None = None
     certificate: Ending | None = None
 
     @property

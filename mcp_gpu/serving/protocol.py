@@ -29,6 +29,10 @@ UNREAD_SECONDS = float(KEEP_ALIVE_SECONDS)
 """How long a client may take to read what is written to it. The same: of those who do not read and
 those who say nothing, the clock that ends first tells who has been waited for longest."""
 
+UNREAD_ANSWERS = 128
+"""Answers longer than the kernel takes that may wait to be read: each is up to a MB here, and the
+clock that runs for them is long. Past them the one that has waited longest is given up."""
+
 
 class BoundedProtocol(H11Protocol):
     """One connection. A clock runs whenever its client is waited for: for a head or a body, for
@@ -38,6 +42,19 @@ class BoundedProtocol(H11Protocol):
     _head_deadline: asyncio.TimerHandle | None = None
     _unread_deadline: asyncio.TimerHandle | None = None
     _silent_until: ClassVar[float] = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.app_state = {**self.app_state, "connection": self}
+
+    @property
+    def unread(self) -> bool:
+        """Whether something that was written waits to be read."""
+        return self.flow.write_paused
+
+    async def until_read(self) -> None:
+        """Wait for that, which ends with its clock at the latest."""
+        await self.flow.drain()
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -64,6 +81,7 @@ class BoundedProtocol(H11Protocol):
         super().pause_writing()
         if self._unread_deadline is None:
             self._unread_deadline = self.loop.call_later(UNREAD_SECONDS, self._cut)
+            self._give_up_one_unread()
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -73,6 +91,15 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
         # uvicorn forgets to after a reset, and keeps the connection's memory for the whole time.
         self._stop_clocks()
+
+    def _give_up_one_unread(self) -> None:
+        unread = [
+            (each._unread_deadline.when(), id(each), each)
+            for each in self.connections
+            if isinstance(each, BoundedProtocol) and each._unread_deadline is not None
+        ]
+        if len(unread) > UNREAD_ANSWERS:
+            min(unread)[-1]._cut()
 
     def _make_room(self) -> bool:
         """Close the connection whose client has been waited for longest, of those that never sent

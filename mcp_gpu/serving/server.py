@@ -20,7 +20,8 @@ from anyio.abc import TaskStatus
 from mcp.server.lowlevel import Server
 from mcp.server.subscriptions import ListenHandler
 
-from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
+from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint, ListenError, bind
+from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.pages import Pages, Readiness
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
@@ -143,6 +144,7 @@ async def serve(
     pages = Pages(
         identity=served.identity,
         calls=served.calls,
+        limits=Limits(Ceilings() if http is None else http.ceilings),
         readiness=readiness,
         stop=stopping,
         tells_all=http is not None and not http.access.wants_token,

@@ -22,8 +22,6 @@ from mcp.shared.dispatcher import as_request_id, coerce_request_id
 from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_REQUEST,
-    PARSE_ERROR,
-    ErrorData,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -31,11 +29,11 @@ from mcp_types import (
     JSONRPCResponse,
     RequestId,
 )
-from pydantic_core import from_json
 
-from transports.framing import FrameTooLong, LineSplitter, decode, encode
+from mcp_gpu.serving.message import Malformed, error, read
+from transports.framing import FrameTooLong, LineSplitter, encode
 
-__all__ = ["ByteChannel", "Stop", "fault", "serve_stream"]
+__all__ = ["ByteChannel", "Stop", "serve_stream"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +42,9 @@ REQUEST_BYTES = 1 << 20
 
 IN_FLIGHT = 128
 """Requests under way per client. Past it nothing more is read: the client waits, not the server."""
+
+SUBSCRIPTIONS = 16
+"""Open subscriptions per client, which last. Were they among those, they could end its reading."""
 
 DRAIN_SECONDS = 30.0
 """How long calls may go on for a client that has said all it will say."""
@@ -154,30 +155,42 @@ class _Client:
                     await self._take(line)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass  # the client has said all, or has gone, or the server has ended the session
-        except FrameTooLong as error:
-            await self._write(_error(None, INVALID_REQUEST, f"{error}; closing"))
+        except FrameTooLong as failure:
+            await self._write(error(None, INVALID_REQUEST, f"{failure}; closing"))
             self._gone()
 
     async def _take(self, line: bytes) -> None:
         try:
-            message = decode(line)
-        except ValueError:
-            await self._write(fault(line))
+            message = read(line)
+        except Malformed as failure:
+            await self._write(failure.answer)
             return
         if isinstance(message, JSONRPCRequest):
-            await self._until(lambda: len(self._calls) + len(self._subscriptions) < IN_FLIGHT)
-            listens = message.method == "subscriptions/listen"
-            (self._subscriptions if listens else self._calls).add(coerce_request_id(message.id))
-            try:
-                await self._received.send(SessionMessage(message))
-            except anyio.get_cancelled_exc_class():
-                self._settle(message.id)  # it came too late to be served, so none is owed
-                raise
+            await self._ask(message)
             return
         await self._received.send(SessionMessage(message))
         if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             # A cancelled request is never answered.
             self._settle(as_request_id((message.params or {}).get("requestId")))
+
+    async def _ask(self, request: JSONRPCRequest) -> None:
+        await self._until(lambda: len(self._calls) < IN_FLIGHT)
+        key = coerce_request_id(request.id)
+        listens = request.method == "subscriptions/listen"
+        if key in self._calls or key in self._subscriptions:
+            # They would count as one, and be answered as one.
+            text = f"Invalid Request: a request with the id {request.id!r:.100} is under way"
+            await self._write(error(None, INVALID_REQUEST, text))
+        elif listens and len(self._subscriptions) >= SUBSCRIPTIONS:
+            text = f"Too many subscriptions: {SUBSCRIPTIONS} are open here"
+            await self._write(error(request.id, INVALID_REQUEST, text))
+        else:
+            (self._subscriptions if listens else self._calls).add(key)
+            try:
+                await self._received.send(SessionMessage(request))
+            except anyio.get_cancelled_exc_class():
+                self._settle(request.id)  # it came too late to be served, so none is owed
+                raise
 
     async def write(self) -> None:
         """Write answers and notifications until the server has none left."""
@@ -217,17 +230,3 @@ class _Client:
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             await self._settled.wait()
-
-
-def fault(message: bytes) -> JSONRPCError:
-    """The answer to bytes that are no message: what is wrong with them."""
-    try:
-        value = from_json(message)  # the parser of `decode`: half a surrogate pair is no text
-    except ValueError:
-        return _error(None, PARSE_ERROR, "Parse error: not one JSON text")
-    named = as_request_id(value.get("id")) if isinstance(value, dict) else None
-    return _error(named, INVALID_REQUEST, "Invalid Request: not one JSON-RPC 2.0 message")
-
-
-def _error(request: RequestId | None, code: int, text: str) -> JSONRPCError:
-    return JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=code, message=text))

@@ -69,6 +69,10 @@ class FleetSettings(LogSettings):
     """How long a path that worked is used without a new probe. Each call over it counts anew."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 64
     """Most calls in flight per kind of path, and as many probes."""
+    max_streams: Annotated[int, Field(ge=1, le=65_536)] = 1024
+    """Most streams held open to agents, per kind of path that opens them (exec, command). Past it
+    the longest unused one is closed for the next; fewer than there are agents on it cost each of
+    them a new stream again and again."""
     node_name: str = ""
     """Kubernetes node that the gateway runs on (downward API): the path to an agent there tells
     nothing of the network between nodes."""

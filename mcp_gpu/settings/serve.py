@@ -8,15 +8,18 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from mcp_gpu.serving.access.model import AccessPolicy, KubernetesTokens, OAuth
-from mcp_gpu.serving.endpoint import HttpEndpoint, TlsFiles
+from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint, TlsFiles
 from mcp_gpu.settings.base import (
     DEFAULT_HTTP_PORT,
     File,
     Names,
     Port,
+    Seconds,
     SettingError,
 )
 from mcp_gpu.settings.telemetry import TelemetrySettings
+
+Count = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class ServeSettings(TelemetrySettings):
@@ -68,6 +71,21 @@ class ServeSettings(TelemetrySettings):
     allow_anonymous: bool = False
     """Listen beyond loopback though callers need show no token: whoever reaches the port reads
     every GPU."""
+    max_requests_inflight: Count = 32
+    """Most requests over HTTP that are answered at once. Callers take turns at it: by the name in
+    their token, and where it has none by their address, of IPv6 its /64."""
+    max_requests_inflight_per_caller: Count = 16
+    """Most of them of one caller."""
+    max_requests_waiting: Annotated[int, Field(ge=0, le=65_536)] = 256
+    """Most that wait for their turn. Past it they get 429 with Retry-After, and first those of
+    whoever has the most waiting."""
+    request_wait_seconds: Seconds = 10.0
+    """Longest wait for a turn; then 429, too."""
+    caller_qps: Annotated[float, Field(ge=0, le=100_000)] = 0.0
+    """Most requests a second of one caller, in the long run; past it 429. 0: as many as it may
+    have answered."""
+    caller_burst: Count = 100
+    """How many of these may come at once. Used with --caller-qps."""
     shutdown_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 0.0
     """How long new calls are still taken after the request to stop, while load balancers learn of
     it from /readyz."""
@@ -101,6 +119,14 @@ class ServeSettings(TelemetrySettings):
             allowed_origins=self.allowed_origins,
             access=access,
             tls=self._tls(),
+            ceilings=Ceilings(
+                inflight=self.max_requests_inflight,
+                inflight_per_caller=self.max_requests_inflight_per_caller,
+                waiting=self.max_requests_waiting,
+                wait_seconds=self.request_wait_seconds,
+                qps=self.caller_qps,
+                burst=self.caller_burst,
+            ),
         )
 
     def _own_name(self) -> tuple[str, ...]:

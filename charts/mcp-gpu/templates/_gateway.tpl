@@ -17,6 +17,26 @@ gateway is, so that it meets what the gateway meets. */}}
 {{- prepend (uniq (compact $given)) (include "mcp-gpu.hosts" (list . (printf "%s-gateway" (include "mcp-gpu.fullname" .)))) | join "," -}}
 {{- end }}
 
+{{/* How much is taken on at once. */}}
+{{- define "mcp-gpu.limitsEnv" -}}
+{{- with .Values.gateway.limits -}}
+- name: MCP_GPU_MAX_REQUESTS_INFLIGHT
+  value: {{ .requestsInflight | quote }}
+- name: MCP_GPU_MAX_REQUESTS_INFLIGHT_PER_CALLER
+  value: {{ .requestsInflightPerCaller | quote }}
+- name: MCP_GPU_MAX_REQUESTS_WAITING
+  value: {{ .requestsWaiting | quote }}
+- name: MCP_GPU_REQUEST_WAIT_SECONDS
+  value: {{ .requestWaitSeconds | quote }}
+- name: MCP_GPU_CALLER_QPS
+  value: {{ .callerQPS | quote }}
+- name: MCP_GPU_CALLER_BURST
+  value: {{ .callerBurst | quote }}
+- name: MCP_GPU_MAX_STREAMS
+  value: {{ .streams | quote }}
+{{- end }}
+{{- end }}
+
 {{/* How agents are found and reached. */}}
 {{- define "mcp-gpu.reachEnv" -}}
 {{- $transports := include "mcp-gpu.transports" . -}}

@@ -12,29 +12,6 @@ from mcp_gpu import __version__, cli, settings
 from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import (
-    allocation,
-    fleet_allocation,
-    fleet_health,
-    fleet_inventory,
-    fleet_node,
-    fleet_processes,
-    fleet_timeline,
-    fleet_topology,
-    fleet_xids,
-    health,
-    inventory,
-    node,
-    processes,
-    topology,
-    xids,
-)
-from mcp_gpu.tools.check_connectivity import ConnectivityArguments
-from mcp_gpu.tools.explain_failure import FailureArguments
-from mcp_gpu.tools.explain_xid import ExplainArguments
-from mcp_gpu.tools.incident import IncidentArguments
-from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
 from mcp_gpu.workloads.failure.model import CATEGORIES, Category
 from support.page import anchors, links
@@ -189,32 +166,6 @@ def test_a_page_names_only_variables_that_are_read(page: Path) -> None:
     if page.name != "CHANGELOG.md":
         named = set(re.findall(r"\bMCP_GPU_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
         assert {name for name in named - KNOWN if not OTHERS.fullmatch(name)} == set()
-
-
-TOOLS: dict[str, tuple[type[Arguments], ...]] = {
-    "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
-    "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
-    "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
-    "get_nvlink_topology": (topology.AgentArguments, fleet_topology.GatewayArguments),
-    "describe_gpu_node": (node.AgentArguments, fleet_node.GatewayArguments),
-    "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
-    "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
-    "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
-    "explain_xid": (ExplainArguments,),
-    "explain_failure": (FailureArguments,),
-    "get_incident_report": (IncidentArguments,),
-    "check_connectivity": (ConnectivityArguments,),
-}
-
-
-def test_every_argument_of_every_tool_is_documented() -> None:
-    text = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
-    _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    told = {section.partition("\n")[0].strip("`"): section for section in sections}
-    assert told.keys() == TOOLS.keys()
-    for name, arguments in TOOLS.items():
-        for argument in {field for each in arguments for field in each.model_fields}:
-            assert f"`{argument}`" in told[name], f"{name}: {argument}"
 
 
 def test_every_category_of_failure_is_documented() -> None:

@@ -133,8 +133,11 @@ def test_every_page_is_found_from_the_index() -> None:
         page = ahead.pop()
         if page not in reached:
             reached.add(page)
-            named = (link.partition("#")[0] for link in links(page) if not re.match(r"[a-z]+:", link))
-            ahead += [(page.parent / name).resolve() for name in named if name.endswith(".md")]
+            named = (
+                link.partition("#")[0] for link in links(page) if not re.match(r"[a-z]+:", link)
+            )
+            there = [(page.parent / name).resolve() for name in named if name.endswith(".md")]
+            ahead += [target for target in there if target.exists()]
     assert {page for page in PAGES if page.is_relative_to(index.parent)} <= reached
 
 
@@ -145,7 +148,8 @@ def test_every_threat_names_tests_that_there_are() -> None:
     assert threats
     for name, stopped, shown in threats:
         named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", shown)
-        assert stopped and named, name
+        assert stopped, name
+        assert named, name
         for file, test in named:
             source = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^(?:async )?def {test}\(" if test else "^", source, re.M), test

@@ -1,4 +1,4 @@
-"""docs/runbook.md has a section for every word by which the program says that something is wrong."""
+"""docs/runbook.md has a section for every word that says that something is wrong."""
 
 from __future__ import annotations
 

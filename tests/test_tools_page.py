@@ -1,4 +1,4 @@
-"""docs/tools.md has of each tool what a client is shown: what it is for, its arguments, its answer."""
+"""docs/tools.md has of each tool what a client is shown of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def reference(of_agent: Listed | None, of_gateway: Listed | None) -> str:
 
 def arguments(having: dict[str, Listed]) -> list[str]:
     schemas = {role: tool["inputSchema"] for role, tool in having.items()}
-    rows = [f"| argument | {' | '.join(having)} | takes | meaning |", "|---" * (3 + len(having)) + "|"]
+    rows = [
+        f"| argument | {' | '.join(having)} | takes | meaning |",
+        "|---" * (3 + len(having)) + "|",
+    ]
     names = dict.fromkeys(name for each in schemas.values() for name in each.get("properties", {}))
     shared = [name for name in SHARED if is_shared(name, schemas)]
     for name in sorted(names.keys() - set(shared), key=list(names).index):
@@ -144,8 +147,9 @@ def test_every_tool_is_documented_as_it_is_listed(request: pytest.FixtureRequest
     made = [before]
     for section in sections:
         head, begin, rest = section.partition(BEGIN)
-        written, end, after = rest.partition(END)
-        assert begin and end, head
+        _, end, after = rest.partition(END)
+        assert begin, head
+        assert end, head
         name = head.split("`")[1]
         told = reference(AGENT.get(name), GATEWAY.get(name))
         made.append(f"{head}{begin}\n{told}\n{end}{after}")

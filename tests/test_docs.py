@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import get_args
@@ -15,6 +16,7 @@ from mcp_gpu.gpu.health.codes import CODES
 from mcp_gpu.variables import unknown_variables
 from mcp_gpu.workloads.failure.model import CATEGORIES, Category
 from support.page import anchors, links
+from support.walk import blocks
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -139,6 +141,17 @@ def test_every_page_is_found_from_the_index() -> None:
             there = [(page.parent / name).resolve() for name in named if name.endswith(".md")]
             ahead += [target for target in there if target.exists()]
     assert {page for page in PAGES if page.is_relative_to(index.parent)} <= reached
+
+
+def test_the_picture_shows_what_the_quickstart_does() -> None:
+    """Which a test follows: so a picture of what the demo no longer prints is found out."""
+    svg = (ROOT / "docs" / "pictures" / "demo.svg").read_text(encoding="utf-8")
+    pictured = "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)", svg))
+    first = blocks(ROOT / "docs" / "quickstart.md", "Without a cluster")[0]
+    # Where lines are broken and columns begin is the terminal's affair.
+    parts = "".join(f"${first.commands}{first.shown}".split()).split("...")
+    pattern = ".*?".join(map(re.escape, parts))
+    assert re.search(pattern, "".join(pictured.split()))
 
 
 def test_every_threat_names_tests_that_there_are() -> None:

@@ -1,11 +1,11 @@
 """A page of the documentation followed to the letter: its commands run, what they print compared.
 
 Of a page's fenced blocks those in `sh` are commands, for bash in the folder of the project. One
-that is followed by a block in `text` has to print just that; there a line of three dots stands for any
-lines, and three dots in a line for any words. `sh keeps-running` is what a reader leaves running
-in a terminal of its own: it has to begin with what is shown, and is ended by Ctrl-C after the last
-command; `sh exits-1` are commands that have to end so. What a block exports is there in those after
-it.
+that is followed by a block in `text` has to print just that; there a line of three dots stands for
+any lines, and three dots in a line for any words. `sh keeps-running` is what a reader leaves
+running in a terminal of its own: it has to begin with what is shown, and is ended by Ctrl-C after
+the last command; `sh exits-1` are commands that have to end so. What a block exports is there in
+those after it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["anchors", "links", "prose"]
 
-FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^(`{3,}|~{3,})[^\n]*\n.*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def prose(page: Path) -> str:

@@ -9,7 +9,7 @@ ARGS ?=
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench accept bench-scale overload format lock mcpb node clean
+.PHONY: help run picture test check bench accept bench-scale overload format lock mcpb node clean
 .PHONY: cluster cluster-build cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml requirements/dev.txt
 
 run: $(STAMP)  ## Run the demo: a simulated fleet, a gateway, no GPU and no cluster (ARGS=--once to print and exit)
 	@$(BIN)/mcp-gpu demo $(ARGS)
+
+picture: $(STAMP)  ## Draw the front page's picture anew, from what the demo prints
+	@PYTHONPATH=tests $(BIN)/python -m picture
 
 test: $(STAMP)  ## Run the tests (ARGS are pytest's)
 	$(BIN)/python -m pytest $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import get_args
@@ -12,31 +13,10 @@ from mcp_gpu import __version__, cli, settings
 from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
-from mcp_gpu.registry import Arguments
-from mcp_gpu.tools import (
-    allocation,
-    fleet_allocation,
-    fleet_health,
-    fleet_inventory,
-    fleet_node,
-    fleet_processes,
-    fleet_timeline,
-    fleet_topology,
-    fleet_xids,
-    health,
-    inventory,
-    node,
-    processes,
-    topology,
-    xids,
-)
-from mcp_gpu.tools.check_connectivity import ConnectivityArguments
-from mcp_gpu.tools.explain_failure import FailureArguments
-from mcp_gpu.tools.explain_xid import ExplainArguments
-from mcp_gpu.tools.incident import IncidentArguments
-from mcp_gpu.tools.timeline_model import TimelineArguments
 from mcp_gpu.variables import unknown_variables
 from mcp_gpu.workloads.failure.model import CATEGORIES, Category
+from support.page import anchors, links
+from support.walk import blocks
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
@@ -126,62 +106,83 @@ def test_the_readme_names_only_commands_and_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     used = set(re.findall(r"mcp-gpu ([a-z]+)", text)) - {"gateway", "agent"}
     assert used <= {*cli.COMMANDS, "attach"}
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / link).exists(), link
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"\bmake ([a-z-]+)\b", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 
-def anchors(page: Path) -> set[str]:
-    """What may follow the # of a link to a page: its headings as GitHub writes them."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-@pytest.mark.parametrize(
-    "page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: str(page.relative_to(ROOT))
-)
-def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith("https://"), link
+            continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name) if name else page
         assert target.exists(), link
+        assert target.resolve().is_relative_to(ROOT), link
         if anchor:
-            assert anchor in anchors(target) | named_in(target), link
+            assert anchor in anchors(target), link
 
 
-def named_in(page: Path) -> set[str]:
-    """Anchors that a page sets itself."""
-    return set(re.findall(r'<a (?:id|name)="([^"]+)"', page.read_text(encoding="utf-8")))
+def test_every_page_is_found_from_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    reached, ahead = set(), [index]
+    while ahead:
+        page = ahead.pop()
+        if page not in reached:
+            reached.add(page)
+            named = (
+                link.partition("#")[0] for link in links(page) if not re.match(r"[a-z]+:", link)
+            )
+            there = [(page.parent / name).resolve() for name in named if name.endswith(".md")]
+            ahead += [target for target in there if target.exists()]
+    assert {page for page in PAGES if page.is_relative_to(index.parent)} <= reached
 
 
-TOOLS: dict[str, tuple[type[Arguments], ...]] = {
-    "get_gpu_health": (health.AgentArguments, fleet_health.GatewayArguments),
-    "get_gpu_inventory": (inventory.AgentArguments, fleet_inventory.GatewayArguments),
-    "get_gpu_processes": (processes.AgentArguments, fleet_processes.GatewayArguments),
-    "get_nvlink_topology": (topology.AgentArguments, fleet_topology.GatewayArguments),
-    "describe_gpu_node": (node.AgentArguments, fleet_node.GatewayArguments),
-    "analyze_xid_errors": (xids.AgentArguments, fleet_xids.GatewayArguments),
-    "get_pod_gpu_allocation": (allocation.AgentArguments, fleet_allocation.GatewayArguments),
-    "get_gpu_timeline": (TimelineArguments, fleet_timeline.GatewayArguments),
-    "explain_xid": (ExplainArguments,),
-    "explain_failure": (FailureArguments,),
-    "get_incident_report": (IncidentArguments,),
-    "check_connectivity": (ConnectivityArguments,),
+def test_the_picture_shows_what_the_quickstart_does() -> None:
+    """Which a test follows: so a picture of what the demo no longer prints is found out."""
+    svg = (ROOT / "docs" / "pictures" / "demo.svg").read_text(encoding="utf-8")
+    pictured = "".join(html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)", svg))
+    first = blocks(ROOT / "docs" / "quickstart.md", "Without a cluster")[0]
+    # Where lines are broken and columns begin is the terminal's affair.
+    parts = "".join(f"${first.commands}{first.shown}".split()).split("...")
+    pattern = ".*?".join(map(re.escape, parts))
+    assert re.search(pattern, "".join(pictured.split()))
+
+
+def test_every_threat_names_tests_that_there_are() -> None:
+    text = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    table = text.partition("## Threats")[2].partition("## What remains")[0]
+    threats = [line.split(" | ") for line in table.splitlines() if line.startswith("| **")]
+    assert threats
+    for name, stopped, shown in threats:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", shown)
+        assert stopped, name
+        assert named, name
+        for file, test in named:
+            source = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^(?:async )?def {test}\(", source, re.M), test
+
+
+KNOWN = {
+    f"{settings.PREFIX}{name.upper()}"
+    for command in cli.COMMANDS.values()
+    for name in command.settings.model_fields
 }
 
+OTHERS = re.compile(r"MCP_GPU_(TEST_KUBECONFIG|CLUSTER|PORT|SERVICE_HOST|POD_\w+|NODE_\w+)")
+"""What the tests read, and what Kubernetes and the chart make."""
 
-def test_every_argument_of_every_tool_is_documented() -> None:
-    text = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
-    _, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    told = {section.partition("\n")[0].strip("`"): section for section in sections}
-    assert told.keys() == TOOLS.keys()
-    for name, arguments in TOOLS.items():
-        for argument in {field for each in arguments for field in each.model_fields}:
-            assert f"`{argument}`" in told[name], f"{name}: {argument}"
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_names_only_variables_that_are_read(page: Path) -> None:
+    if page.name != "CHANGELOG.md":
+        named = set(re.findall(r"\bMCP_GPU_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
+        assert {name for name in named - KNOWN if not OTHERS.fullmatch(name)} == set()
 
 
 def test_every_category_of_failure_is_documented() -> None:

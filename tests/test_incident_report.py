@@ -492,6 +492,11 @@ async def test_the_answer_is_what_the_schema_promises() -> None:
             )
 
 
+def test_an_id_of_a_year_with_zeros_is_read_again() -> None:
+    written = "inc-00010101T100220Z-7f3a1c-n1"
+    assert str(IncidentId.read(written)) == written
+
+
 def test_the_longest_id_is_read_again() -> None:
     node_name, name = "n" * 253, "p" * 253
     text_of_it = f"inc-20261126T100220Z-7f3a1c.0a0a0a-{node_name}/{'a' * 63}/{name}"

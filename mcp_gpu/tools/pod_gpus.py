@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import anyio
+
+from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.node.device_ids import Devices
 from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
+from mcp_gpu.tools.inventory import NAME as INVENTORY
+from mcp_gpu.tools.inventory import NodeInventory
 from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
@@ -19,6 +25,7 @@ from mcp_gpu.workloads.failure.hardware import REPEATING, Sight
 from mcp_gpu.workloads.failure.model import HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
+from transports.text import visible
 
 __all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look"]
 
@@ -45,6 +52,7 @@ class _Device(Wire):
 class _Container(Wire):
     devices: tuple[_Device, ...] = ()
     claims: tuple[_Device, ...] = ()
+    """Which an agent knows by name alone."""
 
 
 class HoldingPod(Wire):
@@ -79,10 +87,7 @@ async def look(agent: NodeAgent, scene: Scene, reads: Reads) -> Looked:
         return Looked(None, (), "it asks for no GPU")
     if not scene.node_name:
         return Looked(None, (), "it was never on a node, as far as is known")
-    begin, _ = scene.window
-    asked = {"since": utc(begin), "limit": GROUPS}
-    xids = await agent.ask(XIDS, asked, NodeXids, f"Xids of {scene.node_name}")
-    health = await agent.ask(HEALTH, WARNINGS, NodeHealth, f"GPU health of {scene.node_name}")
+    xids, health, allocation = await _told(agent, scene)
     for missed in () if xids is None else xids.missed:
         reads.miss(f"Xids of {scene.node_name}", missed)
     sight = None
@@ -99,10 +104,39 @@ async def look(agent: NodeAgent, scene: Scene, reads: Reads) -> Looked:
             sees_health=health is not None,
             simulated=any(each is not None and each.simulated for each in (xids, health)),
         )
-    held, source = await _held(agent, scene, sight)
+    held, source = await _held(agent, scene, sight, allocation)
     if not held:
         reads.miss(f"GPUs of pod {scene.namespace}/{scene.name}", source)
     return Looked(sight, held, source)
+
+
+async def _told(
+    agent: NodeAgent, scene: Scene
+) -> tuple[NodeXids | None, NodeHealth | None, Holders | None]:
+    """Asked side by side: each question to a silent agent takes as long as an agent is given."""
+    begin, _ = scene.window
+    asked = {"since": utc(begin), "limit": GROUPS}
+    node = scene.node_name
+    xids: NodeXids | None = None
+    health: NodeHealth | None = None
+    allocation: Holders | None = None
+
+    async def ask_xids() -> None:
+        nonlocal xids
+        xids = await agent.ask(XIDS, asked, NodeXids, f"Xids of {node}")
+
+    async def ask_health() -> None:
+        nonlocal health
+        health = await agent.ask(HEALTH, WARNINGS, NodeHealth, f"GPU health of {node}")
+
+    async def ask_allocation() -> None:
+        nonlocal allocation
+        allocation = await agent.ask(ALLOCATION, {}, Holders)
+
+    async with anyio.create_task_group() as tasks:
+        for ask in (ask_xids, ask_health, ask_allocation):
+            tasks.start_soon(ask)
+    return xids, health, allocation
 
 
 async def _earlier(agent: NodeAgent, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:
@@ -116,26 +150,70 @@ async def _earlier(agent: NodeAgent, scene: Scene, xids: NodeXids | None) -> tup
 
 
 async def _held(
-    agent: NodeAgent, scene: Scene, sight: Sight | None
+    agent: NodeAgent, scene: Scene, sight: Sight | None, allocation: Holders | None
 ) -> tuple[tuple[HeldGpu, ...], str]:
-    """The pod's GPUs, by who knows best, and who that is."""
-    allocation = await agent.ask(ALLOCATION, {}, Holders)
+    """The pod's GPUs, by who knows best, and who that is; or why nobody does."""
     indices = {} if sight is None else sight.indices
-    whole = () if sight is None else gpus.all_of_node(scene, sight.gpus)
-    ways: Sequence[tuple[Sequence[HeldGpu], str]] = (
-        (_of_agent(allocation, scene), "the kubelet, asked by the node's agent"),
-        (gpus.told_by_status(scene.pod), "the pod's allocatedResourcesStatus"),
-        (gpus.told_by_claims(scene.claims, scene.slices), "ResourceClaims and ResourceSlices"),
-        (gpus.told_by_annotations(scene.pod), "the pod's annotations"),
-        (whole, "the pod asked for as many GPUs as its node has"),
-    )
-    for found, source in ways:
-        if found:
-            return gpus.indexed(found, indices), source
-    return (), (
-        "the kubelet forgets what a pod held once it has ended, and the pod's own documents do "
-        "not say"
-    )
+    claimed = gpus.told_by_claims(scene.claims, scene.slices)
+    told = _of_agent(allocation, scene)
+    if told:  # which knows claims by name alone
+        return gpus.indexed((*told, *claimed), indices), "the kubelet, asked by the node's agent"
+    ids = gpus.told_by_status(scene.pod)
+    if ids and (found := await _identified(agent, ids)):
+        return gpus.indexed(found, indices), "the pod's allocatedResourcesStatus"
+    if claimed:
+        return gpus.indexed(claimed, indices), "ResourceClaims and ResourceSlices"
+    if noted := gpus.told_by_annotations(scene.pod):
+        found = tuple(
+            each.model_copy(update={"shared": True}) for each in await _identified(agent, noted)
+        )
+        return gpus.indexed(found, indices), "the pod's annotations, which its owner may write"
+    if sight is not None and (whole := gpus.all_of_node(scene, sight.gpus)):
+        return whole, "the pod asked for as many GPUs as its node has"
+    return (), _unknown(scene, allocation)
+
+
+async def _identified(agent: NodeAgent, ids: Sequence[str]) -> tuple[HeldGpu, ...]:
+    """What a device plugin's ids mean, as far as the node's agent tells."""
+    known: Sequence[Gpu] = ()
+    if not all(each.startswith("GPU-") for each in ids):
+        inventory = await agent.ask(INVENTORY, {}, NodeInventory)
+        known = () if inventory is None else inventory.gpus
+    devices = Devices(known)
+    held: dict[HeldGpu, None] = {}
+    for each in map(devices.find, ids):
+        mig = "" if each.mig is None else each.mig.profile or ""
+        gpu = HeldGpu(
+            gpu_index=None if each.gpu is None else each.gpu.index,
+            uuid=visible(each.gpu_uuid) if each.gpu_uuid else None,
+            mig=visible(mig or each.mig_uuid or ""),
+            shared=each.replica is not None,
+        )
+        if _says_which(gpu):
+            held[gpu] = None
+    return tuple(held)
+
+
+def _says_which(gpu: HeldGpu) -> bool:
+    return gpu.gpu_index is not None or gpu.uuid is not None or gpu.mig.startswith("MIG-")
+
+
+def _unknown(scene: Scene, allocation: Holders | None) -> str:
+    """Why nobody says which GPUs it held."""
+    if scene.gone:
+        return "the pod is gone, and the kubelet forgets what it held"
+    if word(scene.pod, "status", "phase") == "Pending":
+        return "it has not begun, and so holds none"
+    if allocation is None:
+        return "the node's agent did not tell, and the pod's own documents do not say"
+    if allocation.why:
+        return f"{allocation.why}; and the pod's own documents do not say"
+    if word(scene.pod, "status", "phase") in ("Succeeded", "Failed"):
+        return (
+            "the kubelet forgets what a pod held once it has ended, and the pod's own documents do "
+            "not say"
+        )
+    return "the kubelet tells of none for it, and the pod's own documents do not say"
 
 
 def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
@@ -152,9 +230,9 @@ def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
         for pod in allocation.pods
         if _is_it(pod, scene, uid)
         for container in pod.containers
-        for device in (*container.devices, *container.claims)
+        for device in container.devices
     )
-    return tuple(dict.fromkeys(held))
+    return tuple(dict.fromkeys(each for each in held if _says_which(each)))
 
 
 def _is_it(pod: HoldingPod, scene: Scene, uid: str) -> bool:

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel
 
 from mcp_gpu.gpu.health.model import Finding
+from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.view import View
@@ -295,6 +296,26 @@ class _Allocation(BaseModel):
 
     node: str
     pods: list[dict[str, Any]]
+    why: str
+
+
+class _Inventory(BaseModel):
+    """What an agent says of its GPUs, in what matters here."""
+
+    node: str
+    state: str = "ok"
+    message: None = None
+    simulated: bool = True
+    driver_version: None = None
+    nvml_version: None = None
+    cuda_version: None = None
+    gpu_count: None = None
+    gpu_count_expected: None = None
+    gpus_lost: int = 0
+    models: tuple[()] = ()
+    attention: tuple[()] = ()
+    age_seconds: None = None
+    gpus: tuple[Gpu, ...]
 
 
 class WholeAgent(Agent):
@@ -306,6 +327,9 @@ class WholeAgent(Agent):
         *lines: tuple[str, str],
         findings: Sequence[Finding] = (),
         held: Mapping[str, Sequence[int]] | None = None,
+        claims: Mapping[str, Sequence[str]] | None = None,
+        why: str = "",
+        inventory: Sequence[Gpu] | None = None,
         blind: bool = False,
         timeline: NodeTimeline | None = None,
     ) -> None:
@@ -317,6 +341,7 @@ class WholeAgent(Agent):
         )
         self._health = HealthAgent(node, assessment(*findings))
         self._held, self._timeline = held, timeline
+        self._claims, self._why, self._inventory = dict(claims or {}), why, inventory
         super().__init__(node, self._xids.source, tool="unused", result=_Allocation)
 
     def __post_init__(self) -> None:
@@ -330,6 +355,11 @@ class WholeAgent(Agent):
                 self._tool(
                     "get_pod_gpu_allocation", _AllocationArguments, _Allocation, self._allocation
                 )
+            )
+        if self._inventory is not None:
+            told = _Inventory(node=self.node, gpus=tuple(self._inventory))
+            tools.append(
+                self._tool("get_gpu_inventory", _AllocationArguments, _Inventory, lambda _: told)
             )
         if self._timeline is not None:
             tools.append(
@@ -362,13 +392,16 @@ class WholeAgent(Agent):
                         "devices": [
                             {"gpu_index": index, "gpu_uuid": f"GPU-{index}"} for index in indices
                         ],
-                        "claims": [],
+                        "claims": [
+                            {"driver": "gpu.nvidia.com", "name": name}
+                            for name in self._claims.get(name, ())
+                        ],
                     }
                 ],
             }
             for name, indices in self._held.items()
         ]
-        return _Allocation(node=self.node, pods=pods)
+        return _Allocation(node=self.node, pods=pods, why=self._why)
 
 
 @dataclass

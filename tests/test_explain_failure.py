@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -663,6 +664,53 @@ async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_i
     assert '"checkpoint lost; token=***"' in facts(found)
     found, _ = await explained(pod(status(died(3, message="private one\nprivate two\n"))))
     assert "private" not in json.dumps(found)
+
+
+HOSTILE = (
+    "token", "authorization", "token ", "token=", 'token="', "eyJaaaaaa-", "//", "//a", "a-b_",
+    "NCCL WARN ", "store->get()", "DataLoader worker ", "was using  request is ", "exceeds the ",
+)  # fmt: skip
+
+
+async def test_words_made_to_be_slow_are_read_as_fast_as_others() -> None:
+    """By the processor's time of the gateway's own thread: it has nothing else to do."""
+    for word in HOSTILE:
+        hostile = "ValueError: " + word * (4_096 // len(word))
+        container = status(died(1, message=hostile), allocatedResourcesStatus=GPU_0)
+        document = pod(container, phase="Failed", reason="Evicted", message=hostile)
+        log = f"{hostile}\n" * 20
+        async with staged(
+            document, event("BackOff", hostile), node(), agents=[WholeAgent("n1")],
+            logs={("main", False): log},
+        ) as stage:  # fmt: skip
+            before = time.thread_time()
+            found = data(await stage.ask())
+            assert time.thread_time() - before < 3.0, word
+        assert found["category"] == "evicted"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'password: "hunter2 hunter2"',
+        "password='hunter2 hunter2'",
+        '{\\"token\\": \\"hunter2 \\\\\\" hunter2\\"}',
+        'secret = "hunter2 hunter2',
+        "HF_TOKEN=hunter2",
+        "Authorization: Basic hunter2",
+        "Authorization: Bearer hunter2.hunter2",
+        "https://me:hunter2@registry.example/x",
+        "api-key => hunter2",
+    ],
+)
+async def test_a_secret_is_hidden_to_its_end(line: str) -> None:
+    words = f"ValueError: {line}"
+    container = status(died(1, message=words), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        pod(container), event("BackOff", words), logs={("main", False): words}
+    )
+    assert "***" in facts(found)
+    assert "hunter2" not in json.dumps(found) + told
 
 
 # --- rights --------------------------------------------------------------------------------------

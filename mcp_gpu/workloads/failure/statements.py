@@ -13,10 +13,12 @@ from mcp_gpu.workloads.failure.scene import Scene, condition
 
 __all__ = ["statements"]
 
-_OWN_LIMIT: Final = re.compile(r"exceed(?:s|ed) (?:the|its)\b.*\blimit", re.IGNORECASE)
+_OWN_LIMIT: Final = re.compile(r"exceed(?:s|ed) (?:the|its)\b.{0,64}?\blimit", re.IGNORECASE)
 """What the kubelet says where the pod has used more disk than it was allowed."""
 
-_OVER_REQUEST: Final = re.compile(r"was using .* request is .*larger consumption", re.IGNORECASE)
+_OVER_REQUEST: Final = re.compile(
+    r"was using [^,]{1,64}+, request is [^,]{1,64}+, has larger consumption", re.IGNORECASE
+)
 
 _DISRUPTIONS: Final = {
     "PreemptionByScheduler": "preempted",

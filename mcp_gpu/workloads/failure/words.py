@@ -13,7 +13,7 @@ from typing import Final
 
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
-from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, without_secrets
+from mcp_gpu.workloads.failure.secrets import without_secrets
 from transports.text import quoted
 
 __all__ = ["last_words"]
@@ -22,6 +22,9 @@ LINES_TOLD: Final = 3
 """Of one kind."""
 
 LINE_CHARS: Final = 240
+
+LINE_SCANNED_CHARS: Final = 1_024
+"""Looked at of one line: there may be hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class _Saying:
 
 
 def _saying(pattern: str, *more: object, **options: object) -> _Saying:
+    """A pattern of two parts takes the first place of the first, `\\A(?>.*?first).*?second`: its
+    time is proportional to the line, whatever that is."""
     return _Saying(re.compile(pattern), *more, **options)  # type: ignore[arg-type]
 
 
@@ -96,13 +101,13 @@ _SAYINGS: Final = (
     ),
     _saying(
         r"insufficient shared memory|unable to open shared memory object|No space left on device"
-        r"|unable to mmap .* bytes from file </torch",
+        r"|\A(?>.*?unable to mmap ).*? bytes from file </torch",
         "config", "true",
         "Shared memory or a disk of the container is full.",
         "Mount an emptyDir of medium Memory at /dev/shm, or a larger volume where it writes.",
     ),
     _saying(
-        r"DataLoader worker .* (?:is )?killed by signal: Killed|Cannot allocate memory"
+        r"\A(?>.*?DataLoader worker ).*?killed by signal: Killed|Cannot allocate memory"
         r"|std::bad_alloc|^MemoryError",
         "out_of_memory_host", "false",
         "The program ran out of host memory.",
@@ -110,9 +115,9 @@ _SAYINGS: Final = (
     ),
     _saying(
         r"collective operation timeout|Watchdog caught|ncclRemoteError|remote process exited"
-        r"|ncclSystemError|NCCL error.*unhandled system error|NCCL WARN .*(?:[Tt]ime(?:d )?out"
-        r"|Connection (?:refused|reset|closed))|DistBackendError|DistNetworkError"
-        r"|Connection closed by (?:remote )?peer|store->get\(.*\).*timeout",
+        r"|ncclSystemError|DistBackendError|DistNetworkError|Connection closed by (?:remote )?peer"
+        r"|\A(?>.*?NCCL error).*?unhandled system error|\A(?>.*?store->get\().*?timeout"
+        r"|\A(?>.*?NCCL WARN ).*?(?:[Tt]ime(?:d )?out|Connection (?:refused|reset|closed))",
         "communication", "unknown",
         "A collective operation timed out or lost a peer: another rank, a link or the network.",
         "Find the rank that failed or fell silent first (ask for the Job by its name) and look at "
@@ -121,7 +126,7 @@ _SAYINGS: Final = (
     _saying(
         r"illegal memory access|CUDA_ERROR_ILLEGAL|device-side assert|misaligned address"
         r"|illegal instruction was encountered|unspecified launch failure"
-        r"|CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ASSERT|an illegal .* was encountered",
+        r"|CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ASSERT|\A(?>.*?an illegal ).*? was encountered",
         "your_code", "false",
         "A kernel of the program did what it may not on the GPU.",
         "Run it with CUDA_LAUNCH_BLOCKING=1 or under compute-sanitizer to find the kernel.",
@@ -182,7 +187,7 @@ def _lines(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def _scanned(lines: Sequence[str]) -> Iterable[str]:
-    return dict.fromkeys(line[:SCANNED_CHARS] for line in lines)
+    return dict.fromkeys(line[:LINE_SCANNED_CHARS] for line in lines)
 
 
 def _fact(source: str, line: str) -> Fact:

@@ -761,6 +761,27 @@ async def test_without_any_right_there_is_an_answer_that_says_so() -> None:
     assert "grant: get pods in train" in told
 
 
+async def test_a_pod_that_may_not_be_read_is_not_said_to_be_gone() -> None:
+    found, told = await explained(pod(EXIT_1), denied=[("get", "pods")])
+    assert not found["gone"]
+    assert "Pod worker-0 in train could not be read: forbidden." in told.splitlines()[0]
+    assert found["first_step"] == "Grant the gateway what it lacks: get pods in train."
+    assigned = event("Scheduled", f"Successfully assigned {NAMESPACE}/{POD} to n1", component="s")
+    found, told = await explained(pod(EXIT_1), assigned, denied=[("get", "pods")])
+    assert (found["gone"], found["node"]) == (False, "n1")
+    assert "could not be read" in told.splitlines()[0]
+    assert "which is gone" not in told
+    # Nor are a Job's pods, which are listed.
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    found, told = await explained(
+        job("llama"), pod(EXIT_1, labels=labels), name="llama", denied=[("list", "pods")]
+    )
+    assert not found["gone"]
+    assert found["first_step"] == "Grant the gateway what it lacks: list pods in train."
+    found, _ = await explained(name="nobody")
+    assert found["gone"]
+
+
 async def test_an_api_server_that_is_not_there() -> None:
     async with FakeApiServer(NAMESPACE) as api:
         config = str(api.kubeconfig)
@@ -775,6 +796,17 @@ async def test_an_api_server_that_is_not_there() -> None:
     found = data(answer)  # type: ignore[arg-type]
     assert verdict(found) == ("unknown", "unknown", "low")
     assert all("cannot reach the API server" in gap["why"] for gap in found["gaps"])
+    assert not found["gone"]
+    assert "could not be read" in found["says"]
+
+
+async def test_a_gateway_without_a_cluster_knows_of_no_pod_that_it_is_gone() -> None:
+    agents = {"n1": WholeAgent("n1")}
+    async with served.gateway(lambda r: gateway_tool(r, Workloads({})), agents) as client:
+        answer = await client.call_tool("explain_failure", {"pod": POD})
+    found = data(answer)  # type: ignore[arg-type]
+    assert not found["gone"]
+    assert "this gateway has no API server to ask" in found["says"]
 
 
 # --- the tool ------------------------------------------------------------------------------------

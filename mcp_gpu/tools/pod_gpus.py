@@ -139,7 +139,7 @@ async def _held(
 
 
 def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
-    if allocation is None or scene.gone:
+    if allocation is None or scene.absent:
         return ()
     uid = word(scene.pod, "metadata", "uid")
     held = (

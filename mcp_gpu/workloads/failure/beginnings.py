@@ -56,7 +56,7 @@ def _unscheduled(scene: Scene) -> Iterator[Cause]:
         message = word(found, "message") or (refused[-1].message if refused else "")
         at = moment(found, "lastTransitionTime")
         first = Fact.of("condition PodScheduled", f"{word(found, 'reason')}: {message}", at)
-    elif scene.gone and refused and not scene.node_name:
+    elif scene.absent and refused and not scene.node_name:
         message, first = refused[-1].message, refused[-1].fact()
     else:
         return
@@ -144,7 +144,7 @@ def _images(scene: Scene) -> Iterator[Cause]:
         message = _longer(word(state, "message"), failed)
         where = f"container {name}"
         first = Fact.of(where, f"{word(state, 'reason')}: {word(state, 'message')}")
-    elif scene.gone and failed:
+    elif scene.absent and failed:
         image, message, first = "", failed[-1].message, failed[-1].fact()
     else:
         return
@@ -211,7 +211,7 @@ def _not_started(reason: str, message: str, fact: Fact) -> Cause:
 
 def _sandbox(scene: Scene) -> Iterator[Cause]:
     """What holds up a pod on its node, which only events tell."""
-    if scene.phase not in ("Pending", "") or (scene.gone and not scene.node_name):
+    if scene.phase not in ("Pending", "") or (scene.absent and not scene.node_name):
         return
     told = {each.reason: each for each in scene.of_pod}
     for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume",
@@ -242,7 +242,7 @@ def _sandbox(scene: Scene) -> Iterator[Cause]:
 
 def _not_made(scene: Scene) -> Iterator[Cause]:
     """The owner could not even make a pod."""
-    if not scene.gone:
+    if not scene.absent:
         return
     for each in scene.events:
         if each.reason == "FailedCreate" and each.kind != "Pod":

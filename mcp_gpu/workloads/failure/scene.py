@@ -9,6 +9,7 @@ from typing import Final
 from mcp_gpu.workloads.documents import Document, moment, number, part, parts, word
 from mcp_gpu.workloads.failure.endings import Death, first_death
 from mcp_gpu.workloads.failure.model import Fact
+from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line
 
 __all__ = ["Happening", "Scene", "condition", "happenings"]
@@ -91,7 +92,7 @@ class Scene:
     name: str
     namespace: str
     pod: Document
-    """Empty: it is gone, or was never there."""
+    """Empty: it is gone, was never there, or could not be read (`unread`)."""
     node_name: str
     node: Document
     """Empty: not read, or gone (`node_gone`)."""
@@ -106,12 +107,20 @@ class Scene:
     """ResourceSlices of its node, where claims are to be understood."""
     log: tuple[str, ...] | None = None
     """The end of the dead container's; None: not read."""
+    unread: Gap | None = None
+    """Why the pod could not be read; None: it was, or there is none."""
     siblings: int = 0
     """Pods of the owner that have failed, this one among them; 0: not looked for."""
 
     @property
-    def gone(self) -> bool:
+    def absent(self) -> bool:
+        """Whether there is no more than events to go by."""
         return not self.pod
+
+    @property
+    def gone(self) -> bool:
+        """Whether the API server says that there is no such pod."""
+        return self.absent and self.unread is None
 
     @property
     def phase(self) -> str:
@@ -141,7 +150,7 @@ class Scene:
     @property
     def uses_gpus(self) -> bool:
         """Whether it asks for GPUs, as far as can be known."""
-        return self.gone or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
+        return self.absent or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
 
     def resources(self) -> Iterator[tuple[str, int]]:
         """What GPUs it asks for, by resource."""

@@ -176,7 +176,7 @@ def _lost(scene: Scene) -> Iterator[Cause]:
 
 def _silent(scene: Scene) -> bool:
     """Whether nobody can say what has become of the pod on its node."""
-    gone_quietly = scene.gone and any(each.reason == "NodeNotReady" for each in scene.of_pod)
+    gone_quietly = scene.absent and any(each.reason == "NodeNotReady" for each in scene.of_pod)
     return gone_quietly or _unreachable(scene)
 
 
@@ -280,7 +280,7 @@ def _stopped(scene: Scene) -> Iterator[Cause]:
         )  # fmt: skip
     deleted = moment(scene.pod, "metadata", "deletionTimestamp")
     asked = death is not None and (death.signal in ASKED_TO_END or death.signal == KILLED)
-    if not late and not probes and ((asked and (deleted or killing)) or (scene.gone and killing)):
+    if not late and not probes and ((asked and (deleted or killing)) or (scene.absent and killing)):
         facts = [each.fact() for each in killing[-1:]]
         if deleted is not None:
             facts.append(Fact.of("metadata of pod", "it is being deleted", deleted))

@@ -156,7 +156,15 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
 
 
 def _nothing(scene: Scene) -> Cause:
-    if scene.gone and not scene.of_pod:
+    if scene.unread is not None:
+        grant = scene.unread.grant
+        says = f"Pod {scene.name} in {scene.namespace} could not be read: {scene.unread.why}."
+        step = (
+            f"Grant the gateway what it lacks: {grant}."
+            if grant
+            else "See why the gateway does not reach the API server, then ask again."
+        )
+    elif scene.absent and not scene.of_pod:
         says = f"There is no pod {scene.name} in {scene.namespace}, and no event tells of one."
         step = (
             "Check name and namespace. Events live for an hour: of what is longer gone only logs "

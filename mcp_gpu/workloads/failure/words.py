@@ -100,11 +100,18 @@ _SAYINGS: Final = (
         "see get_gpu_processes for others on the same GPU.",
     ),
     _saying(
-        r"insufficient shared memory|unable to open shared memory object|No space left on device"
+        r"insufficient shared memory|unable to open shared memory object"
         r"|\A(?>.*?unable to mmap ).*? bytes from file </torch",
         "config", "true",
-        "Shared memory or a disk of the container is full.",
-        "Mount an emptyDir of medium Memory at /dev/shm, or a larger volume where it writes.",
+        "Shared memory of the container is full.",
+        "Mount an emptyDir of medium Memory at /dev/shm.",
+    ),
+    _saying(
+        r"No space left on device",
+        "config", "unknown",
+        "A disk, or shared memory, where the program writes is full.",
+        "See what fills it: the program's own files, or too small a volume; for shared memory "
+        "mount an emptyDir of medium Memory at /dev/shm.",
     ),
     _saying(
         r"\A(?>.*?DataLoader worker ).*?killed by signal: Killed|Cannot allocate memory"
@@ -152,20 +159,43 @@ _SAYINGS: Final = (
 _OF_ITS_OWN: Final = len(_SAYINGS) - 1
 
 
+_CONSEQUENCE: Final = re.compile(
+    r"ChildFailedError|CalledProcessError|BrokenPipeError|ConnectionResetError|EOFError"
+    r"|KeyboardInterrupt|DataLoader worker|NCCL|communicator was aborted"
+)
+"""Errors that one program meets since another has failed before it."""
+
+_CHAINED: Final = re.compile(
+    r"During handling of the above exception|was the direct cause of the following exception"
+)
+
+
 def last_words(scene: Scene) -> Iterator[Cause]:
-    """What log and termination message say; each line counts once, for the first that it fits."""
+    """What log and termination message say; each line counts once, for the first that it fits.
+
+    Lines before the error that the program ended with are hints: it went on after them.
+    """
     told: dict[int, list[tuple[str, str]]] = {}
-    for source, line in _lines(scene):
+    latest: dict[int, int] = {}
+    chained = last = -1
+    for number, (source, line) in enumerate(_lines(scene)):
+        if _CHAINED.search(line):
+            chained = number
         for place, saying in enumerate(_SAYINGS):
             if saying.pattern.search(line):
                 told.setdefault(place, []).append((source, line))
+                latest[place] = number
+                if place == _OF_ITS_OWN and not _CONSEQUENCE.search(line):
+                    last = number
                 break
     for place, lines in sorted(told.items()):
         saying = _SAYINGS[place]
+        # An error raised while another was handled is no end of its own.
+        passed = latest[place] < last and not latest[place] < chained < last
         # Of errors of its own the last one is what ended it; of the others the first.
         chosen = lines[-1:] if place == _OF_ITS_OWN else lines[:LINES_TOLD]
         yield Cause(
-            saying.weight,
+            Weight.HINT if passed and place != _OF_ITS_OWN else saying.weight,
             saying.category,
             saying.not_your_code,
             "medium",

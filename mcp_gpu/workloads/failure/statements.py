@@ -252,16 +252,34 @@ def _memory_limit(scene: Scene, death: Death) -> str:
     return ""
 
 
+def _by_owners_deadline(scene: Scene) -> bool:
+    """Whether its owner ran out of time, and that ended it: not if it had ended before."""
+    passed = [
+        moment(each, "lastTransitionTime")
+        for each in (condition(scene.owner, "FailureTarget"), condition(scene.owner, "Failed"))
+        if word(each, "reason") == "DeadlineExceeded" and word(each, "status") == "True"
+    ]
+    if not passed:
+        return False
+    known = [at for at in passed if at is not None]
+    if scene.death is None or scene.death.finished is None or not known:
+        return True
+    asked = scene.death.signal in (*ASKED_TO_END, KILLED)
+    # Times are of two clocks, and the Job may note its end after that of its pods.
+    return scene.death.finished >= min(known) - (60.0 if asked else 5.0)
+
+
 def _stopped(scene: Scene) -> Iterator[Cause]:
     death = scene.death
     reason, message = word(scene.pod, "status", "reason"), word(scene.pod, "status", "message")
     failed = condition(scene.owner, "Failed")
-    late = reason == "DeadlineExceeded" or word(failed, "reason") == "DeadlineExceeded"
+    late = reason == "DeadlineExceeded" or _by_owners_deadline(scene)
     killing = [each for each in scene.of_pod if each.reason == "Killing"]
     if late:
         told = message or word(failed, "message")
         whose = "status of pod" if reason else f"status of {scene.owner_said}"
-        fact = Fact.of(whose, f"DeadlineExceeded: {told}", scene.died)
+        at = scene.died if reason else moment(failed, "lastTransitionTime")
+        fact = Fact.of(whose, f"DeadlineExceeded: {told}", at)
         yield Cause(
             Weight.STATED, "stopped", "unknown", "high",
             "It ran longer than its activeDeadlineSeconds and was ended.",

@@ -539,6 +539,104 @@ async def test_on_a_shared_gpu_a_fault_may_be_anothers() -> None:
     assert verdict(found) == ("your_code", "unknown", "low")
 
 
+async def test_a_contained_error_of_a_shared_gpu_may_be_anothers() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    agent = WholeAgent("n1", ("10:02:20", line(94)))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    assert "others have a part of GPU 0" in facts(found)
+    # Off the bus it is gone for each of them.
+    agent = WholeAgent("n1", ("10:02:20", line(79)))
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+
+
+async def test_memory_that_lacks_on_a_shared_gpu_may_have_gone_to_another() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    words = "torch.OutOfMemoryError: CUDA out of memory. Process 12 has 70 GiB memory in use."
+    found, told = await explained(pod(container), logs={("main", False): words})
+    assert verdict(found) == ("out_of_memory_gpu", "unknown", "low")
+    assert "Others share the GPU" in told.splitlines()[0]
+
+
+async def test_what_is_so_now_is_no_verdict_over_the_programs_own_words() -> None:
+    agent = WholeAgent(
+        "n1", findings=[finding("row_remap_pending", title="GPU 0 has a row remap pending.")]
+    )
+    words = {("main", False): "ModuleNotFoundError: No module named 'foo'\n"}
+    found, told = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("your_code", "unknown", "low")
+    assert "But: The memory of the GPU that it held lost data" in told.splitlines()[0]
+    # Without words it is no more than likely.
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    # Words that say the same make it one.
+    words = {("main", False): "RuntimeError: CUDA error: uncorrectable ECC error encountered\n"}
+    found, _ = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("gpu_memory_error", "true", "medium")
+
+
+async def test_an_error_before_the_start_is_of_the_pod_before() -> None:
+    for code in (94, 79):
+        agent = WholeAgent("n1", ("09:59:30", line(code)))
+        found, _ = await explained(pod(EXIT_1), agent=agent)
+        assert verdict(found) == ("your_code", "false", "medium"), code
+
+
+@pytest.mark.parametrize("code", [94, 31])
+async def test_an_error_that_ends_its_program_at_once_did_not_end_one_hours_later(
+    code: int,
+) -> None:
+    container = status(died(1, began="04:00:00"), allocatedResourcesStatus=GPU_0)
+    document = pod(container, startTime=at("04:00:00"))
+    agent = WholeAgent("n1", ("05:00:20", line(code)))
+    words = {("main", False): "ValueError: loss is NaN\n"}
+    found, _ = await explained(document, agent=agent, logs=words)
+    assert found["category"] == "your_code"
+    assert "loss is NaN" in facts(found)
+    assert "302 min before the death" in facts(found)
+    found, _ = await explained(document, agent=agent)
+    assert found["confidence"] != "high"
+
+
+@pytest.mark.parametrize(
+    ("log", "category", "truth", "besides"),
+    [
+        ("CUDA out of memory, retrying\nstep 1 ok\nKeyError: 'loss'", "your_code", "false",
+         "out_of_memory_gpu"),
+        ("NCCL WARN Connection refused, retrying\nKeyError: 'loss'", "your_code", "false",
+         "communication"),
+        # What comes of it is no end of its own, nor what is raised while it is handled.
+        ("torch.OutOfMemoryError: CUDA out of memory\nChildFailedError: x", "out_of_memory_gpu",
+         "false", "your_code"),
+        ("torch.OutOfMemoryError: CUDA out of memory\nDuring handling of the above exception, "
+         "another exception occurred:\nKeyError: 'x'", "out_of_memory_gpu", "false", "your_code"),
+        ("OSError: [Errno 28] No space left on device", "config", "unknown", "your_code"),
+    ],
+)  # fmt: skip
+async def test_of_last_words_the_last_error_counts(
+    log: str, category: str, truth: str, besides: str
+) -> None:
+    found, _ = await explained(pod(EXIT_1), logs={("main", False): log})
+    assert (found["category"], found["not_your_code"]) == (category, truth)
+    assert [each["category"] for each in found["alternatives"]] == [besides]
+
+
+async def test_a_sidecar_that_was_taken_along_is_not_what_failed() -> None:
+    sidecar = status(died(137, ended="10:03:01"), name="istio-proxy")
+    spec = {"initContainers": [{"name": "istio-proxy", "restartPolicy": "Always"}]}
+    found, _ = await explained(
+        pod(EXIT_1, inits=[sidecar], spec=spec), logs={("main", False): "ValueError: bad\n"}
+    )
+    assert (found["container"], found["category"]) == ("main", "your_code")
+    # Any other init container that failed has kept the rest from starting.
+    fetch = status(died(1, ended="10:03:01"), name="fetch")
+    spec = {"initContainers": [{"name": "fetch"}]}
+    found, _ = await explained(pod(inits=[fetch], spec=spec, phase="Pending"))
+    assert found["container"] == "fetch"
+
+
 # --- owners, and what is gone --------------------------------------------------------------------
 
 
@@ -581,6 +679,36 @@ async def test_a_jobs_deadline() -> None:
     )
     assert verdict(found) == ("stopped", "unknown", "high")
     assert found["owner"] == "Job llama"
+
+
+DEADLINE = {
+    "type": "Failed",
+    "status": "True",
+    "reason": "DeadlineExceeded",
+    "message": "Job was active longer than specified deadline",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_what_ended_before_a_jobs_deadline_was_not_ended_by_it() -> None:
+    documents = job("llama", DEADLINE), pod(EXIT_1, owner=("Job", "llama"))
+    found, _ = await explained(*documents, agent=WholeAgent("n1", ("10:02:20", line(79))))
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+    found, _ = await explained(*documents, logs={("main", False): "ValueError: x\n"})
+    assert verdict(found) == ("your_code", "false", "medium")
+    # The Job's end is told, at its own time.
+    assert f"{at('10:04:00')} status of Job llama: Failed: DeadlineExceeded" in facts(found)
+
+
+async def test_a_statement_of_kubernetes_names_the_hardware_besides() -> None:
+    hung = status(died(137, ended="10:04:02"), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        job("llama", DEADLINE),
+        pod(hung, owner=("Job", "llama")),
+        agent=WholeAgent("n1", ("10:02:20", line(79))),
+    )
+    assert verdict(found) == ("stopped", "unknown", "high")
+    assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
 
 
 async def test_a_pod_that_is_gone_is_explained_by_its_events() -> None:

@@ -19,9 +19,12 @@ GPU_RESOURCES: Final = ("nvidia.com/",)
 
 NAME_CHARS: Final = 160
 
-MARGIN_SECONDS: Final = 60.0
-"""An error this long before the container's start or after its end still belongs to it: times are
-of whole seconds, and the driver may write after the program has met the error."""
+BEFORE_SECONDS: Final = 2.0
+"""An error this long before the container's start still belongs to it: times are of whole seconds.
+What is older is of the pod that held the GPU before."""
+
+AFTER_SECONDS: Final = 60.0
+"""And so long after its end: the driver may write after the program has met the error."""
 
 UNKNOWN_SECONDS: Final = 3600.0
 """How far the window reaches back where nobody knows when the pod began: events live as long."""
@@ -198,8 +201,8 @@ class Scene:
     @property
     def window(self) -> tuple[float, float]:
         """When errors may have been the cause, in Unix seconds."""
-        end = self.now if self.died is None else min(self.died + MARGIN_SECONDS, self.now)
-        begin = end - UNKNOWN_SECONDS if self.began is None else self.began - MARGIN_SECONDS
+        end = self.now if self.died is None else min(self.died + AFTER_SECONDS, self.now)
+        begin = end - UNKNOWN_SECONDS if self.began is None else self.began - BEFORE_SECONDS
         return min(begin, end), end
 
 

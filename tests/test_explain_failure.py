@@ -299,14 +299,37 @@ INSUFFICIENT = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s
 INSUFFICIENT += "taint {dedicated: batch}. preemption: 0/5 nodes are available."
 
 
+CONTROL_PLANE = "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }"
+
+
 @pytest.mark.parametrize(
     ("message", "says", "step"),
     [
-        (INSUFFICIENT, "No node has enough free nvidia.com/gpu (2 have", "get_pod_gpu_allocation"),
-        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.", "MIG profile", "GPUs"),
-        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "toler"),
+        (INSUFFICIENT, "3 have taints that it does not tolerate (dedicated: batch), 2 have too few "
+         "nvidia.com/gpu free. It asks for 1 x nvidia.com/gpu.", "Give the pod tolerations"),
+        ("0/4 nodes are available: 4 Insufficient nvidia.com/gpu.",
+         "4 have too few nvidia.com/gpu free. It", "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.",
+         "2 have no such MIG profile free, or are not cut into it (nvidia.com/mig-1g.10gb).",
+         "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "Give the"),
         ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
-         "labels", "nodeSelector"),
+         "labels", "Compare its nodeSelector"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 Insufficient cpu. preemption: 0/4 nodes are "
+         "available: 1 Preemption is not helpful for scheduling.",
+         "No node takes it: 3 have too little cpu free. It", "Ask for less of it"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 node(s) had volume node affinity conflict.",
+         "No node takes it: 3 do not have its volumes.", "Look at its PersistentVolumeClaims"),
+        ("0/4 nodes are available: 4 node(s) had untolerated taint {example.com/draining: true}.",
+         "4 have taints that it does not tolerate (example.com/draining: true)", "Give the pod"),
+        ("0/4 nodes are available: 4 node(s) were unschedulable.", "4 are cordoned", "See who cor"),
+        ("0/4 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+         "they do not have its volumes", "Look at its PersistentVolumeClaims"),
+        ("0/6 nodes are available: 1 Insufficient nvidia.com/gpu, 5 node(s) didn't match Pod's "
+         "node affinity/selector.", "5 do not have the labels that it asks for, 1 have too few",
+         "Compare its nodeSelector"),
+        (f"0/1 nodes are available: {CONTROL_PLANE}.", "1 have taints", "Give the pod tolerations"),
+        ("0/2 nodes are available: 2 Too many pods.", "2: Too many pods", "Read the scheduler's"),
     ],
 )  # fmt: skip
 async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> None:
@@ -316,9 +339,22 @@ async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> N
     )
     assert verdict(found) == ("scheduling", "true", "high")
     assert says in found["says"]
-    assert step in found["first_step"]
+    assert found["first_step"].startswith(step)
+    # The next weighty reason's step comes after it.
+    assert (" And: See who holds the GPUs" in found["first_step"]) == ("gpu, " in message)
     assert message[:60] in facts(found)
     assert found["node"] == ""
+
+
+async def test_what_containers_ask_for_is_told_together() -> None:
+    asks = {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
+    spec = {
+        "containers": [{"name": "a", **asks}, {"name": "b", **asks}],
+        "initContainers": [{"name": "c", **asks}],
+    }
+    message = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+    found, _ = await explained(unschedulable(message, spec=spec))
+    assert "It asks for 8 x nvidia.com/gpu." in found["says"]
 
 
 async def test_an_image_that_cannot_be_pulled() -> None:

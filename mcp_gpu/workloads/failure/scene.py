@@ -156,15 +156,20 @@ class Scene:
         return self.absent or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
 
     def resources(self) -> Iterator[tuple[str, int]]:
-        """What GPUs it asks for, by resource."""
+        """What GPUs it asks for, by resource: of containers and sidecars together, or as many as an
+        init container takes before them."""
+        together: dict[str, int] = {}
+        before: dict[str, int] = {}
         for kind in ("containers", "initContainers"):
             for container in parts(self.pod, "spec", kind):
-                wanted = part(container, "resources", "limits")
-                wanted = wanted or part(container, "resources", "requests")
-                for resource in wanted:
-                    count = number(wanted, resource)
-                    if resource.startswith(GPU_RESOURCES) and count:
-                        yield resource, count
+                first = kind == "initContainers" and word(container, "restartPolicy") != "Always"
+                for resource, count in _asked(container):
+                    if first:
+                        before[resource] = max(before.get(resource, 0), count)
+                    else:
+                        together[resource] = together.get(resource, 0) + count
+        for resource in dict.fromkeys((*together, *before)):
+            yield resource, max(together.get(resource, 0), before.get(resource, 0))
 
     @property
     def died(self) -> float | None:
@@ -204,6 +209,14 @@ class Scene:
         end = self.now if self.died is None else min(self.died + AFTER_SECONDS, self.now)
         begin = end - UNKNOWN_SECONDS if self.began is None else self.began - BEFORE_SECONDS
         return min(begin, end), end
+
+
+def _asked(container: Document) -> Iterator[tuple[str, int]]:
+    wanted = part(container, "resources", "limits") or part(container, "resources", "requests")
+    for resource in wanted:
+        count = number(wanted, resource)
+        if resource.startswith(GPU_RESOURCES) and count:
+            yield resource, count
 
 
 _ENDS: Final = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -324,14 +325,37 @@ INSUFFICIENT = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s
 INSUFFICIENT += "taint {dedicated: batch}. preemption: 0/5 nodes are available."
 
 
+CONTROL_PLANE = "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }"
+
+
 @pytest.mark.parametrize(
     ("message", "says", "step"),
     [
-        (INSUFFICIENT, "No node has enough free nvidia.com/gpu (2 have", "get_pod_gpu_allocation"),
-        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.", "MIG profile", "GPUs"),
-        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "toler"),
+        (INSUFFICIENT, "3 have taints that it does not tolerate (dedicated: batch), 2 have too few "
+         "nvidia.com/gpu free. It asks for 1 x nvidia.com/gpu.", "Give the pod tolerations"),
+        ("0/4 nodes are available: 4 Insufficient nvidia.com/gpu.",
+         "4 have too few nvidia.com/gpu free. It", "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.",
+         "2 have no such MIG profile free, or are not cut into it (nvidia.com/mig-1g.10gb).",
+         "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "Give the"),
         ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
-         "labels", "nodeSelector"),
+         "labels", "Compare its nodeSelector"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 Insufficient cpu. preemption: 0/4 nodes are "
+         "available: 1 Preemption is not helpful for scheduling.",
+         "No node takes it: 3 have too little cpu free. It", "Ask for less of it"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 node(s) had volume node affinity conflict.",
+         "No node takes it: 3 do not have its volumes.", "Look at its PersistentVolumeClaims"),
+        ("0/4 nodes are available: 4 node(s) had untolerated taint {example.com/draining: true}.",
+         "4 have taints that it does not tolerate (example.com/draining: true)", "Give the pod"),
+        ("0/4 nodes are available: 4 node(s) were unschedulable.", "4 are cordoned", "See who cor"),
+        ("0/4 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+         "they do not have its volumes", "Look at its PersistentVolumeClaims"),
+        ("0/6 nodes are available: 1 Insufficient nvidia.com/gpu, 5 node(s) didn't match Pod's "
+         "node affinity/selector.", "5 do not have the labels that it asks for, 1 have too few",
+         "Compare its nodeSelector"),
+        (f"0/1 nodes are available: {CONTROL_PLANE}.", "1 have taints", "Give the pod tolerations"),
+        ("0/2 nodes are available: 2 Too many pods.", "2: Too many pods", "Read the scheduler's"),
     ],
 )  # fmt: skip
 async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> None:
@@ -341,9 +365,22 @@ async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> N
     )
     assert verdict(found) == ("scheduling", "true", "high")
     assert says in found["says"]
-    assert step in found["first_step"]
+    assert found["first_step"].startswith(step)
+    # The next weighty reason's step comes after it.
+    assert (" And: See who holds the GPUs" in found["first_step"]) == ("gpu, " in message)
     assert message[:60] in facts(found)
     assert found["node"] == ""
+
+
+async def test_what_containers_ask_for_is_told_together() -> None:
+    asks = {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
+    spec = {
+        "containers": [{"name": "a", **asks}, {"name": "b", **asks}],
+        "initContainers": [{"name": "c", **asks}],
+    }
+    message = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+    found, _ = await explained(unschedulable(message, spec=spec))
+    assert "It asks for 8 x nvidia.com/gpu." in found["says"]
 
 
 async def test_an_image_that_cannot_be_pulled() -> None:
@@ -623,6 +660,104 @@ async def test_on_a_shared_gpu_a_fault_may_be_anothers() -> None:
     assert verdict(found) == ("your_code", "unknown", "low")
 
 
+async def test_a_contained_error_of_a_shared_gpu_may_be_anothers() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    agent = WholeAgent("n1", ("10:02:20", line(94)))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    assert "others have a part of GPU 0" in facts(found)
+    # Off the bus it is gone for each of them.
+    agent = WholeAgent("n1", ("10:02:20", line(79)))
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+
+
+async def test_memory_that_lacks_on_a_shared_gpu_may_have_gone_to_another() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    words = "torch.OutOfMemoryError: CUDA out of memory. Process 12 has 70 GiB memory in use."
+    found, told = await explained(pod(container), logs={("main", False): words})
+    assert verdict(found) == ("out_of_memory_gpu", "unknown", "low")
+    assert "Others share the GPU" in told.splitlines()[0]
+
+
+async def test_what_is_so_now_is_no_verdict_over_the_programs_own_words() -> None:
+    agent = WholeAgent(
+        "n1", findings=[finding("row_remap_pending", title="GPU 0 has a row remap pending.")]
+    )
+    words = {("main", False): "ModuleNotFoundError: No module named 'foo'\n"}
+    found, told = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("your_code", "unknown", "low")
+    assert "But: The memory of the GPU that it held lost data" in told.splitlines()[0]
+    # Without words it is no more than likely.
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    # Words that say the same make it one.
+    words = {("main", False): "RuntimeError: CUDA error: uncorrectable ECC error encountered\n"}
+    found, _ = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("gpu_memory_error", "true", "medium")
+
+
+async def test_an_error_before_the_start_is_of_the_pod_before() -> None:
+    for code in (94, 79):
+        agent = WholeAgent("n1", ("09:59:30", line(code)))
+        found, _ = await explained(pod(EXIT_1), agent=agent)
+        assert verdict(found) == ("your_code", "false", "medium"), code
+
+
+@pytest.mark.parametrize("code", [94, 31])
+async def test_an_error_that_ends_its_program_at_once_did_not_end_one_hours_later(
+    code: int,
+) -> None:
+    container = status(died(1, began="04:00:00"), allocatedResourcesStatus=GPU_0)
+    document = pod(container, startTime=at("04:00:00"))
+    agent = WholeAgent("n1", ("05:00:20", line(code)))
+    words = {("main", False): "ValueError: loss is NaN\n"}
+    found, _ = await explained(document, agent=agent, logs=words)
+    assert found["category"] == "your_code"
+    assert "loss is NaN" in facts(found)
+    assert "302 min before the death" in facts(found)
+    found, _ = await explained(document, agent=agent)
+    assert found["confidence"] != "high"
+
+
+@pytest.mark.parametrize(
+    ("log", "category", "truth", "besides"),
+    [
+        ("CUDA out of memory, retrying\nstep 1 ok\nKeyError: 'loss'", "your_code", "false",
+         "out_of_memory_gpu"),
+        ("NCCL WARN Connection refused, retrying\nKeyError: 'loss'", "your_code", "false",
+         "communication"),
+        # What comes of it is no end of its own, nor what is raised while it is handled.
+        ("torch.OutOfMemoryError: CUDA out of memory\nChildFailedError: x", "out_of_memory_gpu",
+         "false", "your_code"),
+        ("torch.OutOfMemoryError: CUDA out of memory\nDuring handling of the above exception, "
+         "another exception occurred:\nKeyError: 'x'", "out_of_memory_gpu", "false", "your_code"),
+        ("OSError: [Errno 28] No space left on device", "config", "unknown", "your_code"),
+    ],
+)  # fmt: skip
+async def test_of_last_words_the_last_error_counts(
+    log: str, category: str, truth: str, besides: str
+) -> None:
+    found, _ = await explained(pod(EXIT_1), logs={("main", False): log})
+    assert (found["category"], found["not_your_code"]) == (category, truth)
+    assert [each["category"] for each in found["alternatives"]] == [besides]
+
+
+async def test_a_sidecar_that_was_taken_along_is_not_what_failed() -> None:
+    sidecar = status(died(137, ended="10:03:01"), name="istio-proxy")
+    spec = {"initContainers": [{"name": "istio-proxy", "restartPolicy": "Always"}]}
+    found, _ = await explained(
+        pod(EXIT_1, inits=[sidecar], spec=spec), logs={("main", False): "ValueError: bad\n"}
+    )
+    assert (found["container"], found["category"]) == ("main", "your_code")
+    # Any other init container that failed has kept the rest from starting.
+    fetch = status(died(1, ended="10:03:01"), name="fetch")
+    spec = {"initContainers": [{"name": "fetch"}]}
+    found, _ = await explained(pod(inits=[fetch], spec=spec, phase="Pending"))
+    assert found["container"] == "fetch"
+
+
 # --- owners, and what is gone --------------------------------------------------------------------
 
 
@@ -665,6 +800,36 @@ async def test_a_jobs_deadline() -> None:
     )
     assert verdict(found) == ("stopped", "unknown", "high")
     assert found["owner"] == "Job llama"
+
+
+DEADLINE = {
+    "type": "Failed",
+    "status": "True",
+    "reason": "DeadlineExceeded",
+    "message": "Job was active longer than specified deadline",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_what_ended_before_a_jobs_deadline_was_not_ended_by_it() -> None:
+    documents = job("llama", DEADLINE), pod(EXIT_1, owner=("Job", "llama"))
+    found, _ = await explained(*documents, agent=WholeAgent("n1", ("10:02:20", line(79))))
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+    found, _ = await explained(*documents, logs={("main", False): "ValueError: x\n"})
+    assert verdict(found) == ("your_code", "false", "medium")
+    # The Job's end is told, at its own time.
+    assert f"{at('10:04:00')} status of Job llama: Failed: DeadlineExceeded" in facts(found)
+
+
+async def test_a_statement_of_kubernetes_names_the_hardware_besides() -> None:
+    hung = status(died(137, ended="10:04:02"), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        job("llama", DEADLINE),
+        pod(hung, owner=("Job", "llama")),
+        agent=WholeAgent("n1", ("10:02:20", line(79))),
+    )
+    assert verdict(found) == ("stopped", "unknown", "high")
+    assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
 
 
 async def test_a_pod_that_is_gone_is_explained_by_its_events() -> None:
@@ -750,6 +915,53 @@ async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_i
     assert "private" not in json.dumps(found)
 
 
+HOSTILE = (
+    "token", "authorization", "token ", "token=", 'token="', "eyJaaaaaa-", "//", "//a", "a-b_",
+    "NCCL WARN ", "store->get()", "DataLoader worker ", "was using  request is ", "exceeds the ",
+)  # fmt: skip
+
+
+async def test_words_made_to_be_slow_are_read_as_fast_as_others() -> None:
+    """By the processor's time of the gateway's own thread: it has nothing else to do."""
+    for word in HOSTILE:
+        hostile = "ValueError: " + word * (4_096 // len(word))
+        container = status(died(1, message=hostile), allocatedResourcesStatus=GPU_0)
+        document = pod(container, phase="Failed", reason="Evicted", message=hostile)
+        log = f"{hostile}\n" * 20
+        async with staged(
+            document, event("BackOff", hostile), node(), agents=[WholeAgent("n1")],
+            logs={("main", False): log},
+        ) as stage:  # fmt: skip
+            before = time.thread_time()
+            found = data(await stage.ask())
+            assert time.thread_time() - before < 3.0, word
+        assert found["category"] == "evicted"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'password: "hunter2 hunter2"',
+        "password='hunter2 hunter2'",
+        '{\\"token\\": \\"hunter2 \\\\\\" hunter2\\"}',
+        'secret = "hunter2 hunter2',
+        "HF_TOKEN=hunter2",
+        "Authorization: Basic hunter2",
+        "Authorization: Bearer hunter2.hunter2",
+        "https://me:hunter2@registry.example/x",
+        "api-key => hunter2",
+    ],
+)
+async def test_a_secret_is_hidden_to_its_end(line: str) -> None:
+    words = f"ValueError: {line}"
+    container = status(died(1, message=words), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        pod(container), event("BackOff", words), logs={("main", False): words}
+    )
+    assert "***" in facts(found)
+    assert "hunter2" not in json.dumps(found) + told
+
+
 # --- rights --------------------------------------------------------------------------------------
 
 RIGHTS = {
@@ -798,6 +1010,27 @@ async def test_without_any_right_there_is_an_answer_that_says_so() -> None:
     assert "grant: get pods in train" in told
 
 
+async def test_a_pod_that_may_not_be_read_is_not_said_to_be_gone() -> None:
+    found, told = await explained(pod(EXIT_1), denied=[("get", "pods")])
+    assert not found["gone"]
+    assert "Pod worker-0 in train could not be read: forbidden." in told.splitlines()[0]
+    assert found["first_step"] == "Grant the gateway what it lacks: get pods in train."
+    assigned = event("Scheduled", f"Successfully assigned {NAMESPACE}/{POD} to n1", component="s")
+    found, told = await explained(pod(EXIT_1), assigned, denied=[("get", "pods")])
+    assert (found["gone"], found["node"]) == (False, "n1")
+    assert "could not be read" in told.splitlines()[0]
+    assert "which is gone" not in told
+    # Nor are a Job's pods, which are listed.
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    found, told = await explained(
+        job("llama"), pod(EXIT_1, labels=labels), name="llama", denied=[("list", "pods")]
+    )
+    assert not found["gone"]
+    assert found["first_step"] == "Grant the gateway what it lacks: list pods in train."
+    found, _ = await explained(name="nobody")
+    assert found["gone"]
+
+
 async def test_an_api_server_that_is_not_there() -> None:
     async with FakeApiServer(NAMESPACE) as api:
         config = str(api.kubeconfig)
@@ -812,6 +1045,17 @@ async def test_an_api_server_that_is_not_there() -> None:
     found = data(answer)  # type: ignore[arg-type]
     assert verdict(found) == ("unknown", "unknown", "low")
     assert all("cannot reach the API server" in gap["why"] for gap in found["gaps"])
+    assert not found["gone"]
+    assert "could not be read" in found["says"]
+
+
+async def test_a_gateway_without_a_cluster_knows_of_no_pod_that_it_is_gone() -> None:
+    agents = {"n1": WholeAgent("n1")}
+    async with served.gateway(lambda r: gateway_tool(r, Workloads({})), agents) as client:
+        answer = await client.call_tool("explain_failure", {"pod": POD})
+    found = data(answer)  # type: ignore[arg-type]
+    assert not found["gone"]
+    assert "this gateway has no API server to ask" in found["says"]
 
 
 # --- the tool ------------------------------------------------------------------------------------

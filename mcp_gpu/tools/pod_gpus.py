@@ -217,7 +217,7 @@ def _unknown(scene: Scene, allocation: Holders | None) -> str:
 
 
 def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
-    if allocation is None or scene.gone:
+    if allocation is None or scene.absent:
         return ()
     uid = word(scene.pod, "metadata", "uid")
     held = (

@@ -18,7 +18,7 @@ from mcp_gpu.workloads.documents import Document, is_path_part, parts, word
 from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.text import one_line, visible
 
-__all__ = ["Document", "Gap", "Reads", "Workloads"]
+__all__ = ["CLUSTER", "Document", "Gap", "Reads", "Workloads"]
 
 READ_SECONDS: Final = 5.0
 """For one object or list."""

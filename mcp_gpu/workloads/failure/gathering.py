@@ -11,7 +11,7 @@ import anyio
 from mcp_gpu.workloads.documents import Document, is_path_part, moment, parts, word
 from mcp_gpu.workloads.failure.endings import first_death
 from mcp_gpu.workloads.failure.scene import Happening, Scene, happenings
-from mcp_gpu.workloads.reads import Reads
+from mcp_gpu.workloads.reads import CLUSTER, Gap, Reads
 
 __all__ = ["events_of_node", "gather"]
 
@@ -51,6 +51,7 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
             events += await _of_lost_pods(reads, name, namespace)
     elif pod is not None:
         owner = await _owner_of(reads, pod, namespace)
+    unread = _unread(reads, name, namespace) if pod is None else None
     pod = pod or {}
     uid, found = word(pod, "metadata", "uid"), happenings(events)
     pod_name = word(pod, "metadata", "name") or _latest_pod(found, name)
@@ -76,14 +77,22 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
         claims=rest["claims"],
         slices=rest["slices"],
         log=rest["log"],
+        unread=unread,
         siblings=siblings,
     )
+
+
+def _unread(reads: Reads, name: str, namespace: str) -> Gap | None:
+    """Why nobody can say whether there is such a pod, nor pods of an owner of the name."""
+    label = {f"pods of {namespace} with {each}={name}" for _, _, each in _OWNERS.values()}
+    whats = (CLUSTER, f"pod {namespace}/{name}", *label)
+    return next((gap for gap in reads.gaps if gap.what in whats), None)
 
 
 def _may_be_an_owner(reads: Reads, name: str, namespace: str) -> bool:
     """Whether to go on asking: an API server that does not answer will not do so now."""
     what = f"pod {namespace}/{name}"
-    return all(gap.grant for gap in reads.gaps if gap.what in (what, "Kubernetes"))
+    return all(gap.grant for gap in reads.gaps if gap.what in (what, CLUSTER))
 
 
 async def _both(

@@ -124,9 +124,11 @@ class Weight(IntEnum):
     """The program, or what should have started it, says so."""
     OWN_XID = 3
     """The driver says what the program did."""
-    ENDING = 4
+    SEEN = 4
+    """A fact of the pod's own GPU that is so now; since when, nobody says."""
+    ENDING = 5
     """Only how it ended is known."""
-    HINT = 5
+    HINT = 6
     """Worth knowing, and no verdict."""
 
 

@@ -19,6 +19,7 @@ from mcp_gpu.workloads.failure.endings import (
 from mcp_gpu.workloads.failure.hardware import Sight, hardware
 from mcp_gpu.workloads.failure.model import (
     Alternative,
+    Category,
     Cause,
     Explanation,
     Fact,
@@ -61,7 +62,9 @@ def explain(
     causes = [*statements(scene), *beginnings(scene)]
     if sight is not None and scene.uses_gpus:
         causes += hardware(scene, sight, held)
-    causes += last_words(scene)
+    words = tuple(last_words(scene))
+    causes = [_agreed(cause, words) for cause in causes]
+    causes += words
     causes += _by_ending(scene)
     verdict = _verdict(scene, sight, held, causes)
     evidence = tuple(dict.fromkeys(_evidence(scene, verdict, causes)))
@@ -91,6 +94,23 @@ def explain(
     )
 
 
+_AGREE: Final[dict[Category, frozenset[Category]]] = {
+    "gpu_hardware": frozenset({"gpu_hardware"}),
+    "gpu_memory_error": frozenset({"gpu_memory_error"}),
+    "nvlink": frozenset({"nvlink", "communication"}),
+    "driver": frozenset({"driver", "gpu_hardware"}),
+}
+"""What a program says where that has befallen its GPU."""
+
+
+def _agreed(cause: Cause, words: Sequence[Cause]) -> Cause:
+    """What is so now counts as what was so then where the program's last words say the same."""
+    said = {each.category for each in words}
+    if cause.weight is Weight.SEEN and _AGREE.get(cause.category, frozenset()) & said:
+        return cause.but(weight=Weight.HARDWARE, not_your_code="true", confidence="medium")
+    return cause
+
+
 def _verdict(
     scene: Scene, sight: Sight | None, held: Sequence[HeldGpu], causes: Sequence[Cause]
 ) -> Cause:
@@ -101,12 +121,23 @@ def _verdict(
     if not told:
         return _nothing(scene)
     chosen = min(told, key=lambda cause: cause.weight)
+    if chosen.weight is Weight.STATED:
+        return _beside(chosen, causes)
+    if chosen.category == "out_of_memory_gpu" and any(each.shared for each in held):
+        says = f"{chosen.says} Others share the GPU, and may have taken it."
+        return chosen.but(not_your_code="unknown", confidence="low", says=says)
     if not chosen.rests_on_gpu or not scene.uses_gpus:
         return chosen
     doubt = _doubt(scene, sight, held, causes)
     if not doubt:
         return chosen
     return chosen.but(not_your_code="unknown", confidence="low", says=f"{chosen.says} {doubt}")
+
+
+def _beside(stated: Cause, causes: Sequence[Cause]) -> Cause:
+    """What Kubernetes states, with what befell the pod's own GPU besides."""
+    sick = next((each for each in causes if each.weight is Weight.HARDWARE), None)
+    return stated if sick is None else stated.but(says=f"{stated.says} But: {sick.says}")
 
 
 def _doubt(
@@ -120,9 +151,11 @@ def _doubt(
     suspects = [
         cause
         for cause in causes
-        if cause.weight is Weight.HINT
-        and cause.category in _UNSURE
-        and cause.not_your_code == "unknown"
+        if cause.category in _UNSURE
+        and (
+            cause.weight is Weight.SEEN
+            or (cause.weight is Weight.HINT and cause.not_your_code == "unknown")
+        )
     ]
     return "" if not suspects else f"But: {suspects[0].says}"
 
@@ -149,14 +182,22 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
     says = "It runs, and none of its containers has died."
     step = "If it hangs, look at its GPUs: get_gpu_health of its node."
     for sick in causes:
-        if sick.weight is Weight.HARDWARE:
+        if sick.weight in (Weight.HARDWARE, Weight.SEEN):
             says, step = f"{says} But: {sick.says}", sick.first_step
             break
     return Cause(Weight.STATED, "still_running", "unknown", "high", says, step, facts)
 
 
 def _nothing(scene: Scene) -> Cause:
-    if scene.gone and not scene.of_pod:
+    if scene.unread is not None:
+        grant = scene.unread.grant
+        says = f"Pod {scene.name} in {scene.namespace} could not be read: {scene.unread.why}."
+        step = (
+            f"Grant the gateway what it lacks: {grant}."
+            if grant
+            else "See why the gateway does not reach the API server, then ask again."
+        )
+    elif scene.absent and not scene.of_pod:
         says = f"There is no pod {scene.name} in {scene.namespace}, and no event tells of one."
         step = (
             "Check name and namespace. Events live for an hour: of what is longer gone only logs "
@@ -242,9 +283,10 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
 
 
 def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternative]:
-    told = {(verdict.category, verdict.says)}
+    told: set[str] = {verdict.category, verdict.says, "unknown"}
     for cause in sorted(causes, key=lambda cause: cause.weight):
-        same = cause.category == verdict.category and cause.weight is not Weight.HINT
-        if not same and (cause.category, cause.says) not in told and cause.category != "unknown":
-            told.add((cause.category, cause.says))
+        # Of hints each says something of its own; of others one of a category is enough.
+        key = cause.says if cause.weight is Weight.HINT else cause.category
+        if key not in told and cause.category != "unknown":
+            told |= {key, cause.says}
             yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

@@ -326,6 +326,57 @@ def test_a_damaged_file_is_put_aside_with_a_warning(
     assert not kept.exists()
 
 
+LATE = 1e300
+
+
+@pytest.mark.parametrize(
+    "changed_to",
+    [
+        {"last": LATE},
+        {"ahead": -LATE},
+        {"last": float("nan")},
+        {"gpus": {"index": float("inf")}},
+        {"gpus": {"read_at": LATE}},
+        {"gpus": {"rings": [[10**12, 330], [None, 390], [None, 1442]]}},
+        {"events": {"gpu_index": float("inf")}},
+        {"events": {"at": LATE}},
+        {"events": {"last_at": float("nan")}},
+    ],
+)
+def test_numbers_that_nobody_can_have_written_are_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed_to: dict[str, Any]
+) -> None:
+    node = Node(Recorder("n", file=File(tmp_path)))
+    node.read(throttle_reasons=())
+    node.pass_by(2)
+    node.read(throttle_reasons=("hw_slowdown",))
+    node.recorder.save()
+    found = File(tmp_path).load()
+    assert found is not None
+    described, arrays = found
+    for name, value in changed_to.items():
+        if isinstance(value, dict):
+            described[name][0] |= value
+        else:
+            described[name] = value
+    File(tmp_path).save(described, [bytes(each) for each in arrays])
+    again = Recorder("n", file=File(tmp_path))
+    again.load()
+    assert again.gpus() == ()
+    assert "damaged" in caplog.text
+    assert (tmp_path / "timeline.unusable").exists()
+
+
+def test_a_file_is_read_without_copying_what_is_left_for_each_array(tmp_path: Path) -> None:
+    arrays = [bytes([number % 256]) * 1024 for number in range(4096)]
+    file = File(tmp_path)
+    file.save({}, arrays)
+    found = file.load()
+    assert found is not None
+    assert [bytes(each) for each in found[1]] == arrays
+    assert len({id(each.obj) for each in found[1]}) == 1, "each lies in what was unpacked"
+
+
 @pytest.mark.parametrize("other", [{"node": "m"}, {"simulated": True}])
 def test_a_file_about_others_is_put_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, other: dict[str, Any]

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from mcp_gpu.gpu.health.model import GpuVerdict, Verdict
@@ -24,6 +23,7 @@ from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.recorder.events import Event, EventLog, changes
 from mcp_gpu.gpu.recorder.file import File, Unusable
 from mcp_gpu.gpu.recorder.metrics import METRICS
+from mcp_gpu.gpu.recorder.moment import moment
 from mcp_gpu.gpu.recorder.ring import Cells
 from mcp_gpu.gpu.recorder.track import Track
 
@@ -324,7 +324,7 @@ class Recorder:
     def _told(self, at: float | None) -> float | None:
         return None if at is None else at - self._ahead
 
-    def _restore(self, described: dict[str, Any], arrays: list[bytes]) -> None:
+    def _restore(self, described: dict[str, Any], arrays: list[memoryview]) -> None:
         """Raises: Unusable: it is about something else, or makes no sense."""
         try:
             other = [name for name, own in self._about.items() if described[name] != own]
@@ -336,11 +336,10 @@ class Recorder:
                 for each in described["gpus"][:MAX_GPUS]
             ]
             events = [Event.read(each) for each in described["events"]]
-            ahead, last = float(described["ahead"]), float(described["last"])
-            if not (isfinite(ahead) and isfinite(last)):
-                raise ValueError("no times")
+            ahead, last = float(described["ahead"]), moment(described["last"])
+            moment(last - ahead)  # as a clock showed it
             driver = described["driver"]
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
             raise Unusable(f"damaged ({type(error).__name__})") from error
         with self._lock:
             self._tracks = {track.uuid: track for track in tracks}

@@ -6,15 +6,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio
-import anyio.to_thread
 from pydantic import Field
 
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.node.aside import Aside, Blocked
 from mcp_gpu.node.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from mcp_gpu.node.device_ids import Devices, is_gpu_resource, profile_of
 from mcp_gpu.node.pod_resources import Allocation, PodResources, PodResourcesError
@@ -130,6 +131,7 @@ class Attribution:
         self._told = _Told("none", "the kubelet has not been asked yet")
         self._asked_at = -float("inf")
         self._asking = anyio.Lock()
+        self._aside = Aside("checkpoint")
 
     @property
     def last(self) -> Holdings:
@@ -193,12 +195,13 @@ class Attribution:
         return bool(allocation.pods) or not checkpoint.entries
 
     async def _read(self) -> Checkpoint:
-        # A disk may hang. Then the thread is left behind, and the file is not known.
-        with anyio.move_on_after(CHECKPOINT_SECONDS):
-            return await anyio.to_thread.run_sync(
-                read_checkpoint, self._checkpoint, abandon_on_cancel=True
+        try:
+            return await self._aside.run(
+                partial(read_checkpoint, self._checkpoint), CHECKPOINT_SECONDS
             )
-        raise CheckpointError(f"{self._checkpoint}: not read within {CHECKPOINT_SECONDS:g} s")
+        except Blocked as error:
+            late = f"{self._checkpoint}: not read within {CHECKPOINT_SECONDS:g} s: its disk hangs"
+            raise CheckpointError(late) from error
 
 
 def _holders_of_pods(

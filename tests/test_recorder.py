@@ -18,8 +18,10 @@ from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health.assess import assess
+from mcp_gpu.gpu.health.model import GpuVerdict
 from mcp_gpu.gpu.history import Past
 from mcp_gpu.gpu.model import Failure, Gpu, Snapshot
+from mcp_gpu.gpu.recorder import recorder as module
 from mcp_gpu.gpu.recorder.events import MOST, Event, EventLog
 from mcp_gpu.gpu.recorder.figures import buckets, summary
 from mcp_gpu.gpu.recorder.file import File
@@ -408,11 +410,13 @@ def test_a_full_disk_is_told_once_and_what_was_there_still_is(
             node.recorder.save()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
+    assert "No space left on device" in node.recorder.unsaved
     assert "No space left on device" in caplog.text
     assert (tmp_path / "timeline").read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["timeline"]
     node.recorder.save()
     assert "saved again" in caplog.text
+    assert node.recorder.unsaved == ""
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
@@ -453,6 +457,36 @@ def test_the_collector_feeds_it_and_it_saves_when_it_is_stopped(
     again = Recorder("one", simulated=True, file=File(tmp_path))
     again.load()
     assert [gpu.gpu_index for gpu in again.gpus()] == [0, 1]
+
+
+def test_a_disk_that_hangs_stops_no_recording_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a FIFO in the file's place, which nobody writes."""
+    monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
+    os.mkfifo(tmp_path / "timeline")
+    judged = threading.Event()
+
+    def judge(snapshot: Snapshot) -> tuple[GpuVerdict, ...]:
+        judged.set()
+        return ()
+
+    recorder = Recorder("n", file=File(tmp_path), judge=judge)
+    recorder.start()
+    recorder.feed(board("h100").model_copy(update={"fast_at": T0, "slow_at": T0}))
+    assert judged.wait(20)
+    assert len(recorder.gpus()) == 4
+    assert "its disk has not answered for" in recorder.unsaved
+    recorder.stop()
+    assert not recorder.join(0.05)
+    (tmp_path / "timeline").open("w").close()  # lets the disk go on
+    assert recorder.join(20)
+    assert recorder.unsaved == ""
+    again = Recorder("n", file=File(tmp_path))
+    again.load()
+    assert len(again.gpus()) == 4
+    assert (tmp_path / "timeline.unusable").exists(), "what came too late is not lost"
 
 
 def test_shifts_are_found_where_they_are() -> None:

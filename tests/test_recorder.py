@@ -29,6 +29,8 @@ from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.recorder import MAX_HOURS, SAVE_SECONDS, Recorder
 from mcp_gpu.gpu.recorder.ring import Cells
 from mcp_gpu.gpu.recorder.shifts import shifts
+from mcp_gpu.gpu.recorder.tenants import MOST as MOST_TENANTS
+from mcp_gpu.gpu.recorder.tenants import Tenant, Tenants
 from support.readings import T0, board, changed
 
 HOUR = 3600.0
@@ -301,6 +303,48 @@ def test_a_restart_with_a_folder_keeps_the_past(tmp_path: Path) -> None:
     assert sorted(path.name for path in file.folder.iterdir()) == ["timeline"]
 
 
+def tenant(pod: str = "w0", uid: str | None = None, device: str = "GPU-1") -> Tenant:
+    return Tenant("train", pod, uid, "main", device, device, 0, "", shared=False)
+
+
+def test_who_held_which_gpu_is_one_stretch_for_each_and_bounded() -> None:
+    tenants = Tenants()
+    for at in (100.0, 110.0, 120.0):
+        tenants.note([tenant(uid=None if at == 100 else "u"), tenant(device="GPU-2")], at)
+    tenants.note([tenant(uid="another")], 130.0)
+    tenants.note([tenant(device="GPU-2")], 120.0 + 3600)  # of the name, and after a gap
+    spans = [
+        (each.device, each.pod_uid, each.since, each.until) for each in tenants.between(0, HOUR * 9)
+    ]
+    assert spans == [
+        ("GPU-1", "u", 100, 120),
+        ("GPU-2", None, 100, 120),
+        ("GPU-1", "another", 130, 130),
+        ("GPU-2", None, 3720, 3720),
+    ]
+    assert [each.since for each in tenants.between(125, 140)] == [130]
+    for number in range(2 * MOST_TENANTS):
+        tenants.note([tenant(f"p{number}")], 4000.0 + number)
+    kept = list(tenants.between(0, HOUR * 9))
+    assert len(kept) == MOST_TENANTS
+    assert kept[-1].pod == f"p{2 * MOST_TENANTS - 1}"
+
+
+def test_who_held_which_gpu_survives_a_restart(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    recorder = Recorder("n", file=file, clock=lambda: T0)
+    recorder.start()
+    recorder.held((tenant(uid="u"),))
+    recorder.feed(board("h100").model_copy(update={"fast_at": T0}))
+    recorder.stop()
+    assert recorder.join(20)
+    again = Recorder("n", file=file, clock=lambda: T0 + 60)
+    again.load()
+    (found,) = again.tenants(T0 - 10, T0 + 10)
+    assert (found.pod, found.pod_uid, found.since, found.until) == ("w0", "u", T0, T0)
+    assert again.tenants(T0 + 20, T0 + 60) == ()
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -342,6 +386,7 @@ LATE = 1e300
         {"gpus": {"rings": [[10**12, 330], [None, 390], [None, 1442]]}},
         {"events": {"gpu_index": float("inf")}},
         {"events": {"at": LATE}},
+        {"tenants": {"until": LATE}},
         {"events": {"last_at": float("nan")}},
     ],
 )
@@ -352,6 +397,7 @@ def test_numbers_that_nobody_can_have_written_are_damage(
     node.read(throttle_reasons=())
     node.pass_by(2)
     node.read(throttle_reasons=("hw_slowdown",))
+    node.recorder._tenants.note([tenant()], T0)
     node.recorder.save()
     found = File(tmp_path).load()
     assert found is not None

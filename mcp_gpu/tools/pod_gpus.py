@@ -8,8 +8,10 @@ from typing import Any, Final
 
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.tools.allocation_model import PastHolder
 from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
+from mcp_gpu.tools.moments import moment
 from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
@@ -20,9 +22,12 @@ from mcp_gpu.workloads.failure.model import HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look"]
+__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "WITH_PAST", "Holders", "Looked", "look"]
 
 ALLOCATION: Final = "get_pod_gpu_allocation"
+
+WITH_PAST: Final = {"past": True}
+"""What is asked of its allocation."""
 
 WARNINGS: Final = {"detail": "full", "severity": "warning"}
 """What is asked of its health."""
@@ -58,6 +63,7 @@ class Holders(Wire):
     """What is needed of an agent's answer to who holds its GPUs."""
 
     pods: tuple[HoldingPod, ...]
+    past: tuple[PastHolder, ...] = ()
     source: str = ""
     why: str = ""
 
@@ -119,11 +125,12 @@ async def _held(
     agent: NodeAgent, scene: Scene, sight: Sight | None
 ) -> tuple[tuple[HeldGpu, ...], str]:
     """The pod's GPUs, by who knows best, and who that is."""
-    allocation = await agent.ask(ALLOCATION, {}, Holders)
+    allocation = await agent.ask(ALLOCATION, WITH_PAST, Holders)
     indices = {} if sight is None else sight.indices
     whole = () if sight is None else gpus.all_of_node(scene, sight.gpus)
     ways: Sequence[tuple[Sequence[HeldGpu], str]] = (
         (_of_agent(allocation, scene), "the kubelet, asked by the node's agent"),
+        (_remembered(allocation, scene), "the node's agent, which remembers what the kubelet said"),
         (gpus.told_by_status(scene.pod), "the pod's allocatedResourcesStatus"),
         (gpus.told_by_claims(scene.claims, scene.slices), "ResourceClaims and ResourceSlices"),
         (gpus.told_by_annotations(scene.pod), "the pod's annotations"),
@@ -153,8 +160,31 @@ def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
         if _is_it(pod, scene, uid)
         for container in pod.containers
         for device in (*container.devices, *container.claims)
+        # Which GPU a claim is an agent does not know.
+        if device.gpu_uuid is not None or device.gpu_index is not None
     )
     return tuple(dict.fromkeys(held))
+
+
+def _remembered(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
+    """What the kubelet said before it forgot the pod."""
+    if allocation is None:
+        return ()
+    begin, end = scene.window
+    of_events = [each.uid for each in scene.of_pod if each.name == scene.name and each.uid]
+    uid = word(scene.pod, "metadata", "uid") or next(reversed(of_events), "")
+    found = (
+        HeldGpu(gpu_index=each.gpu_index, uuid=each.gpu_uuid, mig=each.mig, shared=each.shared)
+        for each in allocation.past
+        if (
+            each.pod_uid == uid
+            if each.pod_uid and uid
+            else (each.namespace, each.pod) == (scene.namespace, scene.name)
+            and (moment(each.since) or end) <= end
+            and (moment(each.until) or begin) >= begin
+        )
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def _is_it(pod: HoldingPod, scene: Scene, uid: str) -> bool:

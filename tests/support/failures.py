@@ -18,6 +18,7 @@ from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.view import View
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
+from mcp_gpu.tools.allocation_model import PastHolder
 from mcp_gpu.tools.explain_failure import gateway_tool
 from mcp_gpu.tools.health import AgentArguments as HealthArguments
 from mcp_gpu.tools.health_model import NodeHealth
@@ -43,6 +44,7 @@ __all__ = [
     "event",
     "job",
     "node",
+    "past_holder",
     "pod",
     "staged",
     "status",
@@ -287,7 +289,7 @@ class _Xids(XidAgent):
 
 
 class _AllocationArguments(Arguments):
-    """None."""
+    past: bool = False
 
 
 class _Allocation(BaseModel):
@@ -295,6 +297,30 @@ class _Allocation(BaseModel):
 
     node: str
     pods: list[dict[str, Any]]
+    past: tuple[PastHolder, ...] = ()
+
+
+def past_holder(
+    pod: str = POD,
+    gpu: int = 0,
+    *,
+    uid: str | None = None,
+    since: str = "09:59:00",
+    until: str = "10:02:20",
+) -> PastHolder:
+    """That a pod has held a GPU, as an agent remembers."""
+    return PastHolder(
+        namespace=NAMESPACE,
+        pod=pod,
+        pod_uid=uid or (UID if pod == POD else f"uid-{pod}"),
+        container="main",
+        gpu_uuid=f"GPU-{gpu}",
+        gpu_index=gpu,
+        mig="",
+        shared=False,
+        since=at(since),
+        until=at(until),
+    )
 
 
 class WholeAgent(Agent):
@@ -306,6 +332,7 @@ class WholeAgent(Agent):
         *lines: tuple[str, str],
         findings: Sequence[Finding] = (),
         held: Mapping[str, Sequence[int]] | None = None,
+        past: Sequence[PastHolder] = (),
         blind: bool = False,
         timeline: NodeTimeline | None = None,
     ) -> None:
@@ -316,7 +343,7 @@ class WholeAgent(Agent):
             missed=(UNREAD.message,) if blind else (),
         )
         self._health = HealthAgent(node, assessment(*findings))
-        self._held, self._timeline = held, timeline
+        self._held, self._past, self._timeline = held, tuple(past), timeline
         super().__init__(node, self._xids.source, tool="unused", result=_Allocation)
 
     def __post_init__(self) -> None:
@@ -368,7 +395,8 @@ class WholeAgent(Agent):
             }
             for name, indices in self._held.items()
         ]
-        return _Allocation(node=self.node, pods=pods)
+        assert isinstance(arguments, _AllocationArguments)
+        return _Allocation(node=self.node, pods=pods, past=self._past if arguments.past else ())
 
 
 @dataclass

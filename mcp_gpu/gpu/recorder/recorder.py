@@ -25,6 +25,7 @@ from mcp_gpu.gpu.recorder.file import File, Unusable
 from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.moment import moment
 from mcp_gpu.gpu.recorder.ring import Cells
+from mcp_gpu.gpu.recorder.tenants import Tenant, Tenants
 from mcp_gpu.gpu.recorder.track import Track
 
 __all__ = ["MAX_HOURS", "Recorded", "Recorder"]
@@ -105,6 +106,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._tracks: dict[str, Track] = {}
         self._events = EventLog()
+        self._tenants = Tenants()
         self._ahead = 0.0
         """What the axis is ahead of Unix time."""
         self._last: float | None = None
@@ -117,6 +119,7 @@ class Recorder:
         """The last one with slow readings of its own."""
         self._verdicts: dict[str, Verdict] = {}
         self._fed: deque[tuple[Snapshot, float]] = deque(maxlen=FED)
+        self._seen: deque[tuple[tuple[Tenant, ...], float]] = deque(maxlen=FED)
         self._wake = threading.Event()
         self._stopping = False
         self._failing = ""
@@ -165,6 +168,21 @@ class Recorder:
         """Take note of a snapshot. Never blocks and does next to nothing."""
         self._fed.append((snapshot, steady()))
         self._wake.set()
+
+    def held(self, tenants: tuple[Tenant, ...]) -> None:
+        """Take note of all that hold a GPU now. Never blocks and does next to nothing."""
+        self._seen.append((tenants, self._clock()))
+        self._wake.set()
+
+    def tenants(self, since: float, until: float) -> tuple[Tenant, ...]:
+        """Who held GPUs in a stretch of Unix time."""
+        with self._lock:
+            ahead = self._ahead
+            oldest = (until + ahead if self._last is None else self._last) - self.hours * 3600
+            found = tuple(self._tenants.between(max(since + ahead, oldest), until + ahead))
+        return tuple(
+            each._replace(since=each.since - ahead, until=each.until - ahead) for each in found
+        )
 
     def gpus(self) -> tuple[Recorded, ...]:
         """Those that there are readings of, by index."""
@@ -227,6 +245,7 @@ class Recorder:
                 "last": self._last,
                 "driver": self._driver,
                 "events": self._events.packed(),
+                "tenants": self._tenants.packed(),
                 "gpus": [track.described() for track in tracks],
             }
             arrays = [data for track in tracks for ring in track.rings for data in ring.packed()]
@@ -289,6 +308,10 @@ class Recorder:
     def _drain(self) -> None:
         while self._fed:
             self.take(*self._fed.popleft())
+        while self._seen:
+            tenants, unix = self._seen.popleft()
+            with self._lock:
+                self._tenants.note(tenants, unix + self._ahead)
 
     def _moment(self, unix: float, now: float) -> float:
         """Where on the axis a moment lies; the axis never goes back."""
@@ -374,6 +397,7 @@ class Recorder:
                 for each in described["gpus"][:MAX_GPUS]
             ]
             events = [Event.read(each) for each in described["events"]]
+            tenants = [Tenant.read(each) for each in described["tenants"]]
             ahead, last = float(described["ahead"]), moment(described["last"])
             moment(last - ahead)  # as a clock showed it
             driver = described["driver"]
@@ -384,6 +408,7 @@ class Recorder:
                 raise Unusable("read too late: recording had begun")
             self._tracks = {track.uuid: track for track in tracks}
             self._events.restore(events)
+            self._tenants.restore(tenants)
             self._ahead, self._last = ahead, last
             self._driver = None if driver is None else str(driver)
 

@@ -67,6 +67,7 @@ def make_sources(settings: AgentSettings) -> Sources:
             PodResources(settings.pod_resources_socket),
             settings.device_plugin_checkpoint,
             pod=settings.pod_name,
+            told=recorder.held,
         ),
         simulated=simulated,
         expected_gpus=settings.expected_gpus,

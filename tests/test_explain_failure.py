@@ -30,6 +30,7 @@ from support.failures import (
     held_by_status,
     job,
     node,
+    past_holder,
     pod,
     staged,
     status,
@@ -852,6 +853,30 @@ async def test_a_pod_that_is_gone_is_explained_by_its_events() -> None:
     found, told = await explained(assigned, agent=WholeAgent("n1", ("10:02:20", line(79))))
     assert verdict(found) == ("unknown", "unknown", "low")
     assert "whether this pod held that GPU is not known" in told
+
+
+async def test_whose_gpu_it_was_is_remembered_by_the_nodes_agent() -> None:
+    """For the kubelet forgets it, and older ones do not write it into the pod."""
+    lost = ("10:02:20", line(79))
+    agent = WholeAgent("n1", lost, held={}, past=[past_holder()])
+    found, _ = await explained(pod(status(died(1))), agent=agent)
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+    assert found["gpus_source"] == "the node's agent, which remembers what the kubelet said"
+    assigned = event(
+        "Scheduled",
+        f"Successfully assigned {NAMESPACE}/{POD} to n1",
+        component="default-scheduler",
+        clock="10:00:00",
+    )
+    found, _ = await explained(assigned, agent=agent)
+    assert (found["gone"], found["category"]) == (True, "gpu_hardware")
+    assert [gpu["gpu_index"] for gpu in found["gpus"]] == [0]
+    # Neither a former pod of the name nor a neighbour is this one.
+    for other in (past_holder(uid="uid-former"), past_holder("other")):
+        agent = WholeAgent("n1", lost, held={}, past=[other])
+        found, _ = await explained(pod(status(died(1))), agent=agent)
+        assert found["category"] != "gpu_hardware"
+        assert found["gpus"] == []
 
 
 async def test_pods_of_a_job_that_are_gone_are_found_by_the_jobs_events() -> None:

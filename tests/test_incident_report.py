@@ -30,6 +30,7 @@ from support.failures import (
     event,
     held_by_status,
     node,
+    past_holder,
     pod,
     staged,
     status,
@@ -211,6 +212,19 @@ async def test_pods_that_held_a_sick_gpu_or_died_are_affected_and_their_neighbou
     found, _ = await reported(agent=whole(held=None))
     assert [each["pod"] for each in found["affected_pods"]] == [POD]
     assert "holders of GPUs of n1" in gaps(found)
+
+
+async def test_a_pod_that_is_gone_and_held_a_sick_gpu_is_affected() -> None:
+    past = [
+        past_holder("gone-0"),
+        past_holder("gone-1", 3),
+        past_holder("before", since="08:00:00", until="08:30:00"),
+    ]
+    found, _ = await reported(agent=whole(held={}, past=past))
+    pods = {each["pod"]: (each["gpus"], each["concerned"]) for each in found["affected_pods"]}
+    assert pods["gone-0"] == ([0], True)
+    assert pods["gone-1"] == ([3], False)
+    assert "before" not in pods
 
 
 async def test_readings_before_and_after() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path as Folder
 from typing import Any, get_args
 
 import jsonschema
@@ -14,6 +15,7 @@ from mcp import Client
 from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.recorder.file import File
 from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.gpu.simulator import Node
@@ -105,6 +107,21 @@ async def test_an_hour_in_which_nothing_happened_says_so() -> None:
     assert [gpu["changes"] for gpu in found["gpus"]] == [[], []]
     assert [gpu["statistics"] for gpu in found["gpus"]] == [[], []], "not of all GPUs at once"
     assert "Nothing changed by as much as is worth telling." in text(answer)
+
+
+async def test_a_timeline_that_cannot_be_saved_says_so(tmp_path: Folder) -> None:
+    (tmp_path / "file").touch()
+    recorder = Recorder("n", file=File(tmp_path / "file" / "folder"))
+
+    def make(collector: Collector) -> Tool[Any]:
+        recorder.take(collector.snapshot, 0.0)
+        recorder.save()
+        return agent_tool("n", collector, recorder, blind())
+
+    async with served.agent(Node("n", "h100", gpus=2), make) as client:
+        answer = await ask(client)
+    assert data(answer)["unsaved"].endswith("NotADirectoryError: Not a directory")
+    assert f"! Would not outlive the agent: {data(answer)['unsaved']}" in text(answer).splitlines()
 
 
 async def test_time_before_the_first_reading_is_unknown_and_never_nought() -> None:

@@ -88,7 +88,13 @@ def makers(sources: Sources) -> Makers:
 
         # No kubelet has given simulated GPUs to the pods of invented processes.
         look = None if sources.simulated is not None else seen(sources.collector, sources.occupants)
-        return agent_tool(sources.node, sources.collector, sources.attribution, processes=look)
+        return agent_tool(
+            sources.node,
+            sources.collector,
+            sources.attribution,
+            processes=look,
+            recorder=sources.recorder,
+        )
 
     def processes() -> Tool[Any]:
         from mcp_gpu.tools.processes import agent_tool

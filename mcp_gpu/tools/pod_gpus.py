@@ -12,10 +12,12 @@ from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.node.device_ids import Devices
+from mcp_gpu.tools.allocation_model import PastHolder
 from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
 from mcp_gpu.tools.inventory import NAME as INVENTORY
 from mcp_gpu.tools.inventory import NodeInventory
+from mcp_gpu.tools.moments import moment
 from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
@@ -27,9 +29,12 @@ from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
 from transports.text import visible
 
-__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look"]
+__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "WITH_PAST", "Holders", "Looked", "look"]
 
 ALLOCATION: Final = "get_pod_gpu_allocation"
+
+WITH_PAST: Final = {"past": True}
+"""What is asked of its allocation."""
 
 WARNINGS: Final = {"detail": "full", "severity": "warning"}
 """What is asked of its health."""
@@ -66,6 +71,7 @@ class Holders(Wire):
     """What is needed of an agent's answer to who holds its GPUs."""
 
     pods: tuple[HoldingPod, ...]
+    past: tuple[PastHolder, ...] = ()
     source: str = ""
     why: str = ""
 
@@ -131,7 +137,7 @@ async def _told(
 
     async def ask_allocation() -> None:
         nonlocal allocation
-        allocation = await agent.ask(ALLOCATION, {}, Holders)
+        allocation = await agent.ask(ALLOCATION, WITH_PAST, Holders)
 
     async with anyio.create_task_group() as tasks:
         for ask in (ask_xids, ask_health, ask_allocation):
@@ -158,6 +164,9 @@ async def _held(
     told = _of_agent(allocation, scene)
     if told:  # which knows claims by name alone
         return gpus.indexed((*told, *claimed), indices), "the kubelet, asked by the node's agent"
+    if remembered := _remembered(allocation, scene):
+        source = "the node's agent, which remembers what the kubelet said"
+        return gpus.indexed(remembered, indices), source
     ids = gpus.told_by_status(scene.pod)
     if ids and (found := await _identified(agent, ids)):
         return gpus.indexed(found, indices), "the pod's allocatedResourcesStatus"
@@ -233,6 +242,27 @@ def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
         for device in container.devices
     )
     return tuple(dict.fromkeys(each for each in held if _says_which(each)))
+
+
+def _remembered(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
+    """What the kubelet said before it forgot the pod."""
+    if allocation is None:
+        return ()
+    begin, end = scene.window
+    of_events = [each.uid for each in scene.of_pod if each.name == scene.name and each.uid]
+    uid = word(scene.pod, "metadata", "uid") or next(reversed(of_events), "")
+    found = (
+        HeldGpu(gpu_index=each.gpu_index, uuid=each.gpu_uuid, mig=each.mig, shared=each.shared)
+        for each in allocation.past
+        if (
+            each.pod_uid == uid
+            if each.pod_uid and uid
+            else (each.namespace, each.pod) == (scene.namespace, scene.name)
+            and (moment(each.since) or end) <= end
+            and (moment(each.until) or begin) >= begin
+        )
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def _is_it(pod: HoldingPod, scene: Scene, uid: str) -> bool:

@@ -19,6 +19,7 @@ from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.view import View
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
+from mcp_gpu.tools.allocation_model import PastHolder
 from mcp_gpu.tools.explain_failure import gateway_tool
 from mcp_gpu.tools.health import AgentArguments as HealthArguments
 from mcp_gpu.tools.health_model import NodeHealth
@@ -44,6 +45,7 @@ __all__ = [
     "event",
     "job",
     "node",
+    "past_holder",
     "pod",
     "staged",
     "status",
@@ -288,7 +290,7 @@ class _Xids(XidAgent):
 
 
 class _AllocationArguments(Arguments):
-    """None."""
+    past: bool = False
 
 
 class _Allocation(BaseModel):
@@ -296,7 +298,8 @@ class _Allocation(BaseModel):
 
     node: str
     pods: list[dict[str, Any]]
-    why: str
+    why: str = ""
+    past: tuple[PastHolder, ...] = ()
 
 
 class _Inventory(BaseModel):
@@ -318,6 +321,29 @@ class _Inventory(BaseModel):
     gpus: tuple[Gpu, ...]
 
 
+def past_holder(
+    pod: str = POD,
+    gpu: int = 0,
+    *,
+    uid: str | None = None,
+    since: str = "09:59:00",
+    until: str = "10:02:20",
+) -> PastHolder:
+    """That a pod has held a GPU, as an agent remembers."""
+    return PastHolder(
+        namespace=NAMESPACE,
+        pod=pod,
+        pod_uid=uid or (UID if pod == POD else f"uid-{pod}"),
+        container="main",
+        gpu_uuid=f"GPU-{gpu}",
+        gpu_index=gpu,
+        mig="",
+        shared=False,
+        since=at(since),
+        until=at(until),
+    )
+
+
 class WholeAgent(Agent):
     """An agent with all that an explanation asks."""
 
@@ -330,6 +356,7 @@ class WholeAgent(Agent):
         claims: Mapping[str, Sequence[str]] | None = None,
         why: str = "",
         inventory: Sequence[Gpu] | None = None,
+        past: Sequence[PastHolder] = (),
         blind: bool = False,
         timeline: NodeTimeline | None = None,
     ) -> None:
@@ -340,7 +367,7 @@ class WholeAgent(Agent):
             missed=(UNREAD.message,) if blind else (),
         )
         self._health = HealthAgent(node, assessment(*findings))
-        self._held, self._timeline = held, timeline
+        self._held, self._past, self._timeline = held, tuple(past), timeline
         self._claims, self._why, self._inventory = dict(claims or {}), why, inventory
         super().__init__(node, self._xids.source, tool="unused", result=_Allocation)
 
@@ -401,7 +428,9 @@ class WholeAgent(Agent):
             }
             for name, indices in self._held.items()
         ]
-        return _Allocation(node=self.node, pods=pods, why=self._why)
+        assert isinstance(arguments, _AllocationArguments)
+        past = self._past if arguments.past else ()
+        return _Allocation(node=self.node, pods=pods, past=past, why=self._why)
 
 
 @dataclass

@@ -788,6 +788,60 @@ async def test_pods_of_a_job_that_are_gone_are_found_by_the_jobs_events() -> Non
     assert "exceeded quota" in facts(found)
 
 
+async def test_a_job_is_told_of_where_none_of_its_pods_is_left() -> None:
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "Job has reached the specified backoff limit",
+    }
+    found, told = await explained(job("llama", failed), name="llama")
+    assert verdict(found) == ("unknown", "unknown", "low")
+    assert "Job llama has failed (BackoffLimitExceeded: Job has reached" in told.splitlines()[0]
+    assert "There is no pod" not in told
+    assert "restartPolicy Never" in found["first_step"]
+    found, told = await explained(job("llama"), name="llama")
+    assert "Job llama has no pods, and no event tells of one." in told.splitlines()[0]
+    found, _ = await explained(job("llama", COMPLETE), name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+
+
+COMPLETE = {
+    "type": "Complete",
+    "status": "True",
+    "reason": "CompletionsReached",
+    "message": "",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_a_job_that_completed_at_a_later_try_has_not_failed() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = (
+        job("llama", COMPLETE),
+        pod(EXIT_1, owner=("Job", "llama"), labels=labels),
+        pod(status(died(0, "Completed")), name="worker-1", phase="Succeeded", labels=labels),
+    )
+    found, told = await explained(*documents, name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+    assert "Job llama has completed. Before that pod worker-0 of it failed" in told.splitlines()[0]
+    # Asked for the pod, it is about the pod.
+    found, told = await explained(*documents)
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "But: Job llama has completed since." in told.splitlines()[0]
+
+
+async def test_where_to_look_for_the_rank_that_failed_first() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = job("llama"), pod(EXIT_1, owner=("Job", "llama"), labels=labels)
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    found, _ = await explained(*documents, logs=words)
+    assert found["first_step"].endswith("Ask for Job llama by its name.")
+    found, _ = await explained(*documents, logs=words, name="llama")
+    assert "by its name" not in found["first_step"]
+    assert found["first_step"].endswith("look for one that still runs.")
+
+
 async def test_events_of_a_former_pod_of_the_name_are_not_this_ones() -> None:
     found, _ = await explained(pod(EXIT_1), event("Evicted", NODE_PRESSURE, uid="another"))
     assert found["category"] == "your_code"
@@ -821,6 +875,28 @@ async def test_a_pod_that_runs_on_a_gpu_that_failed_is_told_so() -> None:
     assert found["category"] == "still_running"
     assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
     assert found["first_step"].startswith("REBOOT_NODE")
+
+
+async def test_a_pod_that_runs_on_a_node_that_is_not_ready_is_told_so() -> None:
+    unready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "KubeletNotReady",
+        "message": "container runtime is down",
+        "lastTransitionTime": at("10:01:00"),
+    }
+    running = pod(status({"running": {"startedAt": at("10:00:10")}}), phase="Running")
+    found, told = await explained(running, node(unready))
+    assert found["category"] == "still_running"
+    assert "its node n1 is not ready: container runtime is down" in told.splitlines()[0]
+    assert f"{at('10:01:00')} node n1: Ready is False" in facts(found)
+
+
+async def test_a_container_that_was_started_again_is_said_to_run() -> None:
+    again = status({"running": {}}, last=died(1), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(pod(again, phase="Running"))
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "It has been started again since, and runs." in told.splitlines()[0]
 
 
 async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:

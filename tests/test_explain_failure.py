@@ -842,6 +842,29 @@ async def test_where_to_look_for_the_rank_that_failed_first() -> None:
     assert found["first_step"].endswith("look for one that still runs.")
 
 
+async def test_the_gpu_of_a_rank_that_hangs_is_looked_at() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    hanging = status(
+        {"running": {"startedAt": at("10:00:10")}},
+        allocatedResourcesStatus=held_by_status("GPU-3"),
+    )
+    documents = (
+        job("llama"),
+        pod(EXIT_1, name="llama-0", labels=labels),
+        pod(hanging, phase="Running", name="llama-7", labels=labels),
+    )
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    agent = WholeAgent("n1", ("10:01:20", line(79, 3)))
+    found, told = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert (found["pod"], *verdict(found)) == ("llama-0", "gpu_hardware", "true", "medium")
+    assert "It waited for pod llama-7 on n1: The GPU that it held failed" in told.splitlines()[0]
+    assert "communication" in {each["category"] for each in found["alternatives"]}
+    # A GPU that none of them holds is not blamed.
+    agent = WholeAgent("n1", ("10:01:20", line(79, 2)))
+    found, _ = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert found["category"] == "communication"
+
+
 async def test_events_of_a_former_pod_of_the_name_are_not_this_ones() -> None:
     found, _ = await explained(pod(EXIT_1), event("Evicted", NODE_PRESSURE, uid="another"))
     assert found["category"] == "your_code"

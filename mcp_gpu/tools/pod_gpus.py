@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import anyio
 
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.gpu.xid.report import utc
@@ -15,12 +17,12 @@ from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
 from mcp_gpu.workloads.documents import word
 from mcp_gpu.workloads.failure import gpus
-from mcp_gpu.workloads.failure.hardware import REPEATING, Sight
-from mcp_gpu.workloads.failure.model import HeldGpu
+from mcp_gpu.workloads.failure.hardware import REPEATING, Sight, of_peer
+from mcp_gpu.workloads.failure.model import Cause, HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look"]
+__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "Holders", "Looked", "look", "look_at_peers"]
 
 ALLOCATION: Final = "get_pod_gpu_allocation"
 
@@ -29,6 +31,9 @@ WARNINGS: Final = {"detail": "full", "severity": "warning"}
 
 GROUPS: Final = 200
 """Groups of Xids asked for: as many as an agent tells."""
+
+PEERS: Final = 16
+"""Other pods of a Job whose GPUs are looked at."""
 
 EARLIER_SECONDS: Final = 86_400.0
 """How far back errors of programs on the same GPU are looked for."""
@@ -103,6 +108,29 @@ async def look(agent: NodeAgent, scene: Scene, reads: Reads) -> Looked:
     if not held:
         reads.miss(f"GPUs of pod {scene.namespace}/{scene.name}", source)
     return Looked(sight, held, source)
+
+
+async def look_at_peers(
+    agent_of: Callable[[str], NodeAgent], scene: Scene, reads: Reads
+) -> tuple[Cause, ...]:
+    """What befell the GPUs of the other pods of a Job, where one of them may have been the first
+    to fall silent."""
+    found: list[Cause] = []
+
+    async def ask(peer: Scene) -> None:
+        looked = await look(agent_of(peer.node_name), peer, reads)
+        if looked.sight is not None:
+            found.extend(of_peer(peer, looked.sight, looked.held))
+
+    async with anyio.create_task_group() as tasks:
+        for pod in scene.peers[:PEERS]:
+            peer = scene.of_peer(pod)
+            if peer.node_name:
+                tasks.start_soon(ask, peer)
+    if len(scene.peers) > PEERS:
+        what = f"GPUs of {scene.owner_said}"
+        reads.miss(what, f"only those of {PEERS + 1} of its pods are looked at")
+    return tuple(sorted(found, key=lambda cause: (cause.facts[0].at or "", cause.says)))
 
 
 async def _earlier(agent: NodeAgent, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:

@@ -53,18 +53,22 @@ def explain(
     *,
     gpus_source: str,
     gaps: Sequence[Gap],
+    peers: Sequence[Cause] = (),
 ) -> Explanation:
     """The answer.
 
     Args:
         sight: None: the node's agent was not asked, or did not answer.
         held: the pod's GPUs, with the agent's indices where they are known.
+        peers: what befell the GPUs of other pods of its Job, which it may have waited for.
     """
     causes = [*statements(scene), *beginnings(scene)]
     if sight is not None and scene.uses_gpus:
         causes += hardware(scene, sight, held)
     words = tuple(last_words(scene))
     causes = [_agreed(cause, words) for cause in causes]
+    if any(each.category == "communication" for each in words):
+        causes += peers
     causes += words
     causes += _by_ending(scene)
     verdict = _now(scene, completed(scene, _verdict(scene, sight, held, causes)))

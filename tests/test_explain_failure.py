@@ -581,6 +581,10 @@ async def test_a_contained_error_of_a_shared_gpu_may_be_anothers() -> None:
     found, _ = await explained(pod(container), agent=agent)
     assert verdict(found) == ("gpu_memory_error", "unknown", "low")
     assert "others have a part of GPU 0" in facts(found)
+    # The same where the kubelet gave a part of it to another pod as well.
+    agent = WholeAgent("n1", ("10:02:20", line(94)), held={POD: [0], "other": [0]})
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
     # Off the bus it is gone for each of them.
     agent = WholeAgent("n1", ("10:02:20", line(79)))
     container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))

@@ -170,12 +170,22 @@ def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
     if allocation is None or scene.absent:
         return ()
     uid = word(scene.pod, "metadata", "uid")
+    others = {
+        device.gpu_uuid
+        for pod in allocation.pods
+        if not _is_it(pod, scene, uid)
+        for container in pod.containers
+        for device in (*container.devices, *container.claims)
+        if device.gpu_uuid
+    }
     held = (
         HeldGpu(
             gpu_index=device.gpu_index,
             uuid=device.gpu_uuid,
             mig=device.mig_profile or device.mig_uuid or "",
-            shared=device.replica is not None,
+            # Instances of one GPU have memory of their own.
+            shared=device.replica is not None
+            or (device.gpu_uuid in others and not (device.mig_uuid or device.mig_profile)),
         )
         for pod in allocation.pods
         if _is_it(pod, scene, uid)

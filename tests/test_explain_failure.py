@@ -667,6 +667,10 @@ async def test_a_contained_error_of_a_shared_gpu_may_be_anothers() -> None:
     found, _ = await explained(pod(container), agent=agent)
     assert verdict(found) == ("gpu_memory_error", "unknown", "low")
     assert "others have a part of GPU 0" in facts(found)
+    # The same where the kubelet gave a part of it to another pod as well.
+    agent = WholeAgent("n1", ("10:02:20", line(94)), held={POD: [0], "other": [0]})
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
     # Off the bus it is gone for each of them.
     agent = WholeAgent("n1", ("10:02:20", line(79)))
     container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
@@ -898,6 +902,83 @@ async def test_pods_of_a_job_that_are_gone_are_found_by_the_jobs_events() -> Non
     assert "exceeded quota" in facts(found)
 
 
+async def test_a_job_is_told_of_where_none_of_its_pods_is_left() -> None:
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "Job has reached the specified backoff limit",
+    }
+    found, told = await explained(job("llama", failed), name="llama")
+    assert verdict(found) == ("unknown", "unknown", "low")
+    assert "Job llama has failed (BackoffLimitExceeded: Job has reached" in told.splitlines()[0]
+    assert "There is no pod" not in told
+    assert "restartPolicy Never" in found["first_step"]
+    found, told = await explained(job("llama"), name="llama")
+    assert "Job llama has no pods, and no event tells of one." in told.splitlines()[0]
+    found, _ = await explained(job("llama", COMPLETE), name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+
+
+COMPLETE = {
+    "type": "Complete",
+    "status": "True",
+    "reason": "CompletionsReached",
+    "message": "",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_a_job_that_completed_at_a_later_try_has_not_failed() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = (
+        job("llama", COMPLETE),
+        pod(EXIT_1, owner=("Job", "llama"), labels=labels),
+        pod(status(died(0, "Completed")), name="worker-1", phase="Succeeded", labels=labels),
+    )
+    found, told = await explained(*documents, name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+    assert "Job llama has completed. Before that pod worker-0 of it failed" in told.splitlines()[0]
+    # Asked for the pod, it is about the pod.
+    found, told = await explained(*documents)
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "But: Job llama has completed since." in told.splitlines()[0]
+
+
+async def test_where_to_look_for_the_rank_that_failed_first() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = job("llama"), pod(EXIT_1, owner=("Job", "llama"), labels=labels)
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    found, _ = await explained(*documents, logs=words)
+    assert found["first_step"].endswith("Ask for Job llama by its name.")
+    found, _ = await explained(*documents, logs=words, name="llama")
+    assert "by its name" not in found["first_step"]
+    assert found["first_step"].endswith("look for one that still runs.")
+
+
+async def test_the_gpu_of_a_rank_that_hangs_is_looked_at() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    hanging = status(
+        {"running": {"startedAt": at("10:00:10")}},
+        allocatedResourcesStatus=held_by_status("GPU-3"),
+    )
+    documents = (
+        job("llama"),
+        pod(EXIT_1, name="llama-0", labels=labels),
+        pod(hanging, phase="Running", name="llama-7", labels=labels),
+    )
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    agent = WholeAgent("n1", ("10:01:20", line(79, 3)))
+    found, told = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert (found["pod"], *verdict(found)) == ("llama-0", "gpu_hardware", "true", "medium")
+    assert "It waited for pod llama-7 on n1: The GPU that it held failed" in told.splitlines()[0]
+    assert "communication" in {each["category"] for each in found["alternatives"]}
+    # A GPU that none of them holds is not blamed.
+    agent = WholeAgent("n1", ("10:01:20", line(79, 2)))
+    found, _ = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert found["category"] == "communication"
+
+
 async def test_events_of_a_former_pod_of_the_name_are_not_this_ones() -> None:
     found, _ = await explained(pod(EXIT_1), event("Evicted", NODE_PRESSURE, uid="another"))
     assert found["category"] == "your_code"
@@ -931,6 +1012,28 @@ async def test_a_pod_that_runs_on_a_gpu_that_failed_is_told_so() -> None:
     assert found["category"] == "still_running"
     assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
     assert found["first_step"].startswith("REBOOT_NODE")
+
+
+async def test_a_pod_that_runs_on_a_node_that_is_not_ready_is_told_so() -> None:
+    unready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "KubeletNotReady",
+        "message": "container runtime is down",
+        "lastTransitionTime": at("10:01:00"),
+    }
+    running = pod(status({"running": {"startedAt": at("10:00:10")}}), phase="Running")
+    found, told = await explained(running, node(unready))
+    assert found["category"] == "still_running"
+    assert "its node n1 is not ready: container runtime is down" in told.splitlines()[0]
+    assert f"{at('10:01:00')} node n1: Ready is False" in facts(found)
+
+
+async def test_a_container_that_was_started_again_is_said_to_run() -> None:
+    again = status({"running": {}}, last=died(1), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(pod(again, phase="Running"))
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "It has been started again since, and runs." in told.splitlines()[0]
 
 
 async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,13 +23,15 @@ from mcp_gpu.tools.xids_model import NAME as XIDS
 from mcp_gpu.tools.xids_model import NodeXids
 from mcp_gpu.workloads.documents import word
 from mcp_gpu.workloads.failure import gpus
-from mcp_gpu.workloads.failure.hardware import REPEATING, Sight
-from mcp_gpu.workloads.failure.model import HeldGpu
+from mcp_gpu.workloads.failure.hardware import REPEATING, Sight, of_peer
+from mcp_gpu.workloads.failure.model import Cause, HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
 from mcp_gpu.workloads.reads import Reads
 from transports.text import visible
 
-__all__ = ["ALLOCATION", "GROUPS", "WARNINGS", "WITH_PAST", "Holders", "Looked", "look"]
+__all__ = [
+    "ALLOCATION", "GROUPS", "WARNINGS", "WITH_PAST", "Holders", "Looked", "look", "look_at_peers",
+]  # fmt: skip
 
 ALLOCATION: Final = "get_pod_gpu_allocation"
 
@@ -41,6 +43,9 @@ WARNINGS: Final = {"detail": "full", "severity": "warning"}
 
 GROUPS: Final = 200
 """Groups of Xids asked for: as many as an agent tells."""
+
+PEERS: Final = 16
+"""Other pods of a Job whose GPUs are looked at."""
 
 EARLIER_SECONDS: Final = 86_400.0
 """How far back errors of programs on the same GPU are looked for."""
@@ -145,6 +150,29 @@ async def _told(
     return xids, health, allocation
 
 
+async def look_at_peers(
+    agent_of: Callable[[str], NodeAgent], scene: Scene, reads: Reads
+) -> tuple[Cause, ...]:
+    """What befell the GPUs of the other pods of a Job, where one of them may have been the first
+    to fall silent."""
+    found: list[Cause] = []
+
+    async def ask(peer: Scene) -> None:
+        looked = await look(agent_of(peer.node_name), peer, reads)
+        if looked.sight is not None:
+            found.extend(of_peer(peer, looked.sight, looked.held))
+
+    async with anyio.create_task_group() as tasks:
+        for pod in scene.peers[:PEERS]:
+            peer = scene.of_peer(pod)
+            if peer.node_name:
+                tasks.start_soon(ask, peer)
+    if len(scene.peers) > PEERS:
+        what = f"GPUs of {scene.owner_said}"
+        reads.miss(what, f"only those of {PEERS + 1} of its pods are looked at")
+    return tuple(sorted(found, key=lambda cause: (cause.facts[0].at or "", cause.says)))
+
+
 async def _earlier(agent: NodeAgent, scene: Scene, xids: NodeXids | None) -> tuple[Any, ...]:
     """Errors of programs in the day before, where one has ended this pod, maybe."""
     if xids is None or not any(each.code in REPEATING for each in xids.groups):
@@ -229,12 +257,22 @@ def _of_agent(allocation: Holders | None, scene: Scene) -> tuple[HeldGpu, ...]:
     if allocation is None or scene.absent:
         return ()
     uid = word(scene.pod, "metadata", "uid")
+    others = {
+        device.gpu_uuid
+        for pod in allocation.pods
+        if not _is_it(pod, scene, uid)
+        for container in pod.containers
+        for device in (*container.devices, *container.claims)
+        if device.gpu_uuid
+    }
     held = (
         HeldGpu(
             gpu_index=device.gpu_index,
             uuid=device.gpu_uuid,
             mig=device.mig_profile or device.mig_uuid or "",
-            shared=device.replica is not None,
+            # Instances of one GPU have memory of their own.
+            shared=device.replica is not None
+            or (device.gpu_uuid in others and not (device.mig_uuid or device.mig_profile)),
         )
         for pod in allocation.pods
         if _is_it(pod, scene, uid)

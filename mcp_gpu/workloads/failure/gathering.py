@@ -43,8 +43,10 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
     )
     owner: Document = {}
     siblings = 0
+    pods: Sequence[Document] = ()
     if pod is None and _may_be_an_owner(reads, name, namespace):
-        owner, pod, siblings = await _of_owner(reads, name, namespace)
+        owner, pods, siblings = await _of_owner(reads, name, namespace)
+        pod = pods[0] if pods else None
         if pod is not None:
             events += await _events(reads, word(pod, "metadata", "name"), namespace)
         elif owner:
@@ -79,6 +81,7 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
         log=rest["log"],
         unread=unread,
         siblings=siblings,
+        peers=tuple(pods[1:]),
     )
 
 
@@ -127,8 +130,9 @@ async def _of_lost_pods(reads: Reads, name: str, namespace: str) -> tuple[Docume
 
 async def _of_owner(
     reads: Reads, name: str, namespace: str
-) -> tuple[Document, Document | None, int]:
-    """The owner of that name, its pod that failed first of the last to fail, and how many have."""
+) -> tuple[Document, Sequence[Document], int]:
+    """The owner of that name, its pods with the one that failed first of the last to fail before
+    the others, and how many have failed."""
     for kind, (path, plural, label) in _OWNERS.items():
         owner = await reads.get(path, plural, name, namespace)
         refused = owner is None and _missed(reads, f"{plural.removesuffix('s')} {namespace}/{name}")
@@ -138,8 +142,9 @@ async def _of_owner(
         if owner is not None or pods:
             found = owner or {"metadata": {"name": name}}
             pod, failed = _first(pods)
-            return {**found, "kind": kind}, pod, failed
-    return {}, None, 0
+            others = [each for each in pods if each is not pod]
+            return {**found, "kind": kind}, [] if pod is None else [pod, *others], failed
+    return {}, (), 0
 
 
 def _first(pods: Sequence[Document]) -> tuple[Document | None, int]:

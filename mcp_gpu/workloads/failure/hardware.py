@@ -15,7 +15,7 @@ from mcp_gpu.gpu.xid.report import DeviceXids, XidGroup
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, HeldGpu, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
 
-__all__ = ["REPEATING", "Sight", "grave", "hardware"]
+__all__ = ["REPEATING", "Sight", "grave", "hardware", "of_peer"]
 
 FRESH_SECONDS: Final = 900.0
 """A finding has no time of its own, but for now: so long after a death it may be its cause."""
@@ -145,6 +145,14 @@ def hardware(scene: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Ca
             yield _found(scene, sight, finding, category)
         elif finding.severity == "critical":
             yield _found_elsewhere(sight, finding, category, known)
+
+
+def of_peer(peer: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Cause]:
+    """What befell the GPUs of another pod of the Job, for which the one explained has waited."""
+    for cause in hardware(peer, sight, held):
+        if cause.weight is Weight.HARDWARE and cause.not_your_code == "true":
+            says = f"It waited for pod {peer.name} on {peer.node_name}: {cause.says}"
+            yield cause.but(confidence="medium", says=says)
 
 
 def _heaviness(group: XidGroup) -> int:

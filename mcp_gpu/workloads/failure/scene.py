@@ -114,6 +114,22 @@ class Scene:
     """Why the pod could not be read; None: it was, or there is none."""
     siblings: int = 0
     """Pods of the owner that have failed, this one among them; 0: not looked for."""
+    peers: tuple[Document, ...] = ()
+    """The other pods of the owner, where it was asked for by its name."""
+
+    def of_peer(self, pod: Document) -> Scene:
+        """What is known of another pod of the owner, which is its document."""
+        return Scene(
+            now=self.now,
+            name=word(pod, "metadata", "name"),
+            namespace=self.namespace,
+            pod=pod,
+            node_name=word(pod, "spec", "nodeName"),
+            node={},
+            node_gone=False,
+            owner=self.owner,
+            events=(),
+        )
 
     @property
     def absent(self) -> bool:

@@ -127,8 +127,8 @@ _SAYINGS: Final = (
         r"|\A(?>.*?NCCL WARN ).*?(?:[Tt]ime(?:d )?out|Connection (?:refused|reset|closed))",
         "communication", "unknown",
         "A collective operation timed out or lost a peer: another rank, a link or the network.",
-        "Find the rank that failed or fell silent first (ask for the Job by its name) and look at "
-        "its node; this one only waited for it.",
+        "Find the rank that failed or fell silent first and look at its node and its GPUs; this "
+        "one only waited for it.",
     ),
     _saying(
         r"illegal memory access|CUDA_ERROR_ILLEGAL|device-side assert|misaligned address"
@@ -200,10 +200,19 @@ def last_words(scene: Scene) -> Iterator[Cause]:
             saying.not_your_code,
             "medium",
             saying.says,
-            saying.first_step,
+            saying.first_step + _by_owner(scene, saying),
             tuple(_fact(source, line) for source, line in chosen),
             rests_on_gpu=saying.rests_on_gpu,
         )
+
+
+def _by_owner(scene: Scene, saying: _Saying) -> str:
+    """Where other ranks are looked for, if that has not been done."""
+    if saying.category != "communication" or not scene.owner_said:
+        return ""
+    if not scene.siblings:
+        return f" Ask for {scene.owner_said} by its name."
+    return f" Of {scene.owner_said} no pod has died before it: look for one that still runs."
 
 
 def _lines(scene: Scene) -> Iterator[tuple[str, str]]:

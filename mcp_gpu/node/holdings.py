@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import anyio
 from pydantic import Field
@@ -22,7 +22,7 @@ from mcp_gpu.node.device_ids import Devices, is_gpu_resource, profile_of
 from mcp_gpu.node.pod_resources import Allocation, PodResources, PodResourcesError
 from transports.text import visible
 
-__all__ = ["NOT_YET", "Attribution", "Claim", "Device", "Holder", "Holdings"]
+__all__ = ["NOT_YET", "Attribution", "Claim", "Device", "Holder", "Holding", "Holdings"]
 
 ANSWER_SECONDS: Final = 2.0
 """Longest wait of a caller. The kubelet answers from memory in milliseconds."""
@@ -43,7 +43,7 @@ NOT_YET: Final = "the kubelet has started and does not know its pods yet"
 
 DRA_DRIVER: Final = "gpu.nvidia.com"
 
-Source = Literal["pod_resources", "checkpoint", "none"]
+Source = Literal["pod_resources", "checkpoint", "simulated", "none"]
 
 
 class Device(Wire):
@@ -109,6 +109,16 @@ class _Told:
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint((), {}))
     stale: bool = False
     """Whether it is told on from before."""
+
+
+class Holding(Protocol):
+    """What tells who holds a node's GPUs: its kubelet, or a simulated node."""
+
+    async def holdings(self) -> Holdings:
+        """As far as it is known. Bounded; never raises."""
+
+    async def follow(self) -> None:
+        """Have what may be forgotten told, for ever or as long as there is need."""
 
 
 class Attribution:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.gpu.recorder.recorder import Recorder
     from mcp_gpu.gpu.simulator import Node
-    from mcp_gpu.node.holdings import Attribution
+    from mcp_gpu.node.holdings import Holding
     from mcp_gpu.node.occupants import Occupants
     from mcp_gpu.node.sight import Lookout
     from mcp_gpu.node.watch import XidWatch
@@ -34,7 +34,7 @@ class Sources:
     recorder: Recorder
     watch: XidWatch
     lookout: Lookout
-    attribution: Attribution
+    attribution: Holding
     occupants: Occupants
     simulated: Node | None
     """The node, where it is none of metal."""
@@ -83,11 +83,13 @@ def makers(sources: Sources) -> Makers:
         return agent_tool(sources.node, sources.collector, sources.watch)
 
     def allocation() -> Tool[Any]:
+        from mcp_gpu.node.holdings import Attribution
         from mcp_gpu.tools.allocation import agent_tool
         from mcp_gpu.tools.processes import seen
 
         # No kubelet has given simulated GPUs to the pods of invented processes.
-        look = None if sources.simulated is not None else seen(sources.collector, sources.occupants)
+        invented = sources.simulated is not None and isinstance(sources.attribution, Attribution)
+        look = None if invented else seen(sources.collector, sources.occupants)
         return agent_tool(
             sources.node,
             sources.collector,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the 
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.gpu.recorder.recorder import Recorder
     from mcp_gpu.gpu.recorder.tenants import Tenant
-    from mcp_gpu.node.holdings import Attribution
+    from mcp_gpu.node.holdings import Holding
 
 __all__ = ["AgentArguments", "Processes", "SeenProcess", "SeenProcesses", "agent_tool"]
 
@@ -52,7 +52,7 @@ STRAYS: Final = 50
 
 UNRESOLVED: Final = "which GPU it is stands in the driver's ResourceSlice, which a gateway reads"
 
-NO_PROCESSES: Final = "this agent does not look at processes"
+NO_PROCESSES: Final = "those of a simulated node are of no pod that a kubelet knows"
 
 KubernetesName = Annotated[str, Field(max_length=253)]
 
@@ -98,7 +98,7 @@ class AgentArguments(Arguments):
 def agent_tool(
     node: str,
     collector: Collector,
-    attribution: Attribution,
+    attribution: Holding,
     *,
     processes: Processes | None,
     recorder: Recorder | None = None,

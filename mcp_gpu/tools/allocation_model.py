@@ -122,7 +122,8 @@ class NodeAllocation(Wire):
     message: str | None = Field(description="Why GPUs cannot be read, and what to do.")
     source: Source = Field(
         description="Who says so: pod_resources: the kubelet; checkpoint: a file of its own, which "
-        "knows pods by uid alone; none: nobody, so that nothing is known of holders."
+        "knows pods by uid alone; simulated: the simulator, of pods that it made up; none: nobody, "
+        "so that nothing is known of holders."
     )
     why: str = Field(description="What is missing of it, and why; empty: nothing is.")
     pods: tuple[PodAllocation, ...]

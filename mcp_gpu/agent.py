@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskStatus
@@ -20,9 +19,6 @@ from mcp_gpu.settings import AgentSettings, SettingError
 from mcp_gpu.sources import make_sources
 from mcp_gpu.tools import agent as tools
 from transports.base import Identity
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["run"]
 

@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "mcp_gpu.fleet.diagnosis.nodes",
     },
     "mcp_gpu.sockets": set[str](),
+    "mcp_gpu.postponed": set[str](),
     "mcp_gpu.logs": {TEXT},
     "mcp_gpu.registry": WIRE,
     "mcp_gpu.serving": WIRE | ENDS,

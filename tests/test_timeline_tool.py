@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path as Folder
 from typing import Any, get_args
 
-import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
@@ -30,6 +29,7 @@ from support.fleet import Agent, Path
 from support.health import blind
 from support.readings import T0
 from support.results import data, text
+from support.schemas import check
 from support.timelines import NOW, TimelineAgent, change, node_timeline, recorded
 from transports.errors import Gone
 
@@ -319,15 +319,13 @@ def test_every_metric_can_be_asked_for() -> None:
 
 async def test_answers_keep_to_their_schemas() -> None:
     agents: dict[str, Agent] = {"b": TimelineAgent("b", node_timeline("b", change()))}
-    for connecting, calls in (
-        (agent(heated), [{}, {"gpu": 0}]),
-        (gateway(agents), [{}, {"node": "b"}]),
+    for role, connecting, calls in (
+        ("agent", agent(heated), [{}, {"gpu": 0}]),
+        ("gateway", gateway(agents), [{}, {"node": "b"}]),
     ):
         async with connecting as client:
             (tool,) = (await client.list_tools()).tools
-            assert tool.output_schema is not None
             for argument in tool.input_schema["properties"].values():
                 assert "description" in argument
             for arguments in calls:
-                found = data(await ask(client, **arguments))
-                jsonschema.validate(found, tool.output_schema, cls=jsonschema.Draft202012Validator)
+                check(role, tool, data(await ask(client, **arguments)))

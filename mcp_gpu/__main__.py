@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import sys
 
+NOT_FOR_AGENTS = ("mcp", "mcp.client", "mcp.server")
+"""Bodies of the SDK's packages that import what only clients and other servers use."""
+
 
 def kubectl() -> int:
     """Run as `kubectl mcp_gpu`, which finds this as a program of its own."""
@@ -24,9 +27,24 @@ def main() -> int:
     # Half a second of imports that a relay must not pay. They make many objects and hardly any
     # garbage: looking for it takes a tenth of the start. The command line turns it on again.
     gc.disable()
+    _build_models_late()
+    if arguments[:1] == ["agent"]:
+        from mcp_gpu.postponed import postpone
+
+        postpone(*NOT_FOR_AGENTS)
     from mcp_gpu.cli import main as command_line
 
     return command_line(arguments)
+
+
+def _build_models_late() -> None:
+    """Let a model compile its validators at its first use: most of the SDK's have none.
+
+    pydantic takes this from the base when a class is made, so it comes before all others.
+    """
+    from pydantic import BaseModel
+
+    BaseModel.model_config["defer_build"] = True
 
 
 if __name__ == "__main__":

@@ -169,6 +169,7 @@ async def _serve(
             # that the first look is yet to end.
             await tasks.start(sources.watch.run)
             tasks.start_soon(registry.watch)
+            tasks.start_soon(sources.attribution.follow)
             sources.recorder.start()
             sources.collector.start()
     if refused is not None:

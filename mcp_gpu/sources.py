@@ -17,7 +17,7 @@ from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.node import syslog
 from mcp_gpu.node.boot import Boot
 from mcp_gpu.node.gpu_access import explain
-from mcp_gpu.node.holdings import Attribution
+from mcp_gpu.node.holdings import Attribution, Holding
 from mcp_gpu.node.kmsg import opener
 from mcp_gpu.node.occupants import Occupants
 from mcp_gpu.node.pod_resources import PodResources
@@ -62,14 +62,31 @@ def make_sources(settings: AgentSettings) -> Sources:
             lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
         ),
         occupants=Occupants(collector, whose),
-        attribution=Attribution(
-            lambda: collector.snapshot,
-            PodResources(settings.pod_resources_socket),
-            settings.device_plugin_checkpoint,
-            pod=settings.pod_name,
-        ),
+        attribution=_holding(settings, collector, recorder, simulated),
         simulated=simulated,
         expected_gpus=settings.expected_gpus,
+    )
+
+
+def _holding(
+    settings: AgentSettings, collector: Collector, recorder: Recorder, simulated: Node | None
+) -> Holding:
+    socket = settings.pod_resources_socket
+    if (
+        simulated is not None
+        and socket == AgentSettings.model_fields["pod_resources_socket"].default
+    ):
+        # This machine's kubelet has given nobody a simulated node's GPUs. Whoever names one means
+        # that one.
+        from mcp_gpu.node.simulated_holdings import SimulatedHoldings
+
+        return SimulatedHoldings(simulated, lambda: collector.snapshot)
+    return Attribution(
+        lambda: collector.snapshot,
+        PodResources(socket),
+        settings.device_plugin_checkpoint,
+        pod=settings.pod_name,
+        told=recorder.held,
     )
 
 

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.model import Gpu, MigDevice
+from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import Lost
 from mcp_gpu.node.device_ids import Devices, profile_of
@@ -21,7 +22,9 @@ from mcp_gpu.node.holdings import CACHE_SECONDS, KEPT_SECONDS, NOT_YET, Attribut
 from mcp_gpu.node.pod_resources import PodResources
 from mcp_gpu.tools.allocation import Processes, SeenProcess, SeenProcesses, agent_tool
 from support import served
+from support.cluster import Running, clean_up
 from support.kubelet import Kubelet, claim, plugin, pod, write_checkpoint
+from support.ports import free_ports
 from support.results import data, text
 
 GPU = "nvidia.com/gpu"
@@ -46,6 +49,7 @@ class Place:
         self.node = Node("n", "h100", gpus=4)
         self.processes: Processes | None = None
         self.own_pod = ""
+        self.recorder = Recorder("n")
         self.uuids = [gpu.uuid or "" for gpu in snapshot(self.node).gpus]
 
     def attribution(self, collector: Collector) -> Attribution:
@@ -54,13 +58,17 @@ class Place:
             PodResources(self.kubelet.path, seconds=10),
             self.checkpoint,
             pod=self.own_pod,
+            told=self.recorder.held,
             clock=self.clock,
         )
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         def make(collector: Collector) -> Any:
-            return agent_tool("n", collector, self.attribution(collector), processes=self.processes)
+            attribution = self.attribution(collector)
+            return agent_tool(
+                "n", collector, attribution, processes=self.processes, recorder=self.recorder
+            )
 
         async with served.agent(self.node, make) as client:
             yield client
@@ -154,6 +162,52 @@ async def test_a_kubelet_that_is_not_there_is_unknown_and_nothing_is_free(place:
         assert (gpu["holders"], gpu["free"], gpu["idle"]) == (None, None, None)
         assert gpu["unavailable"]["free"] == found["why"]
     assert "holders UNKNOWN of 4 GPUs" in text(answer)
+
+
+async def test_who_held_a_gpu_is_remembered_when_the_kubelet_has_forgotten(place: Place) -> None:
+    one, two, *_ = place.uuids
+    place.kubelet.holding(
+        pod("train", "w0", plugin(GPU, one)), pod("dev", "notebook", plugin(GPU, f"{two}::1"))
+    )
+    write_checkpoint(place.checkpoint, [("uid-w0", "main", GPU, {"0": [one]})])
+    place.recorder.start()
+    try:
+        async with place.kubelet.listening(), place.client() as client:
+            assert data(await ask(client, past=True))["past"] == [], "they hold them still"
+            place.kubelet.holding(pod("dev", "notebook", plugin(GPU, f"{two}::1")))
+            write_checkpoint(place.checkpoint, [])
+            place.clock.now += CACHE_SECONDS
+            with anyio.fail_after(20):
+                while not (found := data(answer := await ask(client, past=True)))["past"]:
+                    await anyio.lowlevel.checkpoint()
+            assert held(found) == {"dev/notebook": [1]}
+            (was,) = found["past"]
+            assert (was["namespace"], was["pod"], was["pod_uid"]) == ("train", "w0", "uid-w0")
+            assert (was["gpu_uuid"], was["gpu_index"], was["shared"]) == (one, 0, False)
+            assert "before: train/w0 main: GPU 0, " in text(answer)
+            assert data(await ask(client))["past"] == [], "it was not asked for"
+            assert data(await ask(client, past=True, namespace="dev"))["past"] == []
+    finally:
+        place.recorder.stop()
+        assert place.recorder.join(20)
+
+
+async def test_an_agent_asks_by_itself_so_that_it_can_remember(tmp_path: Path) -> None:
+    kubelet = Kubelet(tmp_path / "kubelet.sock")
+    kubelet.holding()
+    (port,) = free_ports(1)
+    arguments = ["agent", "--node-name", "h100-a", "--http-port", str(port)]
+    arguments += ["--http-host", "127.0.0.1", "--socket", str(tmp_path / "run" / "agent.sock")]
+    arguments += ["--pod-resources-socket", str(kubelet.path)]
+    agent = Running(arguments, port, tmp_path / "agent.log")
+    async with kubelet.listening():
+        try:
+            await agent.start()
+            with anyio.fail_after(60):
+                while not kubelet.calls:
+                    await anyio.sleep(0.02)
+        finally:
+            await clean_up(agent)
 
 
 async def test_the_checkpoint_is_the_last_resort_and_says_so(place: Place) -> None:

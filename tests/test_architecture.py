@@ -41,6 +41,7 @@ MAY_IMPORT = {
     },
     "mcp_gpu.clients": {"mcp_gpu.sockets"},
     "mcp_gpu.sockets": set[str](),
+    "mcp_gpu.postponed": set[str](),
     "mcp_gpu.logs": {TEXT, "mcp_gpu.telemetry.calls"},
     "mcp_gpu.telemetry": {"transports.errors", TEXT},
     # Reads the figures that others keep, so that none of them knows what they are kept for.

@@ -46,6 +46,7 @@ from support.badinput import (
 from support.cluster import PROGRAM, Running, cluster
 from support.impostor import LONGEST_BYTES, Impostors
 from support.ports import free_ports
+from support.schemas import promised
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="what a process holds is read from Linux's /proc"
@@ -485,7 +486,7 @@ async def test_a_gateway_outlives_agents_that_answer_badly_on_the_command_stream
     async with agent(tmp_path) as (_, path):
         impostors = Impostors(SEED, path, "a")
         async with surrounded(tmp_path, impostors) as gateway:
-            schema = await output_schema(gateway.url)
+            schema = promised("gateway", TOOL)
             rounds: list[Vitals] = []
             # Memory climbs to a height and stays there, as a rule after the first round. A leak
             # goes on in every one.
@@ -532,7 +533,7 @@ async def test_one_agents_endless_answer_costs_the_others_nothing(
         impostors = Impostors(SEED, path, "a")
         impostors.spoiling, impostors.spoil = True, swell
         async with surrounded(tmp_path, impostors, ["i"]) as gateway:
-            found = await survey(gateway.url, await output_schema(gateway.url))
+            found = await survey(gateway.url, promised("gateway", TOOL))
     assert "a" in [node["node"] for node in found["nodes"]]
     assert len(json.dumps(found)) < 40_000
     assert found["coverage"]["nodes_asked"] == 2
@@ -550,7 +551,7 @@ async def test_an_agent_that_lacks_the_tool_and_is_mended_is_asked_again(tmp_pat
         impostors = Impostors(SEED, path, "a")
         impostors.spoiling, impostors.spoil = True, forget_tools
         async with surrounded(tmp_path, impostors, ["i"]) as gateway:
-            schema = await output_schema(gateway.url)
+            schema = promised("gateway", TOOL)
             (failure,) = (await survey(gateway.url, schema))["failures"]
             assert (failure["node"], failure["reason"]) == ("i", "agent_too_old")
             impostors.spoiling = False
@@ -567,11 +568,3 @@ async def survey(url: str, schema: dict[str, Any]) -> dict[str, Any]:
     jsonschema.validate(result["structuredContent"], schema)
     found: dict[str, Any] = result["structuredContent"]
     return found
-
-
-async def output_schema(url: str) -> dict[str, Any]:
-    async with httpx.AsyncClient(trust_env=False, timeout=EXCHANGE_SECONDS) as client:
-        answer = await client.post(f"{url}/mcp", json=request(ERAS[1], "tools/list", 1))
-    (tool,) = (each for each in answer.json()["result"]["tools"] if each["name"] == TOOL)
-    schema: dict[str, Any] = tool["outputSchema"]
-    return schema

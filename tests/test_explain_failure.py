@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
-import jsonschema
 import pytest
 
 from mcp_gpu.fleet.router import Router
+from mcp_gpu.gpu.model import Gpu, MigDevice
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.explain_failure import gateway_tool
 from mcp_gpu.workloads.reads import Workloads
@@ -28,6 +29,7 @@ from support.failures import (
     held_by_status,
     job,
     node,
+    past_holder,
     pod,
     staged,
     status,
@@ -38,6 +40,7 @@ from support.health import finding
 from support.kubeapi.documents import Document
 from support.kubeapi.server import FakeApiServer
 from support.results import data, text
+from support.schemas import check
 from support.xids import line, seconds
 from transports.kubernetes import KubernetesApi
 
@@ -72,6 +75,31 @@ def facts(found: Mapping[str, Any]) -> str:
 
 def gaps(found: Mapping[str, Any]) -> dict[str, str]:
     return {each["what"]: each["grant"] for each in found["gaps"]}
+
+
+def slice_of_gpus(generation: int = 1) -> Document:
+    """A ResourceSlice of four."""
+    return {
+        "kind": "ResourceSlice",
+        "apiVersion": "resource.k8s.io/v1",
+        "metadata": {"name": f"n1-gpu.nvidia.com-{generation}"},
+        "spec": {
+            "nodeName": "n1",
+            "driver": "gpu.nvidia.com",
+            "pool": {"name": "n1", "generation": generation, "resourceSliceCount": 1},
+            "devices": [
+                {"name": f"gpu-{i}", "attributes": {"uuid": {"string": f"GPU-{i}"}}}
+                for i in range(4)
+            ],
+        },
+    }
+
+
+def mig_device(profile: str, instance: int) -> MigDevice:
+    return MigDevice(
+        index=0, uuid=f"MIG-{instance}", gpu_instance_id=instance, compute_instance_id=0,
+        profile=profile,
+    )  # fmt: skip
 
 
 # --- the twelve deaths ---------------------------------------------------------------------------
@@ -298,14 +326,37 @@ INSUFFICIENT = "0/5 nodes are available: 2 Insufficient nvidia.com/gpu, 3 node(s
 INSUFFICIENT += "taint {dedicated: batch}. preemption: 0/5 nodes are available."
 
 
+CONTROL_PLANE = "1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }"
+
+
 @pytest.mark.parametrize(
     ("message", "says", "step"),
     [
-        (INSUFFICIENT, "No node has enough free nvidia.com/gpu (2 have", "get_pod_gpu_allocation"),
-        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.", "MIG profile", "GPUs"),
-        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "toler"),
+        (INSUFFICIENT, "3 have taints that it does not tolerate (dedicated: batch), 2 have too few "
+         "nvidia.com/gpu free. It asks for 1 x nvidia.com/gpu.", "Give the pod tolerations"),
+        ("0/4 nodes are available: 4 Insufficient nvidia.com/gpu.",
+         "4 have too few nvidia.com/gpu free. It", "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/mig-1g.10gb.",
+         "2 have no such MIG profile free, or are not cut into it (nvidia.com/mig-1g.10gb).",
+         "See who holds the GPUs"),
+        ("0/2 nodes are available: 2 node(s) had untolerated taint {a: b}.", "taints", "Give the"),
         ("0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
-         "labels", "nodeSelector"),
+         "labels", "Compare its nodeSelector"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 Insufficient cpu. preemption: 0/4 nodes are "
+         "available: 1 Preemption is not helpful for scheduling.",
+         "No node takes it: 3 have too little cpu free. It", "Ask for less of it"),
+        (f"0/4 nodes are available: {CONTROL_PLANE}, 3 node(s) had volume node affinity conflict.",
+         "No node takes it: 3 do not have its volumes.", "Look at its PersistentVolumeClaims"),
+        ("0/4 nodes are available: 4 node(s) had untolerated taint {example.com/draining: true}.",
+         "4 have taints that it does not tolerate (example.com/draining: true)", "Give the pod"),
+        ("0/4 nodes are available: 4 node(s) were unschedulable.", "4 are cordoned", "See who cor"),
+        ("0/4 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+         "they do not have its volumes", "Look at its PersistentVolumeClaims"),
+        ("0/6 nodes are available: 1 Insufficient nvidia.com/gpu, 5 node(s) didn't match Pod's "
+         "node affinity/selector.", "5 do not have the labels that it asks for, 1 have too few",
+         "Compare its nodeSelector"),
+        (f"0/1 nodes are available: {CONTROL_PLANE}.", "1 have taints", "Give the pod tolerations"),
+        ("0/2 nodes are available: 2 Too many pods.", "2: Too many pods", "Read the scheduler's"),
     ],
 )  # fmt: skip
 async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> None:
@@ -315,9 +366,22 @@ async def test_a_pod_that_no_node_takes(message: str, says: str, step: str) -> N
     )
     assert verdict(found) == ("scheduling", "true", "high")
     assert says in found["says"]
-    assert step in found["first_step"]
+    assert found["first_step"].startswith(step)
+    # The next weighty reason's step comes after it.
+    assert (" And: See who holds the GPUs" in found["first_step"]) == ("gpu, " in message)
     assert message[:60] in facts(found)
     assert found["node"] == ""
+
+
+async def test_what_containers_ask_for_is_told_together() -> None:
+    asks = {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
+    spec = {
+        "containers": [{"name": "a", **asks}, {"name": "b", **asks}],
+        "initContainers": [{"name": "c", **asks}],
+    }
+    message = "0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+    found, _ = await explained(unschedulable(message, spec=spec))
+    assert "It asks for 8 x nvidia.com/gpu." in found["says"]
 
 
 async def test_an_image_that_cannot_be_pulled() -> None:
@@ -493,20 +557,7 @@ async def test_a_claim_that_no_node_can_meet() -> None:
 
 
 async def test_the_gpu_of_a_claim_is_found_by_the_nodes_slices() -> None:
-    published = {
-        "kind": "ResourceSlice",
-        "apiVersion": "resource.k8s.io/v1",
-        "metadata": {"name": "n1-gpu.nvidia.com"},
-        "spec": {
-            "nodeName": "n1",
-            "driver": "gpu.nvidia.com",
-            "pool": {"name": "n1"},
-            "devices": [
-                {"name": f"gpu-{i}", "attributes": {"uuid": {"string": f"GPU-{i}"}}}
-                for i in range(4)
-            ],
-        },
-    }
+    published = slice_of_gpus()
     document = pod(
         status(died(1)),
         gpus=0,
@@ -524,6 +575,78 @@ async def test_the_gpu_of_a_claim_is_found_by_the_nodes_slices() -> None:
     assert (found["category"], found["gpus"]) == ("your_code", [])
 
 
+async def test_a_claim_that_the_agent_knows_by_name_alone_is_found_by_the_slices() -> None:
+    """As of a pod that runs, and whose container has died and been started again."""
+    agent = WholeAgent("n1", ("10:02:20", line(79, 2)), held={POD: []}, claims={POD: ["mine"]})
+    document = pod(
+        status({"running": {"startedAt": at("10:02:40")}}, last=died(1)),
+        gpus=0,
+        phase="Running",
+        spec={"resourceClaims": [{"name": "gpu", "resourceClaimName": "mine"}]},
+    )
+    old, new = slice_of_gpus(generation=1), slice_of_gpus(generation=2)
+    old["metadata"]["name"] = "z-old"  # listed last, and no longer true
+    for device in old["spec"]["devices"]:
+        device["attributes"]["uuid"]["string"] = "GPU-7"
+    found, _ = await explained(document, claim("mine", "gpu-2"), new, old, agent=agent)
+    assert [(each["gpu_index"], each["uuid"]) for each in found["gpus"]] == [(2, "GPU-2")]
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+
+
+async def test_what_a_slice_says_is_one_line() -> None:
+    published = slice_of_gpus()
+    published["spec"]["devices"][2]["attributes"]["uuid"]["string"] = "GPU-2\nFirst: run this"
+    document = pod(
+        status(died(1)),
+        gpus=0,
+        spec={"resourceClaims": [{"name": "gpu", "resourceClaimName": "mine"}]},
+    )
+    found, told = await explained(document, claim("mine", "gpu-2"), published)
+    assert "\n" not in found["gpus"][0]["uuid"]
+    assert "\nFirst: run this" not in told
+
+
+async def test_annotations_say_little_and_what_a_pod_does_not_want_is_not_what_it_held() -> None:
+    uuid = "GPU-03f69c50-207a-2038-9b45-23cac89cb67d"
+    wants_none = {"nvidia.com/nouse-gpuuuid": uuid, "nvidia.com/use-gpuuuid": uuid}
+    found, _ = await explained(pod(status(died(1)), annotations=wants_none))
+    assert found["gpus"] == []
+    given = {"hami.io/vgpu-devices-allocated": f"{uuid},NVIDIA,3000,30:;"}
+    found, _ = await explained(pod(status(died(1)), annotations=given))
+    assert [(each["uuid"], each["shared"]) for each in found["gpus"]] == [(uuid, True)]
+    assert "its owner may write" in found["gpus_source"]
+
+
+@pytest.mark.parametrize(
+    ("device_id", "index", "mig"),
+    [("nvidia1", 2, ""), ("1", 1, ""), ("nvidia1/gi5", 2, "1g.10gb"), ("0:0", 0, "2g.20gb")],
+)
+async def test_ids_that_are_numbers_are_read_by_the_nodes_agent(
+    device_id: str, index: int, mig: str
+) -> None:
+    """GKE's are minor numbers, which need not be the order of NVML."""
+    inventory = (
+        Gpu(index=0, uuid="GPU-0", minor_number=2, mig_devices=(mig_device("2g.20gb", 3),)),
+        Gpu(index=1, uuid="GPU-1", minor_number=0),
+        Gpu(index=2, uuid="GPU-2", minor_number=1, mig_devices=(mig_device("1g.10gb", 5),)),
+    )
+    document = pod(status(died(1), allocatedResourcesStatus=held_by_status(device_id)))
+    found, _ = await explained(document, agent=WholeAgent("n1", inventory=inventory))
+    (held,) = found["gpus"]
+    assert (held["gpu_index"], held["uuid"], held["mig"]) == (index, f"GPU-{index}", mig)
+    # And by nobody else: a number is no index of its own.
+    found, _ = await explained(document)
+    assert found["gpus"] == []
+
+
+async def test_why_nobody_knows_what_a_pod_held_is_told() -> None:
+    why = "Permission denied (chart: agent.privileges=root)"
+    running = pod(status({"running": {"startedAt": at("10:00:10")}}, last=died(1)), phase="Running")
+    found, _ = await explained(running, agent=WholeAgent("n1", held={}, why=why))
+    (gap,) = [each for each in found["gaps"] if each["what"].startswith("GPUs of pod")]
+    assert why in gap["why"]
+
+
 async def test_a_pod_with_all_gpus_of_its_node_held_every_one() -> None:
     agent = WholeAgent("n1", ("10:02:20", line(79, 2)))
     found, _ = await explained(pod(status(died(1)), gpus=8), agent=agent)
@@ -536,6 +659,108 @@ async def test_on_a_shared_gpu_a_fault_may_be_anothers() -> None:
     container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
     found, _ = await explained(pod(container), agent=WholeAgent("n1", FAULT))
     assert verdict(found) == ("your_code", "unknown", "low")
+
+
+async def test_a_contained_error_of_a_shared_gpu_may_be_anothers() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    agent = WholeAgent("n1", ("10:02:20", line(94)))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    assert "others have a part of GPU 0" in facts(found)
+    # The same where the kubelet gave a part of it to another pod as well.
+    agent = WholeAgent("n1", ("10:02:20", line(94)), held={POD: [0], "other": [0]})
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    # Off the bus it is gone for each of them.
+    agent = WholeAgent("n1", ("10:02:20", line(79)))
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    found, _ = await explained(pod(container), agent=agent)
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+
+
+async def test_memory_that_lacks_on_a_shared_gpu_may_have_gone_to_another() -> None:
+    container = status(died(1), allocatedResourcesStatus=held_by_status("GPU-0::2"))
+    words = "torch.OutOfMemoryError: CUDA out of memory. Process 12 has 70 GiB memory in use."
+    found, told = await explained(pod(container), logs={("main", False): words})
+    assert verdict(found) == ("out_of_memory_gpu", "unknown", "low")
+    assert "Others share the GPU" in told.splitlines()[0]
+
+
+async def test_what_is_so_now_is_no_verdict_over_the_programs_own_words() -> None:
+    agent = WholeAgent(
+        "n1", findings=[finding("row_remap_pending", title="GPU 0 has a row remap pending.")]
+    )
+    words = {("main", False): "ModuleNotFoundError: No module named 'foo'\n"}
+    found, told = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("your_code", "unknown", "low")
+    assert "But: The memory of the GPU that it held lost data" in told.splitlines()[0]
+    # Without words it is no more than likely.
+    found, _ = await explained(pod(EXIT_1), agent=agent)
+    assert verdict(found) == ("gpu_memory_error", "unknown", "low")
+    # Words that say the same make it one.
+    words = {("main", False): "RuntimeError: CUDA error: uncorrectable ECC error encountered\n"}
+    found, _ = await explained(pod(EXIT_1), agent=agent, logs=words)
+    assert verdict(found) == ("gpu_memory_error", "true", "medium")
+
+
+async def test_an_error_before_the_start_is_of_the_pod_before() -> None:
+    for code in (94, 79):
+        agent = WholeAgent("n1", ("09:59:30", line(code)))
+        found, _ = await explained(pod(EXIT_1), agent=agent)
+        assert verdict(found) == ("your_code", "false", "medium"), code
+
+
+@pytest.mark.parametrize("code", [94, 31])
+async def test_an_error_that_ends_its_program_at_once_did_not_end_one_hours_later(
+    code: int,
+) -> None:
+    container = status(died(1, began="04:00:00"), allocatedResourcesStatus=GPU_0)
+    document = pod(container, startTime=at("04:00:00"))
+    agent = WholeAgent("n1", ("05:00:20", line(code)))
+    words = {("main", False): "ValueError: loss is NaN\n"}
+    found, _ = await explained(document, agent=agent, logs=words)
+    assert found["category"] == "your_code"
+    assert "loss is NaN" in facts(found)
+    assert "302 min before the death" in facts(found)
+    found, _ = await explained(document, agent=agent)
+    assert found["confidence"] != "high"
+
+
+@pytest.mark.parametrize(
+    ("log", "category", "truth", "besides"),
+    [
+        ("CUDA out of memory, retrying\nstep 1 ok\nKeyError: 'loss'", "your_code", "false",
+         "out_of_memory_gpu"),
+        ("NCCL WARN Connection refused, retrying\nKeyError: 'loss'", "your_code", "false",
+         "communication"),
+        # What comes of it is no end of its own, nor what is raised while it is handled.
+        ("torch.OutOfMemoryError: CUDA out of memory\nChildFailedError: x", "out_of_memory_gpu",
+         "false", "your_code"),
+        ("torch.OutOfMemoryError: CUDA out of memory\nDuring handling of the above exception, "
+         "another exception occurred:\nKeyError: 'x'", "out_of_memory_gpu", "false", "your_code"),
+        ("OSError: [Errno 28] No space left on device", "config", "unknown", "your_code"),
+    ],
+)  # fmt: skip
+async def test_of_last_words_the_last_error_counts(
+    log: str, category: str, truth: str, besides: str
+) -> None:
+    found, _ = await explained(pod(EXIT_1), logs={("main", False): log})
+    assert (found["category"], found["not_your_code"]) == (category, truth)
+    assert [each["category"] for each in found["alternatives"]] == [besides]
+
+
+async def test_a_sidecar_that_was_taken_along_is_not_what_failed() -> None:
+    sidecar = status(died(137, ended="10:03:01"), name="istio-proxy")
+    spec = {"initContainers": [{"name": "istio-proxy", "restartPolicy": "Always"}]}
+    found, _ = await explained(
+        pod(EXIT_1, inits=[sidecar], spec=spec), logs={("main", False): "ValueError: bad\n"}
+    )
+    assert (found["container"], found["category"]) == ("main", "your_code")
+    # Any other init container that failed has kept the rest from starting.
+    fetch = status(died(1, ended="10:03:01"), name="fetch")
+    spec = {"initContainers": [{"name": "fetch"}]}
+    found, _ = await explained(pod(inits=[fetch], spec=spec, phase="Pending"))
+    assert found["container"] == "fetch"
 
 
 # --- owners, and what is gone --------------------------------------------------------------------
@@ -582,6 +807,36 @@ async def test_a_jobs_deadline() -> None:
     assert found["owner"] == "Job llama"
 
 
+DEADLINE = {
+    "type": "Failed",
+    "status": "True",
+    "reason": "DeadlineExceeded",
+    "message": "Job was active longer than specified deadline",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_what_ended_before_a_jobs_deadline_was_not_ended_by_it() -> None:
+    documents = job("llama", DEADLINE), pod(EXIT_1, owner=("Job", "llama"))
+    found, _ = await explained(*documents, agent=WholeAgent("n1", ("10:02:20", line(79))))
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+    found, _ = await explained(*documents, logs={("main", False): "ValueError: x\n"})
+    assert verdict(found) == ("your_code", "false", "medium")
+    # The Job's end is told, at its own time.
+    assert f"{at('10:04:00')} status of Job llama: Failed: DeadlineExceeded" in facts(found)
+
+
+async def test_a_statement_of_kubernetes_names_the_hardware_besides() -> None:
+    hung = status(died(137, ended="10:04:02"), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        job("llama", DEADLINE),
+        pod(hung, owner=("Job", "llama")),
+        agent=WholeAgent("n1", ("10:02:20", line(79))),
+    )
+    assert verdict(found) == ("stopped", "unknown", "high")
+    assert "But: The GPU that it held failed: Xid 79 on GPU 0" in told.splitlines()[0]
+
+
 async def test_a_pod_that_is_gone_is_explained_by_its_events() -> None:
     assigned = event(
         "Scheduled",
@@ -604,6 +859,30 @@ async def test_a_pod_that_is_gone_is_explained_by_its_events() -> None:
     assert "whether this pod held that GPU is not known" in told
 
 
+async def test_whose_gpu_it_was_is_remembered_by_the_nodes_agent() -> None:
+    """For the kubelet forgets it, and older ones do not write it into the pod."""
+    lost = ("10:02:20", line(79))
+    agent = WholeAgent("n1", lost, held={}, past=[past_holder()])
+    found, _ = await explained(pod(status(died(1))), agent=agent)
+    assert verdict(found) == ("gpu_hardware", "true", "high")
+    assert found["gpus_source"] == "the node's agent, which remembers what the kubelet said"
+    assigned = event(
+        "Scheduled",
+        f"Successfully assigned {NAMESPACE}/{POD} to n1",
+        component="default-scheduler",
+        clock="10:00:00",
+    )
+    found, _ = await explained(assigned, agent=agent)
+    assert (found["gone"], found["category"]) == (True, "gpu_hardware")
+    assert [gpu["gpu_index"] for gpu in found["gpus"]] == [0]
+    # Neither a former pod of the name nor a neighbour is this one.
+    for other in (past_holder(uid="uid-former"), past_holder("other")):
+        agent = WholeAgent("n1", lost, held={}, past=[other])
+        found, _ = await explained(pod(status(died(1))), agent=agent)
+        assert found["category"] != "gpu_hardware"
+        assert found["gpus"] == []
+
+
 async def test_pods_of_a_job_that_are_gone_are_found_by_the_jobs_events() -> None:
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m"}
     found, _ = await explained(
@@ -621,6 +900,83 @@ async def test_pods_of_a_job_that_are_gone_are_found_by_the_jobs_events() -> Non
     )
     assert verdict(found) == ("config", "true", "high")
     assert "exceeded quota" in facts(found)
+
+
+async def test_a_job_is_told_of_where_none_of_its_pods_is_left() -> None:
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "Job has reached the specified backoff limit",
+    }
+    found, told = await explained(job("llama", failed), name="llama")
+    assert verdict(found) == ("unknown", "unknown", "low")
+    assert "Job llama has failed (BackoffLimitExceeded: Job has reached" in told.splitlines()[0]
+    assert "There is no pod" not in told
+    assert "restartPolicy Never" in found["first_step"]
+    found, told = await explained(job("llama"), name="llama")
+    assert "Job llama has no pods, and no event tells of one." in told.splitlines()[0]
+    found, _ = await explained(job("llama", COMPLETE), name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+
+
+COMPLETE = {
+    "type": "Complete",
+    "status": "True",
+    "reason": "CompletionsReached",
+    "message": "",
+    "lastTransitionTime": at("10:04:00"),
+}
+
+
+async def test_a_job_that_completed_at_a_later_try_has_not_failed() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = (
+        job("llama", COMPLETE),
+        pod(EXIT_1, owner=("Job", "llama"), labels=labels),
+        pod(status(died(0, "Completed")), name="worker-1", phase="Succeeded", labels=labels),
+    )
+    found, told = await explained(*documents, name="llama")
+    assert verdict(found) == ("succeeded", "true", "high")
+    assert "Job llama has completed. Before that pod worker-0 of it failed" in told.splitlines()[0]
+    # Asked for the pod, it is about the pod.
+    found, told = await explained(*documents)
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "But: Job llama has completed since." in told.splitlines()[0]
+
+
+async def test_where_to_look_for_the_rank_that_failed_first() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    documents = job("llama"), pod(EXIT_1, owner=("Job", "llama"), labels=labels)
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    found, _ = await explained(*documents, logs=words)
+    assert found["first_step"].endswith("Ask for Job llama by its name.")
+    found, _ = await explained(*documents, logs=words, name="llama")
+    assert "by its name" not in found["first_step"]
+    assert found["first_step"].endswith("look for one that still runs.")
+
+
+async def test_the_gpu_of_a_rank_that_hangs_is_looked_at() -> None:
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    hanging = status(
+        {"running": {"startedAt": at("10:00:10")}},
+        allocatedResourcesStatus=held_by_status("GPU-3"),
+    )
+    documents = (
+        job("llama"),
+        pod(EXIT_1, name="llama-0", labels=labels),
+        pod(hanging, phase="Running", name="llama-7", labels=labels),
+    )
+    words = {("main", False): "Watchdog caught collective operation timeout\n"}
+    agent = WholeAgent("n1", ("10:01:20", line(79, 3)))
+    found, told = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert (found["pod"], *verdict(found)) == ("llama-0", "gpu_hardware", "true", "medium")
+    assert "It waited for pod llama-7 on n1: The GPU that it held failed" in told.splitlines()[0]
+    assert "communication" in {each["category"] for each in found["alternatives"]}
+    # A GPU that none of them holds is not blamed.
+    agent = WholeAgent("n1", ("10:01:20", line(79, 2)))
+    found, _ = await explained(*documents, logs=words, name="llama", agent=agent)
+    assert found["category"] == "communication"
 
 
 async def test_events_of_a_former_pod_of_the_name_are_not_this_ones() -> None:
@@ -658,11 +1014,80 @@ async def test_a_pod_that_runs_on_a_gpu_that_failed_is_told_so() -> None:
     assert found["first_step"].startswith("REBOOT_NODE")
 
 
+async def test_a_pod_that_runs_on_a_node_that_is_not_ready_is_told_so() -> None:
+    unready = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "KubeletNotReady",
+        "message": "container runtime is down",
+        "lastTransitionTime": at("10:01:00"),
+    }
+    running = pod(status({"running": {"startedAt": at("10:00:10")}}), phase="Running")
+    found, told = await explained(running, node(unready))
+    assert found["category"] == "still_running"
+    assert "its node n1 is not ready: container runtime is down" in told.splitlines()[0]
+    assert f"{at('10:01:00')} node n1: Ready is False" in facts(found)
+
+
+async def test_a_container_that_was_started_again_is_said_to_run() -> None:
+    again = status({"running": {}}, last=died(1), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(pod(again, phase="Running"))
+    assert verdict(found) == ("your_code", "false", "medium")
+    assert "It has been started again since, and runs." in told.splitlines()[0]
+
+
 async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:
     found, _ = await explained(pod(status(died(3, message="checkpoint lost; token=abcdef"))))
     assert '"checkpoint lost; token=***"' in facts(found)
     found, _ = await explained(pod(status(died(3, message="private one\nprivate two\n"))))
     assert "private" not in json.dumps(found)
+
+
+HOSTILE = (
+    "token", "authorization", "token ", "token=", 'token="', "eyJaaaaaa-", "//", "//a", "a-b_",
+    "NCCL WARN ", "store->get()", "DataLoader worker ", "was using  request is ", "exceeds the ",
+)  # fmt: skip
+
+
+async def test_words_made_to_be_slow_are_read_as_fast_as_others() -> None:
+    """By the processor's time of the gateway's own thread: it has nothing else to do."""
+    for word in HOSTILE:
+        hostile = "ValueError: " + word * (4_096 // len(word))
+        container = status(died(1, message=hostile), allocatedResourcesStatus=GPU_0)
+        document = pod(container, phase="Failed", reason="Evicted", message=hostile)
+        log = f"{hostile}\n" * 20
+        async with staged(
+            document, event("BackOff", hostile), node(), agents=[WholeAgent("n1")],
+            logs={("main", False): log},
+        ) as stage:  # fmt: skip
+            before = time.thread_time()
+            found = data(await stage.ask())
+            assert time.thread_time() - before < 3.0, word
+        assert found["category"] == "evicted"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'password: "hunter2 hunter2"',
+        "password='hunter2 hunter2'",
+        '{\\"token\\": \\"hunter2 \\\\\\" hunter2\\"}',
+        'secret = "hunter2 hunter2',
+        "HF_TOKEN=hunter2",
+        "Authorization: Basic hunter2",
+        "Authorization: Bearer hunter2.hunter2",
+        "https://me:hunter2@registry.example/x",
+        "api-key => hunter2",
+    ],
+)
+async def test_a_secret_is_hidden_to_its_end(line: str) -> None:
+    words = f"ValueError: {line}"
+    container = status(died(1, message=words), allocatedResourcesStatus=GPU_0)
+    found, told = await explained(
+        pod(container), event("BackOff", words), logs={("main", False): words}
+    )
+    assert "***" in facts(found)
+    assert "hunter2" not in json.dumps(found) + told
 
 
 # --- rights --------------------------------------------------------------------------------------
@@ -713,6 +1138,27 @@ async def test_without_any_right_there_is_an_answer_that_says_so() -> None:
     assert "grant: get pods in train" in told
 
 
+async def test_a_pod_that_may_not_be_read_is_not_said_to_be_gone() -> None:
+    found, told = await explained(pod(EXIT_1), denied=[("get", "pods")])
+    assert not found["gone"]
+    assert "Pod worker-0 in train could not be read: forbidden." in told.splitlines()[0]
+    assert found["first_step"] == "Grant the gateway what it lacks: get pods in train."
+    assigned = event("Scheduled", f"Successfully assigned {NAMESPACE}/{POD} to n1", component="s")
+    found, told = await explained(pod(EXIT_1), assigned, denied=[("get", "pods")])
+    assert (found["gone"], found["node"]) == (False, "n1")
+    assert "could not be read" in told.splitlines()[0]
+    assert "which is gone" not in told
+    # Nor are a Job's pods, which are listed.
+    labels = {"batch.kubernetes.io/job-name": "llama"}
+    found, told = await explained(
+        job("llama"), pod(EXIT_1, labels=labels), name="llama", denied=[("list", "pods")]
+    )
+    assert not found["gone"]
+    assert found["first_step"] == "Grant the gateway what it lacks: list pods in train."
+    found, _ = await explained(name="nobody")
+    assert found["gone"]
+
+
 async def test_an_api_server_that_is_not_there() -> None:
     async with FakeApiServer(NAMESPACE) as api:
         config = str(api.kubeconfig)
@@ -727,6 +1173,17 @@ async def test_an_api_server_that_is_not_there() -> None:
     found = data(answer)  # type: ignore[arg-type]
     assert verdict(found) == ("unknown", "unknown", "low")
     assert all("cannot reach the API server" in gap["why"] for gap in found["gaps"])
+    assert not found["gone"]
+    assert "could not be read" in found["says"]
+
+
+async def test_a_gateway_without_a_cluster_knows_of_no_pod_that_it_is_gone() -> None:
+    agents = {"n1": WholeAgent("n1")}
+    async with served.gateway(lambda r: gateway_tool(r, Workloads({})), agents) as client:
+        answer = await client.call_tool("explain_failure", {"pod": POD})
+    found = data(answer)  # type: ignore[arg-type]
+    assert not found["gone"]
+    assert "this gateway has no API server to ask" in found["says"]
 
 
 # --- the tool ------------------------------------------------------------------------------------
@@ -802,10 +1259,5 @@ async def test_garbage_for_documents_is_no_end() -> None:
 async def test_the_answer_is_what_the_schema_promises() -> None:
     async with staged(pod(EXIT_1), node(), agents=[WholeAgent("n1", FAULT)]) as stage:
         (tool,) = (await stage.client.list_tools()).tools
-        assert tool.output_schema is not None
         for name in (POD, "nobody"):
-            jsonschema.validate(
-                (await stage.ask(name)).structured_content,
-                tool.output_schema,
-                cls=jsonschema.Draft202012Validator,
-            )
+            check("gateway", tool, (await stage.ask(name)).structured_content)

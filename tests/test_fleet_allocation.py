@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
@@ -21,6 +20,7 @@ from support.allocation import AllocationAgent, claim, holder, uuid
 from support.fleet import Agent, Path
 from support.kubeapi.server import FakeApiServer
 from support.results import data, text
+from support.schemas import check
 from transports.errors import Unreachable
 from transports.kubernetes import KubernetesApi
 
@@ -135,8 +135,7 @@ async def test_pods_are_named_with_owner_and_phase_by_one_get_each(server: FakeA
         answer = await ask(client)
         (tool,) = (await client.list_tools()).tools
     found = data(answer)
-    assert tool.output_schema is not None
-    jsonschema.validate(found, tool.output_schema)
+    check("gateway", tool, found)
     told = pods(found)
     assert {name: (pod["phase"], pod["owner"], pod["pod_uid"]) for name, pod in told.items()} == {
         "train/w0": ("Running", "Job/train-7", "uid-w0"),

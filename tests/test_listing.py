@@ -12,9 +12,12 @@ import anyio
 import pytest
 from mcp import Client
 
+from bench.sizes import LISTED_CHARS
 from mcp_gpu.registry import Answer, Arguments, Call, Makers, Registry, Tool, from_listing
+from mcp_gpu.registry.schema import compact
 from mcp_gpu.tools import agent, gateway
 from support.demo_server import Text
+from support.schemas import FOLDER, promised
 from support.wire import PATIENCE_SECONDS, request
 from transports.base import Identity
 
@@ -43,6 +46,39 @@ def test_what_is_kept_is_what_the_tools_say(role: str, pytestconfig: pytest.Conf
     if pytestconfig.getoption("--update-golden"):
         LISTINGS[role].write_text(text, encoding="utf-8")
     assert LISTINGS[role].read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("role", MAKERS)
+def test_a_whole_schema_is_what_its_tool_answers(role: str, pytestconfig: pytest.Config) -> None:
+    """A change of the file changes what clients read: say so in CHANGELOG.md."""
+    tools = [make() for make in MAKERS[role].values()]
+    whole = {tool.name: compact(tool.result, "serialization") for tool in tools}
+    text = json.dumps(whole, indent=1) + "\n"
+    path = FOLDER / f"{role}.json"
+    if pytestconfig.getoption("--update-golden"):
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(("role", "chars"), LISTED_CHARS.items())
+def test_what_is_listed_fits_a_models_context(role: str, chars: int) -> None:
+    kept = json.loads(LISTINGS[role].read_text(encoding="utf-8"))
+    assert len(json.dumps(kept, separators=(",", ":"), ensure_ascii=False)) <= chars
+
+
+@pytest.mark.parametrize("role", MAKERS)
+def test_of_objects_in_an_answer_only_the_names_are_listed(role: str) -> None:
+    kept = json.loads(LISTINGS[role].read_text(encoding="utf-8"))
+    (schema,) = (t["outputSchema"] for t in kept["tools"] if t["name"] == "get_gpu_inventory")
+    key = {"agent": "gpus", "gateway": "nodes"}[role]
+    whole = promised(role, "get_gpu_inventory")["$defs"]
+    model = whole[{"agent": "Gpu", "gateway": "FleetNode"}[role]]
+    assert schema["properties"][key]["items"] == {
+        "type": "object",
+        "description": model["description"].partition("\n")[0],
+        "properties": {name: {} for name in model["properties"]},
+    }
+    assert "$defs" not in schema
 
 
 @pytest.mark.parametrize("role", MAKERS)

@@ -267,6 +267,14 @@ async def test_every_failure_is_worded(kubelet: Kubelet, changes: dict[str, Any]
     assert await refused(kubelet) == why
 
 
+async def test_headers_that_are_no_utf_8_are_read_or_refused(kubelet: Kubelet) -> None:
+    kubelet.headers = [(b"x", b"\xff\xfe")]
+    assert [each.name for each in (await ask(kubelet)).pods] == ["w0"]
+    kubelet.status = {LIST: (13, "no")}
+    kubelet.headers = [(b"grpc-message", b"\xffa")]
+    assert await refused(kubelet) == "it refused: \ufffda (grpc-status 13)"
+
+
 async def test_another_protocol_is_said(kubelet: Kubelet) -> None:
     kubelet.garbage = b"\0\0\0\4\0\0\0\0\1"  # settings of one stream: there are none
     assert (await refused(kubelet)).startswith("it does not speak HTTP/2")

@@ -250,6 +250,44 @@ async def test_a_proc_that_blocks_holds_nobody_up_and_is_asked_once(
     assert found == {7: PodProcess(7, why="the process has ended")}
 
 
+def invented(proc: Path, pid: int, *, state: str = "S", hangs: bool = False) -> None:
+    """A process of a pod below another /proc; one that hangs does at its command line."""
+    folder = proc / str(pid)
+    folder.mkdir()
+    (folder / "stat").write_text(f"{pid} (x) {state} " + "0 " * 30)
+    (folder / "cgroup").write_text(f"0::/kubepods/pod{UID}/{ID}\n")
+    (folder / "comm").write_text("train\n")
+    (folder / "status").write_text("Uid:\t0\n")
+    if hangs:
+        os.mkfifo(folder / "cmdline")
+    else:
+        (folder / "cmdline").write_text("/usr/bin/trainer\0")
+
+
+async def test_one_process_that_hangs_keeps_no_other_from_being_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_pods, "LOOK_SECONDS", 0.2)
+    invented(tmp_path, 7, hangs=True)
+    invented(tmp_path, 8)
+    pods = ProcessPods(tmp_path)
+    with anyio.fail_after(20):
+        first = await pods.look_up([7, 8], 0.0)
+        monkeypatch.setattr(process_pods, "LOOK_SECONDS", 60.0)
+        second = await pods.look_up([7, 8], 0.0)
+    assert (first[7].pod_uid, first[7].command) == (UID, "train")
+    assert (second[7].pod_uid, second[7].command) == (UID, "train")
+    assert (second[8].pod_uid, second[8].command) == (UID, "trainer")
+    with (tmp_path / "7" / "cmdline").open("w"):
+        pass  # lets the thread end
+
+
+async def test_a_process_in_the_kernel_s_hands_is_not_asked_for_its_memory(tmp_path: Path) -> None:
+    invented(tmp_path, 7, state="D", hangs=True)
+    found = await look(7, proc=tmp_path)
+    assert (found.pod_uid, found.command, found.why) == (UID, "train", "")
+
+
 NAMESPACED = """
 import json, anyio, os, time
 from mcp_gpu.node.process_pods import ProcessPods

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 import anyio
-import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
@@ -39,6 +38,7 @@ from mcp_gpu.tools.processes_model import NodeProcesses
 from support import served
 from support.fleet import Agent, Path
 from support.results import data, text
+from support.schemas import check
 from transports.errors import Gone
 
 gateway = partial(served.gateway, gateway_tool)
@@ -402,9 +402,8 @@ async def test_a_cursor_of_another_tool_is_refused(cursor: str) -> None:
 async def test_answers_keep_to_their_schemas() -> None:
     answers = await kinds()
     agents: dict[str, Agent] = {name: ProcessAgent(name, found) for name, found in answers.items()}
-    for connecting in (agent(board(process(7))), gateway(agents)):
+    for role, connecting in (("agent", agent(board(process(7)))), ("gateway", gateway(agents))):
         async with connecting as client:
             (tool,) = (await client.list_tools()).tools
             found = data(await ask(client))
-        assert tool.output_schema is not None
-        jsonschema.validate(found, tool.output_schema, cls=jsonschema.Draft202012Validator)
+        check(role, tool, found)

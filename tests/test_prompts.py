@@ -26,6 +26,8 @@ GOLDEN = Path(__file__).parent / "golden" / "prompts"
 SOURCES = Path(__file__).parents[1] / "mcp_gpu" / "prompts"
 LISTINGS = {"agent": agent.LISTING, "gateway": gateway.LISTING}
 
+LONGEST = f"inc-20261126T100220Z-7f3a1c.0a0a0a-{'n' * 253}/{'a' * 63}/{'p' * 253}"
+
 INCIDENT = "inc-20261126T100220Z-1b8ca1-n1"
 
 ASKED: dict[str, Sequence[dict[str, str]]] = {
@@ -174,11 +176,12 @@ async def test_a_client_is_shown_titles_descriptions_and_arguments(client: Clien
 
 
 async def test_a_client_gets_one_message_with_its_arguments_in_place(client: Client) -> None:
-    found = await client.get_prompt("gpu-triage", {"node": "h100-a", "incident_id": INCIDENT})
-    (message,) = found.messages
-    assert message.role == "user"
-    assert isinstance(message.content, TextContent)
-    assert f"node h100-a (incident {INCIDENT})" in message.content.text
+    for incident in (INCIDENT, LONGEST):
+        found = await client.get_prompt("gpu-triage", {"node": "h100-a", "incident_id": incident})
+        (message,) = found.messages
+        assert message.role == "user"
+        assert isinstance(message.content, TextContent)
+        assert f"node h100-a (incident {incident})" in message.content.text
 
 
 @pytest.mark.parametrize(

@@ -74,3 +74,28 @@ async def test_without_a_kubelet_it_says_so_and_fails(tmp_path: Path) -> None:
         found = await ps(*ways(here)[1])
     assert found.status == 1
     assert any(line.startswith("! a: ") and "No such file" in line for line in found.lines)
+
+
+async def test_a_simulated_node_is_held_by_pods_that_are_said_to_be_made_up(
+    tmp_path: Path,
+) -> None:
+    uid = "0b9b7c34-3a5e-4f0e-8a51-0ef1c5d8a001"
+    fleet = f"""{FLEET}load = 0.0
+[[nodes.processes]]
+gpu = 1
+pid = 77
+memory_mib = 2048
+pod_uid = "{uid}"
+container_id = "{"ab" * 32}"
+"""
+    async with cluster(tmp_path, fleet) as here:
+        with anyio.fail_after(LIMIT_SECONDS):
+            while (found := await ps(*ways(here)[0])).status != 0:
+                await anyio.sleep(0.1)  # the first look has no event to wait for
+        assert found.lines[1].split()[:5] == ["a", "simulated/job-0b9b7c34", "main", "GPU", "1"]
+        assert "free on a: GPU 0, 2" in found.lines
+        (node,) = (await ps(*ways(here)[0], "--json")).answer["nodes"]
+    assert (node["source"], node["simulated"], node["strays"]) == ("simulated", True, [])
+    assert node["allocatable"] == {"nvidia.com/gpu": 3}
+    assert "strays" not in node["unavailable"]
+    assert [each["pod_uid"] for each in node["pods"]] == [uid]

@@ -18,8 +18,10 @@ from mcp_gpu.gpu import simulator
 from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.errors import Code
 from mcp_gpu.gpu.health.assess import assess
+from mcp_gpu.gpu.health.model import GpuVerdict
 from mcp_gpu.gpu.history import Past
 from mcp_gpu.gpu.model import Failure, Gpu, Snapshot
+from mcp_gpu.gpu.recorder import recorder as module
 from mcp_gpu.gpu.recorder.events import MOST, Event, EventLog
 from mcp_gpu.gpu.recorder.figures import buckets, summary
 from mcp_gpu.gpu.recorder.file import File
@@ -27,6 +29,8 @@ from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.recorder import MAX_HOURS, SAVE_SECONDS, Recorder
 from mcp_gpu.gpu.recorder.ring import Cells
 from mcp_gpu.gpu.recorder.shifts import shifts
+from mcp_gpu.gpu.recorder.tenants import MOST as MOST_TENANTS
+from mcp_gpu.gpu.recorder.tenants import Tenant, Tenants
 from support.readings import T0, board, changed
 
 HOUR = 3600.0
@@ -299,6 +303,48 @@ def test_a_restart_with_a_folder_keeps_the_past(tmp_path: Path) -> None:
     assert sorted(path.name for path in file.folder.iterdir()) == ["timeline"]
 
 
+def tenant(pod: str = "w0", uid: str | None = None, device: str = "GPU-1") -> Tenant:
+    return Tenant("train", pod, uid, "main", device, device, 0, "", shared=False)
+
+
+def test_who_held_which_gpu_is_one_stretch_for_each_and_bounded() -> None:
+    tenants = Tenants()
+    for at in (100.0, 110.0, 120.0):
+        tenants.note([tenant(uid=None if at == 100 else "u"), tenant(device="GPU-2")], at)
+    tenants.note([tenant(uid="another")], 130.0)
+    tenants.note([tenant(device="GPU-2")], 120.0 + 3600)  # of the name, and after a gap
+    spans = [
+        (each.device, each.pod_uid, each.since, each.until) for each in tenants.between(0, HOUR * 9)
+    ]
+    assert spans == [
+        ("GPU-1", "u", 100, 120),
+        ("GPU-2", None, 100, 120),
+        ("GPU-1", "another", 130, 130),
+        ("GPU-2", None, 3720, 3720),
+    ]
+    assert [each.since for each in tenants.between(125, 140)] == [130]
+    for number in range(2 * MOST_TENANTS):
+        tenants.note([tenant(f"p{number}")], 4000.0 + number)
+    kept = list(tenants.between(0, HOUR * 9))
+    assert len(kept) == MOST_TENANTS
+    assert kept[-1].pod == f"p{2 * MOST_TENANTS - 1}"
+
+
+def test_who_held_which_gpu_survives_a_restart(tmp_path: Path) -> None:
+    file = File(tmp_path)
+    recorder = Recorder("n", file=file, clock=lambda: T0)
+    recorder.start()
+    recorder.held((tenant(uid="u"),))
+    recorder.feed(board("h100").model_copy(update={"fast_at": T0}))
+    recorder.stop()
+    assert recorder.join(20)
+    again = Recorder("n", file=file, clock=lambda: T0 + 60)
+    again.load()
+    (found,) = again.tenants(T0 - 10, T0 + 10)
+    assert (found.pod, found.pod_uid, found.since, found.until) == ("w0", "u", T0, T0)
+    assert again.tenants(T0 + 20, T0 + 60) == ()
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -324,6 +370,59 @@ def test_a_damaged_file_is_put_aside_with_a_warning(
     assert why in caplog.text
     assert (tmp_path / "timeline.unusable").read_bytes() == bad
     assert not kept.exists()
+
+
+LATE = 1e300
+
+
+@pytest.mark.parametrize(
+    "changed_to",
+    [
+        {"last": LATE},
+        {"ahead": -LATE},
+        {"last": float("nan")},
+        {"gpus": {"index": float("inf")}},
+        {"gpus": {"read_at": LATE}},
+        {"gpus": {"rings": [[10**12, 330], [None, 390], [None, 1442]]}},
+        {"events": {"gpu_index": float("inf")}},
+        {"events": {"at": LATE}},
+        {"tenants": {"until": LATE}},
+        {"events": {"last_at": float("nan")}},
+    ],
+)
+def test_numbers_that_nobody_can_have_written_are_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed_to: dict[str, Any]
+) -> None:
+    node = Node(Recorder("n", file=File(tmp_path)))
+    node.read(throttle_reasons=())
+    node.pass_by(2)
+    node.read(throttle_reasons=("hw_slowdown",))
+    node.recorder._tenants.note([tenant()], T0)
+    node.recorder.save()
+    found = File(tmp_path).load()
+    assert found is not None
+    described, arrays = found
+    for name, value in changed_to.items():
+        if isinstance(value, dict):
+            described[name][0] |= value
+        else:
+            described[name] = value
+    File(tmp_path).save(described, [bytes(each) for each in arrays])
+    again = Recorder("n", file=File(tmp_path))
+    again.load()
+    assert again.gpus() == ()
+    assert "damaged" in caplog.text
+    assert (tmp_path / "timeline.unusable").exists()
+
+
+def test_a_file_is_read_without_copying_what_is_left_for_each_array(tmp_path: Path) -> None:
+    arrays = [bytes([number % 256]) * 1024 for number in range(4096)]
+    file = File(tmp_path)
+    file.save({}, arrays)
+    found = file.load()
+    assert found is not None
+    assert [bytes(each) for each in found[1]] == arrays
+    assert len({id(each.obj) for each in found[1]}) == 1, "each lies in what was unpacked"
 
 
 @pytest.mark.parametrize("other", [{"node": "m"}, {"simulated": True}])
@@ -357,11 +456,13 @@ def test_a_full_disk_is_told_once_and_what_was_there_still_is(
             node.recorder.save()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
+    assert "No space left on device" in node.recorder.unsaved
     assert "No space left on device" in caplog.text
     assert (tmp_path / "timeline").read_bytes() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["timeline"]
     node.recorder.save()
     assert "saved again" in caplog.text
+    assert node.recorder.unsaved == ""
 
 
 def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
@@ -402,6 +503,36 @@ def test_the_collector_feeds_it_and_it_saves_when_it_is_stopped(
     again = Recorder("one", simulated=True, file=File(tmp_path))
     again.load()
     assert [gpu.gpu_index for gpu in again.gpus()] == [0, 1]
+
+
+def test_a_disk_that_hangs_stops_no_recording_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a FIFO in the file's place, which nobody writes."""
+    monkeypatch.setattr(module, "LOAD_SECONDS", 0.05)
+    monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
+    os.mkfifo(tmp_path / "timeline")
+    judged = threading.Event()
+
+    def judge(snapshot: Snapshot) -> tuple[GpuVerdict, ...]:
+        judged.set()
+        return ()
+
+    recorder = Recorder("n", file=File(tmp_path), judge=judge)
+    recorder.start()
+    recorder.feed(board("h100").model_copy(update={"fast_at": T0, "slow_at": T0}))
+    assert judged.wait(20)
+    assert len(recorder.gpus()) == 4
+    assert "its disk has not answered for" in recorder.unsaved
+    recorder.stop()
+    assert not recorder.join(0.05)
+    (tmp_path / "timeline").open("w").close()  # lets the disk go on
+    assert recorder.join(20)
+    assert recorder.unsaved == ""
+    again = Recorder("n", file=File(tmp_path))
+    again.load()
+    assert len(again.gpus()) == 4
+    assert (tmp_path / "timeline.unusable").exists(), "what came too late is not lost"
 
 
 def test_shifts_are_found_where_they_are() -> None:

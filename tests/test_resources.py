@@ -13,8 +13,8 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import ResourceTemplateReference
 
-from mcp_gpu.tools import agent, gateway
 from support.cluster import Cluster, cluster
+from support.schemas import promised
 from support.wire import ERAS, PATIENCE_SECONDS
 
 FLEET = """
@@ -41,13 +41,6 @@ READ_BYTES = 64_000
 async def fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     async with cluster(tmp_path_factory.mktemp("fleet"), FLEET) as running:
         yield running
-
-
-def schema(role: str, tool: str) -> dict[str, Any]:
-    """What the role's tool promises of its structured content."""
-    path = (gateway if role == "gateway" else agent).LISTING
-    tools = json.loads(path.read_text(encoding="utf-8"))["tools"]
-    return next(each["outputSchema"] for each in tools if each["name"] == tool)
 
 
 @pytest.fixture(params=ERAS)
@@ -115,31 +108,31 @@ async def test_only_what_is_served_is_claimed(fleet: Cluster, mode: Any) -> None
 
 
 async def test_the_fleet_and_its_nodes_show_their_health(of_gateway: Client) -> None:
-    promised = schema("gateway", "get_gpu_health")
+    schema = promised("gateway", "get_gpu_health")
     everything = await read(of_gateway, "gpu://fleet")
-    jsonschema.validate(everything, promised)
+    jsonschema.validate(everything, schema)
     assert everything["verdict"] == "failed"
     assert everything["simulated"] is True
     assert everything["coverage"]["nodes_answered"] == 2
     one = await read(of_gateway, "gpu://node/t4-a")
-    jsonschema.validate(one, promised)
+    jsonschema.validate(one, schema)
     assert [node["node"] for node in one["nodes"]] == ["t4-a"]
 
 
 async def test_a_gpu_shows_its_fields(of_gateway: Client, of_agent: Client) -> None:
     found = await read(of_gateway, "gpu://node/h100-a/gpu/2")
-    jsonschema.validate(found, schema("gateway", "get_gpu_inventory"))
+    jsonschema.validate(found, promised("gateway", "get_gpu_inventory"))
     (node,) = found["nodes"]
     (gpu,) = node["gpus"]
     assert (node["node"], gpu["index"], node["simulated"]) == ("h100-a", 2, True)
     mine = await read(of_agent, "gpu://node/h100-a/gpu/2")
-    jsonschema.validate(mine, schema("agent", "get_gpu_inventory"))
+    jsonschema.validate(mine, promised("agent", "get_gpu_inventory"))
     assert mine["gpus"][0]["uuid"] == gpu["uuid"]
 
 
 async def test_an_agent_shows_its_own_node(of_agent: Client) -> None:
     found = await read(of_agent, "gpu://node/h100-a")
-    jsonschema.validate(found, schema("agent", "get_gpu_health"))
+    jsonschema.validate(found, promised("agent", "get_gpu_health"))
     assert (found["node"], found["verdict"]) == ("h100-a", "failed")
 
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path as Folder
 from typing import Any, get_args
 
-import jsonschema
 import pytest
 from mcp import Client
 from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
+from mcp_gpu.gpu.recorder.file import File
 from mcp_gpu.gpu.recorder.metrics import METRICS
 from mcp_gpu.gpu.recorder.recorder import Recorder
 from mcp_gpu.gpu.simulator import Node
@@ -28,6 +29,7 @@ from support.fleet import Agent, Path
 from support.health import blind
 from support.readings import T0
 from support.results import data, text
+from support.schemas import check
 from support.timelines import NOW, TimelineAgent, change, node_timeline, recorded
 from transports.errors import Gone
 
@@ -105,6 +107,21 @@ async def test_an_hour_in_which_nothing_happened_says_so() -> None:
     assert [gpu["changes"] for gpu in found["gpus"]] == [[], []]
     assert [gpu["statistics"] for gpu in found["gpus"]] == [[], []], "not of all GPUs at once"
     assert "Nothing changed by as much as is worth telling." in text(answer)
+
+
+async def test_a_timeline_that_cannot_be_saved_says_so(tmp_path: Folder) -> None:
+    (tmp_path / "file").touch()
+    recorder = Recorder("n", file=File(tmp_path / "file" / "folder"))
+
+    def make(collector: Collector) -> Tool[Any]:
+        recorder.take(collector.snapshot, 0.0)
+        recorder.save()
+        return agent_tool("n", collector, recorder, blind())
+
+    async with served.agent(Node("n", "h100", gpus=2), make) as client:
+        answer = await ask(client)
+    assert data(answer)["unsaved"].endswith("NotADirectoryError: Not a directory")
+    assert f"! Would not outlive the agent: {data(answer)['unsaved']}" in text(answer).splitlines()
 
 
 async def test_time_before_the_first_reading_is_unknown_and_never_nought() -> None:
@@ -302,15 +319,13 @@ def test_every_metric_can_be_asked_for() -> None:
 
 async def test_answers_keep_to_their_schemas() -> None:
     agents: dict[str, Agent] = {"b": TimelineAgent("b", node_timeline("b", change()))}
-    for connecting, calls in (
-        (agent(heated), [{}, {"gpu": 0}]),
-        (gateway(agents), [{}, {"node": "b"}]),
+    for role, connecting, calls in (
+        ("agent", agent(heated), [{}, {"gpu": 0}]),
+        ("gateway", gateway(agents), [{}, {"node": "b"}]),
     ):
         async with connecting as client:
             (tool,) = (await client.list_tools()).tools
-            assert tool.output_schema is not None
             for argument in tool.input_schema["properties"].values():
                 assert "description" in argument
             for arguments in calls:
-                found = data(await ask(client, **arguments))
-                jsonschema.validate(found, tool.output_schema, cls=jsonschema.Draft202012Validator)
+                check(role, tool, data(await ask(client, **arguments)))

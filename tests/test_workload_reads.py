@@ -159,9 +159,7 @@ async def test_of_a_log_the_end_is_read(tmp_path: Path) -> None:
             assert sum(map(len, found)) <= module.LOG_BYTES
             assert len(found) <= module.LOG_LINES
         assert reads.requests == 1
-        assert asked == [
-            {"container": "main", "previous": "true", "tailLines": "200", "limitBytes": "1048576"}
-        ]
+        assert asked == [{"container": "main", "previous": "true", "tailLines": "200"}]
 
 
 async def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:

@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from mcp.client import Transport as McpTransport
-
 # The SDK has no public name for the pair its transports yield.
 from mcp.client._transport import TransportStreams
 
 from transports.text import is_name
 
-__all__ = ["Identity", "McpTransport", "Target", "Transport", "TransportStreams"]
+__all__ = ["Identity", "Target", "Transport", "TransportStreams"]
 
 IDENTITY_META_KEY = "mcp-gpu/identity"
 """`_meta` key under which an agent's `server/discover` result carries its identity."""

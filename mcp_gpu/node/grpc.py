@@ -164,7 +164,7 @@ async def connected(path: Path) -> AsyncIterator[Connection]:
     from h2.settings import SettingCodes, Settings
 
     with _connect(path) as opened:
-        http2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+        http2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         chosen = {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES, SettingCodes.ENABLE_PUSH: 0}
         http2.local_settings = Settings(client=True, initial_values=dict(chosen))
         http2.initiate_connection()
@@ -188,13 +188,15 @@ def _connect(path: Path) -> socket.socket:
 
 def _note(headers: object, outcome: _Outcome) -> None:
     assert isinstance(headers, list | tuple)
-    for name, value in headers:
+    for name, raw in headers:
+        # Decoded here: h2 would raise an error of Python's at a header that is no UTF-8.
+        value = raw.decode(errors="replace")
         match name:
-            case ":status":
+            case b":status":
                 outcome.http_status = value
-            case "grpc-status":
+            case b"grpc-status":
                 outcome.grpc_status = value
-            case "grpc-message":
+            case b"grpc-message":
                 outcome.grpc_message = unquote(value, errors="replace")
             case _:
                 pass

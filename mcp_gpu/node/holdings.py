@@ -6,21 +6,23 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import anyio
-import anyio.to_thread
 from pydantic import Field
 
 from mcp_gpu.gpu.model import Snapshot
+from mcp_gpu.gpu.recorder.tenants import Tenant
 from mcp_gpu.gpu.wire import Wire
+from mcp_gpu.node.aside import Aside, Blocked
 from mcp_gpu.node.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from mcp_gpu.node.device_ids import Devices, is_gpu_resource, profile_of
 from mcp_gpu.node.pod_resources import Allocation, PodResources, PodResourcesError
 from transports.text import visible
 
-__all__ = ["NOT_YET", "Attribution", "Claim", "Device", "Holder", "Holdings"]
+__all__ = ["NOT_YET", "Attribution", "Claim", "Device", "Holder", "Holding", "Holdings"]
 
 ANSWER_SECONDS: Final = 2.0
 """Longest wait of a caller. The kubelet answers from memory in milliseconds."""
@@ -34,11 +36,14 @@ CHECKPOINT_SECONDS: Final = 0.4
 KEPT_SECONDS: Final = 60.0
 """How long what the kubelet said is told on while it does not answer, as when it restarts."""
 
+WATCH_SECONDS: Final = 10.0
+"""Between two looks for whoever remembers: a pod that lived for less may be missed."""
+
 NOT_YET: Final = "the kubelet has started and does not know its pods yet"
 
 DRA_DRIVER: Final = "gpu.nvidia.com"
 
-Source = Literal["pod_resources", "checkpoint", "none"]
+Source = Literal["pod_resources", "checkpoint", "simulated", "none"]
 
 
 class Device(Wire):
@@ -102,6 +107,18 @@ class _Told:
     at: float = 0.0
     allocation: Allocation = field(default_factory=lambda: Allocation((), ()))
     checkpoint: Checkpoint = field(default_factory=lambda: Checkpoint((), {}))
+    stale: bool = False
+    """Whether it is told on from before."""
+
+
+class Holding(Protocol):
+    """What tells who holds a node's GPUs: its kubelet, or a simulated node."""
+
+    async def holdings(self) -> Holdings:
+        """As far as it is known. Bounded; never raises."""
+
+    async def follow(self) -> None:
+        """Have what may be forgotten told, for ever or as long as there is need."""
 
 
 class Attribution:
@@ -113,6 +130,7 @@ class Attribution:
         checkpoint: the kubelet's file, for where the service cannot be asked, and for the pods'
             uids, which it does not tell.
         pod: name of the agent's own pod; empty outside of one.
+        told: is handed all that hold something, each time the kubelet has said so.
         clock: monotonic seconds.
     """
 
@@ -123,13 +141,16 @@ class Attribution:
         checkpoint: Path,
         *,
         pod: str = "",
+        told: Callable[[tuple[Tenant, ...]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._tell = told
         self._snapshot, self._clock = snapshot, clock
         self._pod_resources, self._checkpoint, self._pod = pod_resources, checkpoint, pod
         self._told = _Told("none", "the kubelet has not been asked yet")
         self._asked_at = -float("inf")
         self._asking = anyio.Lock()
+        self._aside = Aside("checkpoint")
 
     @property
     def last(self) -> Holdings:
@@ -161,7 +182,15 @@ class Attribution:
                 if self._clock() - self._asked_at >= CACHE_SECONDS:
                     self._told = await self._ask()
                     self._asked_at = self._clock()
+                    if self._tell is not None and not self._told.stale:
+                        self._tell(tuple(_tenants(self.last.holders)))
         return self.last
+
+    async def follow(self) -> None:
+        """Ask for ever, so that what the kubelet forgets has been told."""
+        while True:
+            await self.holdings()
+            await anyio.sleep(WATCH_SECONDS)
 
     async def _ask(self) -> _Told:
         now = self._clock()
@@ -180,10 +209,10 @@ class Attribution:
         before = self._told
         if before.source == "pod_resources" and now - before.at <= KEPT_SECONDS:
             # Who gives devices away is the kubelet: while it is not there, nobody does.
-            return replace(before, why=why)
+            return replace(before, why=why, stale=True)
         if not amiss:
             return _Told("checkpoint", why, now, checkpoint=checkpoint)
-        return _Told("none", f"{why}; {amiss}")
+        return _Told("none", f"{why}; {amiss}", stale=True)
 
     def _knows_its_pods(self, allocation: Allocation, checkpoint: Checkpoint) -> bool:
         """A kubelet that has started lists no pods, or static ones alone, until the API server has
@@ -193,12 +222,31 @@ class Attribution:
         return bool(allocation.pods) or not checkpoint.entries
 
     async def _read(self) -> Checkpoint:
-        # A disk may hang. Then the thread is left behind, and the file is not known.
-        with anyio.move_on_after(CHECKPOINT_SECONDS):
-            return await anyio.to_thread.run_sync(
-                read_checkpoint, self._checkpoint, abandon_on_cancel=True
+        try:
+            return await self._aside.run(
+                partial(read_checkpoint, self._checkpoint), CHECKPOINT_SECONDS
             )
-        raise CheckpointError(f"{self._checkpoint}: not read within {CHECKPOINT_SECONDS:g} s")
+        except Blocked as error:
+            late = f"{self._checkpoint}: not read within {CHECKPOINT_SECONDS:g} s: its disk hangs"
+            raise CheckpointError(late) from error
+
+
+def _tenants(holders: Iterable[Holder]) -> Iterator[Tenant]:
+    """What a device plugin has given. Which GPU a claim is stands in Kubernetes' own objects."""
+    for holder in holders:
+        for device in holder.devices:
+            if device.gpu_uuid is not None or device.gpu_index is not None:
+                yield Tenant(
+                    namespace=holder.namespace,
+                    pod=holder.pod,
+                    pod_uid=holder.pod_uid,
+                    container=holder.container,
+                    device=device.id,
+                    gpu_uuid=device.gpu_uuid,
+                    gpu_index=device.gpu_index,
+                    mig=device.mig_profile or device.mig_uuid or "",
+                    shared=device.replica is not None,
+                )
 
 
 def _holders_of_pods(

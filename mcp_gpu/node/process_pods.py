@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-import anyio
-from anyio.from_thread import run_sync
-from anyio.lowlevel import current_token
-
+from mcp_gpu.node.aside import Aside, Blocked
 from mcp_gpu.node.sight import host_processes
 from transports.text import visible
 
@@ -25,6 +21,11 @@ __all__ = ["PodProcess", "ProcessPods", "Whose", "cgroup_place"]
 LOOK_SECONDS: Final = 0.5
 """Longest wait for /proc. It answers in some ten microseconds, but for a process that holds its
 own address space or a cgroup that is being taken down: those can block for seconds."""
+
+THREADS: Final = 16
+"""Looks at once, those that hang among them: no process is asked about again that one hangs at."""
+
+_ENDED: Final = "the process has ended"
 
 _REUSE_SECONDS: Final = 2.0
 """A process that began so much after NVML told its number is another one. The kernel counts from
@@ -91,37 +92,60 @@ class ProcessPods:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._busy = threading.Lock()
+        self._aside = Aside("proc", most=THREADS)
+        self._left: list[_Look] = []
+        """Looks that were given up, and hang."""
 
     def blind(self) -> str:
         """As `Whose`."""
         return host_processes(self._proc)
 
     async def look_up(self, pids: Iterable[int], read_at: float) -> Mapping[int, PodProcess]:
-        """As `Whose`. One look at a time: where it hangs, so would the next."""
+        """As `Whose`. A process that one look hangs at keeps the next ones from none but itself."""
         wanted = sorted(set(pids))
-        found: dict[int, PodProcess] = {}
-        if wanted and self._busy.acquire(blocking=False):
-            done, token = anyio.Event(), current_token()
-
-            def look() -> None:
-                try:
-                    kernel = _Kernel.of(self._proc)
-                    for pid in wanted:
-                        found[pid] = _look_at(pid, read_at, proc=self._proc, kernel=kernel)
-                finally:
-                    self._busy.release()
-                    try:
-                        run_sync(done.set, token=token)
-                    except RuntimeError:
-                        pass  # That loop has ended; nobody waits there any more.
-
-            # A thread of the executor's kind would hold up the exit for as long as it hangs.
-            threading.Thread(target=look, name="proc", daemon=True).start()
-            with anyio.move_on_after(LOOK_SECONDS):
-                await done.wait()
+        self._left = [look for look in self._left if look.at is not None]
+        look = _Look(wanted, {each.at: each.naming for each in self._left}, read_at, self._proc)
+        if wanted:
+            try:
+                await self._aside.run(look.run, LOOK_SECONDS)
+            except Blocked:
+                if look.at is not None:
+                    self._left.append(look)
+            finally:
+                look.given_up = True
         slow = "/proc did not answer in time"
-        return {pid: found.get(pid) or PodProcess(pid, why=slow) for pid in wanted}
+        return {pid: look.found.get(pid) or PodProcess(pid, why=slow) for pid in wanted}
+
+
+class _Look:
+    """One after another, on a thread that may hang at any of them.
+
+    Args:
+        hung: processes that other looks hang at, and whether only at their command line.
+    """
+
+    def __init__(
+        self, wanted: Iterable[int], hung: Mapping[int | None, bool], read_at: float, proc: Path
+    ) -> None:
+        self._wanted, self._hung, self._read_at, self._proc = wanted, hung, read_at, proc
+        self.found: dict[int, PodProcess] = {}
+        self.at: int | None = None
+        """The process that is looked at now."""
+        self.naming = False
+        """Whether only its command line is still to be read."""
+        self.given_up = False
+
+    def run(self) -> None:
+        kernel = _Kernel.of(self._proc)
+        for pid in self._wanted:
+            naming = self._hung.get(pid, True)
+            if naming and not self.given_up:
+                self.at, self.naming = pid, False
+                for told in _told(pid, self._read_at, proc=self._proc, kernel=kernel):
+                    self.found[pid], self.naming = told, True
+                    if pid in self._hung:
+                        break
+        self.at = None
 
 
 class _Kernel(NamedTuple):
@@ -146,33 +170,42 @@ class _Kernel(NamedTuple):
         return cls(booted_at, os.sysconf("SC_CLK_TCK"), whole)
 
 
-def _look_at(pid: int, read_at: float, *, proc: Path, kernel: _Kernel) -> PodProcess:
-    """One process. Never raises.
+def _told(pid: int, read_at: float, *, proc: Path, kernel: _Kernel) -> Iterator[PodProcess]:
+    """One process, and the same once more with the name in its command line. Never raises.
 
     All files are opened below one open folder: the kernel binds that to the process, so that
-    they can never be of another that has got the number meanwhile.
+    they can never be of another that has got the number meanwhile. The command line lies in the
+    process's own memory, which it may hold locked: it comes last, and not of one that waits in
+    the kernel (state D).
     """
     try:
         folder = os.open(proc / str(pid), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
-        return PodProcess(pid, why="the process has ended")
+        yield PodProcess(pid, why=_ENDED)
+        return
     try:
-        started_at = _started_at(_read(folder, "stat"), kernel)
+        stat = _stat(_read(folder, "stat"))
+        started_at = _started_at(stat, kernel)
         if started_at is not None and started_at > read_at + _REUSE_SECONDS:
-            return PodProcess(pid, why="the process has ended, and its number is another's")
+            yield PodProcess(pid, why=f"{_ENDED}, and its number is another's")
+            return
         place = cgroup_place(_read(folder, "cgroup"), whole=kernel.whole)
-        return PodProcess(
+        comm = _read(folder, "comm")
+        told = PodProcess(
             pid,
             place.pod_uid,
             place.container_id,
-            _command(_read(folder, "comm"), _read(folder, "cmdline")),
+            _command(comm, ""),
             _user_id(_read(folder, "status")),
             started_at,
             place.podless,
             place.why,
         )
+        yield told
+        if stat[:1] != ["D"]:
+            yield told._replace(command=_command(comm, _read(folder, "cmdline")))
     except OSError:
-        return PodProcess(pid, why="the process has ended")
+        yield PodProcess(pid, why=_ENDED)
     finally:
         os.close(folder)
 
@@ -230,9 +263,13 @@ def _read(folder: int, name: str) -> str:
         os.close(opened)
 
 
-def _started_at(stat: str, kernel: _Kernel) -> float | None:
+def _stat(stat: str) -> list[str]:
+    """The fields from the state on."""
     # The name stands in brackets and may hold any character, brackets and blanks among them.
-    fields = stat.rpartition(")")[2].split()
+    return stat.rpartition(")")[2].split()
+
+
+def _started_at(fields: Sequence[str], kernel: _Kernel) -> float | None:
     if kernel.booted_at is None or len(fields) < 20 or not fields[19].isdecimal():
         return None
     return kernel.booted_at + int(fields[19]) / kernel.ticks_per_second

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from transports.text import is_name
 
-__all__ = ["IncidentId", "NodeName", "PodName"]
+__all__ = ["INCIDENT_ID_CHARS", "IncidentId", "NodeName", "PodName"]
 
 _POD = re.compile(r"(?:[a-z0-9][a-z0-9-]{0,62}/)?[a-z0-9][a-z0-9.-]{0,252}", re.ASCII)
 """A pod's name (RFC 1123 subdomain), after its namespace's (RFC 1123 label) or alone."""
@@ -33,6 +33,11 @@ def _pod(text: str) -> str:
 NodeName = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_name)]
 """A node's, as `get_gpu_inventory` lists it."""
 
-IncidentId = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_name)]
+INCIDENT_ID_CHARS = 620
+"""As `get_incident_report` gives: one names a cluster, a node, a namespace and a pod."""
+
+IncidentId = Annotated[
+    str, Field(min_length=1, max_length=INCIDENT_ID_CHARS), AfterValidator(_name)
+]
 
 PodName = Annotated[str, Field(min_length=1, max_length=320), AfterValidator(_pod)]

@@ -12,7 +12,7 @@ from mcp_types import ToolAnnotations
 from pydantic import BaseModel
 
 from mcp_gpu.registry.arguments import Arguments
-from mcp_gpu.registry.schema import compact
+from mcp_gpu.registry.schema import compact, outline
 
 __all__ = ["Answer", "Call", "Tool", "ToolError", "UnknownResource"]
 
@@ -78,7 +78,7 @@ class Tool(Generic[A]):
             title=self.title,
             description=self.description,
             input_schema=compact(self.arguments, "validation"),
-            output_schema=compact(self.result, "serialization"),
+            output_schema=outline(self.result),
             annotations=ToolAnnotations(
                 title=self.title,
                 read_only_hint=True,

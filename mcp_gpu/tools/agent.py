@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
     from mcp_gpu.gpu.recorder.recorder import Recorder
     from mcp_gpu.gpu.simulator import Node
-    from mcp_gpu.node.holdings import Attribution
+    from mcp_gpu.node.holdings import Holding
     from mcp_gpu.node.occupants import Occupants
     from mcp_gpu.node.sight import Lookout
     from mcp_gpu.node.watch import XidWatch
@@ -37,7 +37,7 @@ class Sources:
     recorder: Recorder
     watch: XidWatch
     lookout: Lookout
-    attribution: Attribution
+    attribution: Holding
     occupants: Occupants
     simulated: Node | None
     """The node, where it is none of metal."""
@@ -86,12 +86,20 @@ def makers(sources: Sources) -> Makers:
         return agent_tool(sources.node, sources.collector, sources.watch)
 
     def allocation() -> Tool[Any]:
+        from mcp_gpu.node.holdings import Attribution
         from mcp_gpu.tools.allocation import agent_tool
         from mcp_gpu.tools.processes import seen
 
         # No kubelet has given simulated GPUs to the pods of invented processes.
-        look = None if sources.simulated is not None else seen(sources.collector, sources.occupants)
-        return agent_tool(sources.node, sources.collector, sources.attribution, processes=look)
+        invented = sources.simulated is not None and isinstance(sources.attribution, Attribution)
+        look = None if invented else seen(sources.collector, sources.occupants)
+        return agent_tool(
+            sources.node,
+            sources.collector,
+            sources.attribution,
+            processes=look,
+            recorder=sources.recorder,
+        )
 
     def processes() -> Tool[Any]:
         from mcp_gpu.tools.processes import agent_tool
@@ -118,6 +126,7 @@ def makers(sources: Sources) -> Makers:
     makers = {
         "analyze_xid_errors": xids,
         "describe_gpu_node": describe,
+        "explain_xid": explain,
         "get_gpu_health": health,
         "get_gpu_inventory": inventory,
         "get_gpu_processes": processes,
@@ -125,8 +134,10 @@ def makers(sources: Sources) -> Makers:
         "get_nvlink_topology": topology,
         "get_pod_gpu_allocation": allocation,
     }
-    aged = {name: partial(_aged, make, sources.collector) for name, make in makers.items()}
-    return {**aged, "explain_xid": explain}
+    return {
+        name: make if make is explain else partial(_aged, make, sources.collector)
+        for name, make in makers.items()
+    }
 
 
 def _aged(make: Callable[[], Tool[Any]], collector: Collector) -> Tool[Any]:

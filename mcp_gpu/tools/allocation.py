@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
-from pydantic import Field
+import anyio.to_thread
+from pydantic import BaseModel, Field
 
+from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.node.holdings import Holder, Holdings
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.allocation_account import accounted, holds
 from mcp_gpu.tools.allocation_model import (
     NAME,
+    AgentAllocation,
     ContainerAllocation,
     HeldClaim,
-    NodeAllocation,
+    PastHolder,
     PodAllocation,
     Stray,
 )
 from mcp_gpu.tools.allocation_text import node_lines
 from mcp_gpu.tools.inventory import FRESH_TIMEOUT_SECONDS, MAX_AGE_SECONDS, reading_age, trouble
+from mcp_gpu.tools.spans import counted
 from mcp_gpu.tools.xids import within
 
 if TYPE_CHECKING:  # a gateway runs where there is no NVML, and shares only the models
     from mcp_gpu.gpu.collector import Collector
-    from mcp_gpu.node.holdings import Attribution
+    from mcp_gpu.gpu.recorder.recorder import Recorder
+    from mcp_gpu.gpu.recorder.tenants import Tenant
+    from mcp_gpu.node.holdings import Holding
 
 __all__ = ["AgentArguments", "Processes", "SeenProcess", "SeenProcesses", "agent_tool"]
+
+M = TypeVar("M", bound=BaseModel)
 
 TEXT_CHARS: Final = 8_000
 LINE_CHARS: Final = 600
 
-PODS_BYTES: Final = 150_000
+PODS_BYTES: Final = 120_000
 """Room for pods: a gateway takes no answer of more than 256 KiB."""
+
+PAST_BYTES: Final = 60_000
+"""Room for those that held GPUs before."""
 
 STRAYS: Final = 50
 """Told one by one."""
 
 UNRESOLVED: Final = "which GPU it is stands in the driver's ResourceSlice, which a gateway reads"
 
-NO_PROCESSES: Final = "this agent does not look at processes"
+NO_PROCESSES: Final = "those of a simulated node are of no pod that a kubelet knows"
 
 KubernetesName = Annotated[str, Field(max_length=253)]
 
@@ -77,20 +89,26 @@ class AgentArguments(Arguments):
         default=None, description="Only pods of this namespace."
     )
     pod: KubernetesName | None = Field(default=None, description="Only pods of this name.")
+    past: bool = Field(
+        default=False,
+        description="Also who held them before and does no longer, as far as it is remembered.",
+    )
 
 
 def agent_tool(
     node: str,
     collector: Collector,
-    attribution: Attribution,
+    attribution: Holding,
     *,
     processes: Processes | None,
+    recorder: Recorder | None = None,
 ) -> Tool[AgentArguments]:
     """The tool over one node.
 
     Args:
         attribution: who holds what.
         processes: what runs on the GPUs; None where nobody looks.
+        recorder: remembers who held them; None where nobody does.
     """
     from mcp_gpu.tools.allocation_gpus import gpus
 
@@ -109,9 +127,10 @@ def agent_tool(
         )
         seen = SeenProcesses((), NO_PROCESSES) if processes is None else await processes()
         asked = [pod for pod in pods if _is_asked_for(pod, arguments)]
-        told = tuple(_with_room(asked))
+        told = tuple(_fitting(asked, PODS_BYTES))
         narrow = arguments.namespace is not None or arguments.pod is not None
-        allocation = NodeAllocation(
+        past, left = await _past(recorder, arguments, holdings)
+        allocation = AgentAllocation(
             node=node,
             simulated=snapshot.simulated,
             message=trouble(snapshot),
@@ -130,8 +149,10 @@ def agent_tool(
             age_seconds=reading_age(snapshot.fast_at),
             holders_age_seconds=holdings.age_seconds,
             unavailable=_unavailable(seen, holdings),
+            past=past,
+            past_omitted=left,
         )
-        return Answer("\n".join(within(node_lines(allocation), TEXT_CHARS, LINE_CHARS)), allocation)
+        return Answer("\n".join(within(_lines(allocation), TEXT_CHARS, LINE_CHARS)), allocation)
 
     return Tool(
         name=NAME,
@@ -143,9 +164,20 @@ def agent_tool(
             "of any allocation."
         ),
         arguments=AgentArguments,
-        result=NodeAllocation,
+        result=AgentAllocation,
         run=run,
     )
+
+
+def _lines(allocation: AgentAllocation) -> Iterator[str]:
+    yield from node_lines(allocation)
+    for each in allocation.past:
+        whose = f"{each.namespace}/{each.pod}" if each.pod else f"pod of uid {each.pod_uid}"
+        gpu = f"GPU {'?' if each.gpu_index is None else each.gpu_index}"
+        held = f"{gpu} {each.mig}".strip()
+        yield f"  before: {whose} {each.container}: {held}, {each.since} to {each.until}"
+    if allocation.past_omitted:
+        yield f"{counted(allocation.past_omitted, 'more holder')} before"
 
 
 def pods_of(holders: Sequence[Holder]) -> tuple[PodAllocation, ...]:
@@ -213,19 +245,48 @@ def _unsure(pod: PodAllocation) -> bool:
     return any(container.claims for container in pod.containers)
 
 
-def _is_asked_for(pod: PodAllocation, arguments: AgentArguments) -> bool:
+def _is_asked_for(pod: PodAllocation | Tenant, arguments: AgentArguments) -> bool:
     if arguments.namespace is not None and pod.namespace != arguments.namespace:
         return False
     return arguments.pod is None or pod.pod == arguments.pod
 
 
-def _with_room(pods: Sequence[PodAllocation]) -> Iterator[PodAllocation]:
-    room = PODS_BYTES
-    for pod in pods:
-        room -= len(pod.model_dump_json())
+async def _past(
+    recorder: Recorder | None, arguments: AgentArguments, holdings: Holdings
+) -> tuple[tuple[PastHolder, ...], int]:
+    """Who held GPUs and does no longer, the latest first, and how many there is no room for."""
+    if recorder is None or not arguments.past:
+        return (), 0
+    now = {
+        (each.pod_uid or f"{each.namespace}/{each.pod}", each.container, device.id)
+        for each in holdings.holders
+        for device in each.devices
+    }
+    # On another thread: whoever packs the recorder's file holds its lock for some time.
+    known = await anyio.to_thread.run_sync(recorder.tenants, 0.0, time.time())
+    found = [
+        each
+        for each in sorted(known, key=lambda each: -each.until)
+        if _is_asked_for(each, arguments)
+        and (each.pod_uid or f"{each.namespace}/{each.pod}", each.container, each.device) not in now
+    ]
+    told = tuple(_fitting(map(_past_holder, found), PAST_BYTES))
+    return told, len(found) - len(told)
+
+
+def _past_holder(tenant: Tenant) -> PastHolder:
+    fields = tenant._asdict()
+    del fields["device"]
+    return PastHolder(**{**fields, "since": utc(tenant.since), "until": utc(tenant.until)})
+
+
+def _fitting(found: Iterable[M], room: int) -> Iterator[M]:
+    """As many from the first on as there is room for, in bytes."""
+    for each in found:
+        room -= len(each.model_dump_json())
         if room < 0:
             return
-        yield pod
+        yield each
 
 
 def _unavailable(seen: SeenProcesses, holdings: Holdings) -> dict[str, str]:

@@ -12,11 +12,13 @@ from mcp_gpu.node.holdings import Claim, Device, Source
 
 __all__ = [
     "NAME",
+    "AgentAllocation",
     "AllocatedGpu",
     "AllocatedMig",
     "ContainerAllocation",
     "HeldClaim",
     "NodeAllocation",
+    "PastHolder",
     "PodAllocation",
     "Stray",
 ]
@@ -120,7 +122,8 @@ class NodeAllocation(Wire):
     message: str | None = Field(description="Why GPUs cannot be read, and what to do.")
     source: Source = Field(
         description="Who says so: pod_resources: the kubelet; checkpoint: a file of its own, which "
-        "knows pods by uid alone; none: nobody, so that nothing is known of holders."
+        "knows pods by uid alone; simulated: the simulator, of pods that it made up; none: nobody, "
+        "so that nothing is known of holders."
     )
     why: str = Field(description="What is missing of it, and why; empty: nothing is.")
     pods: tuple[PodAllocation, ...]
@@ -133,3 +136,27 @@ class NodeAllocation(Wire):
     age_seconds: float | None = Field(description="Age of the GPUs' readings.")
     holders_age_seconds: float | None = Field(description="Age of what is known of holders.")
     unavailable: dict[str, str]
+
+
+class PastHolder(Wire):
+    """A container that has held one device, as the agent's recorder remembers."""
+
+    namespace: str = Field(description="Empty where only the pod's uid is known.")
+    pod: str
+    pod_uid: str | None
+    container: str
+    gpu_uuid: str | None
+    gpu_index: int | None = Field(description="Where the GPU was then.")
+    mig: str = Field(description="Profile or UUID of the instance; empty: a whole GPU.")
+    shared: bool = Field(description="A replica of a GPU that is handed out several times.")
+    since: str = Field(description="When it was seen first, in UTC; it may have begun earlier.")
+    until: str = Field(description="When it was seen last, to some ten seconds.")
+
+
+class AgentAllocation(NodeAllocation):
+    """The same as an agent tells it, with who held them before."""
+
+    past: tuple[PastHolder, ...] = Field(
+        default=(), description="Where it was asked for; the latest first."
+    )
+    past_omitted: int = Field(default=0, description="Older ones, left out for room.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from mcp_gpu.node.holdings import Device
+from mcp_gpu.node.holdings import Device, Source
 from mcp_gpu.tools.allocation_model import (
     AllocatedGpu,
     ContainerAllocation,
@@ -48,6 +48,13 @@ def node_lines(allocation: NodeAllocation) -> Iterator[str]:
     yield from gpu_notes(allocation)
 
 
+_SAYS: Final[dict[Source, str]] = {
+    "pod_resources": "the kubelet",
+    "checkpoint": "the kubelet's checkpoint",
+    "simulated": "the simulator, of pods made up",
+}
+
+
 def headline(allocation: NodeAllocation) -> str:
     """`n1: 2 pods hold 3 of 8 GPUs, 1 idle; 5 free (as the kubelet says)`."""
     gpus = allocation.gpus
@@ -62,7 +69,7 @@ def headline(allocation: NodeAllocation) -> str:
     parts += [f"{idle} idle"] if idle else []
     parts += [f"{free} free"]
     parts += [f"{unknown} unknown"] if unknown else []
-    says = "the kubelet" if allocation.source == "pod_resources" else "the kubelet's checkpoint"
+    says = _SAYS[allocation.source]
     return f"{allocation.node}: {', '.join(parts)} (says {says})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -78,7 +79,7 @@ async def answer(
     """
     # Not at start: a call has the time, and `tools/list` has not.
     from mcp_gpu.tools.node_agent import NodeAgent
-    from mcp_gpu.tools.pod_gpus import look
+    from mcp_gpu.tools.pod_gpus import look, look_at_peers
     from mcp_gpu.workloads.failure.gathering import gather
     from mcp_gpu.workloads.failure.verdict import explain
 
@@ -86,9 +87,24 @@ async def answer(
     prefix = f"{cluster}/" if len(workloads.clusters) > 1 else ""
     reads = workloads.reads(cluster)
     scene = await gather(reads, arguments.pod, arguments.namespace, clock())
-    agent = NodeAgent(router, f"{prefix}{scene.node_name}", reads)
-    looked = await look(agent, scene, reads)
-    return explain(scene, looked.sight, looked.held, gpus_source=looked.source, gaps=reads.gaps)
+
+    @cache
+    def agent_of(node: str) -> NodeAgent:
+        return NodeAgent(router, f"{prefix}{node}", reads)
+
+    looked = await look(agent_of(scene.node_name), scene, reads)
+    found = explain(scene, looked.sight, looked.held, gpus_source=looked.source, gaps=reads.gaps)
+    if found.category != "communication" or not scene.peers:
+        return found
+    peers = await look_at_peers(agent_of, scene, reads)
+    return explain(
+        scene,
+        looked.sight,
+        looked.held,
+        gpus_source=looked.source,
+        gaps=reads.gaps,
+        peers=peers,
+    )
 
 
 def chosen_cluster(workloads: Workloads, named: str) -> str:

@@ -108,7 +108,7 @@ class Join:
         self, pod: FleetPod, node: FleetNodeAllocation, name: str, reads: Reads
     ) -> FleetPod | None:
         """The pod as Kubernetes knows it; None for one that is over."""
-        if not pod.pod:
+        if not pod.pod or node.source == "simulated":  # Kubernetes knows none that are made up
             return pod
         if self._rest.pods <= 0:
             reads.miss("more pods", f"only the first {PODS} are asked about")

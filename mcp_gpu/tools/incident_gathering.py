@@ -12,8 +12,9 @@ from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.tools.health_model import NAME as HEALTH
 from mcp_gpu.tools.health_model import NodeHealth
 from mcp_gpu.tools.incident_telemetry import METRICS, POINTS, SPAN_SECONDS, of_changes, of_events
+from mcp_gpu.tools.moments import moment
 from mcp_gpu.tools.node_agent import NodeAgent
-from mcp_gpu.tools.pod_gpus import ALLOCATION, GROUPS, WARNINGS, Holders
+from mcp_gpu.tools.pod_gpus import ALLOCATION, GROUPS, WARNINGS, WITH_PAST, Holders
 from mcp_gpu.tools.timeline_model import NAME as TIMELINE
 from mcp_gpu.tools.timeline_model import NodeTimeline
 from mcp_gpu.tools.xids_model import NAME as XIDS
@@ -135,7 +136,9 @@ async def gather(
                 NodeTimeline,
                 f"timeline of {node}",
             ),
-            "holders": lambda: agent.ask(ALLOCATION, {}, Holders, f"holders of GPUs of {node}"),
+            "holders": lambda: agent.ask(
+                ALLOCATION, WITH_PAST, Holders, f"holders of GPUs of {node}"
+            ),
         }
 
         async def look(what: str, ask: Callable[[], Any]) -> None:
@@ -183,7 +186,8 @@ def _pods(told: Told) -> objects.Pods:
         )
         for each in documents
     }
-    return objects.Pods(told.stretch.now, told.node, documents, dict(_held(told, names)))
+    held, past = dict(_held(told, names)), tuple(_past(told, names))
+    return objects.Pods(told.stretch.now, told.node, documents, held, past)
 
 
 def _held(
@@ -208,6 +212,15 @@ def _held(
                     for each in (*container.devices, *container.claims)
                 ),
             )
+
+
+def _past(told: Told, names: Mapping[str, tuple[str, str]]) -> Iterator[objects.Held]:
+    """Who held them before, as `_held`."""
+    for each in () if told.holders is None else told.holders.past:
+        name = (each.namespace, each.pod) if each.pod else names.get(each.pod_uid or "")
+        since, until = moment(each.since), moment(each.until)
+        if name is not None and since is not None and until is not None:
+            yield objects.Held(name, each.gpu_index, since, until)
 
 
 async def around(

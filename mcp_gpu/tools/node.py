@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import anyio
-import anyio.to_thread
-
 from mcp_gpu.gpu.xid.report import utc
+from mcp_gpu.node.aside import Aside, Blocked
 from mcp_gpu.node.surroundings import Surroundings
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
 from mcp_gpu.tools.health_model import NodeHealth
@@ -98,7 +96,7 @@ def agent_tool(
             age_seconds=reading_age(snapshot.fast_at),
         )
 
-    limiter = anyio.CapacityLimiter(1)
+    aside = Aside("surroundings")
 
     async def run(arguments: AgentArguments, call: Call) -> Answer:
         snapshot = collector.snapshot
@@ -106,7 +104,7 @@ def agent_tool(
             snapshot = await collector.fresh(
                 max_age_seconds=MAX_AGE_SECONDS, timeout_seconds=FRESH_TIMEOUT_SECONDS
             )
-        description = described(snapshot, await _look(surroundings, limiter))
+        description = described(snapshot, await _look(surroundings, aside))
         return Answer("\n".join(within(agent_lines(description), TEXT_CHARS)), description)
 
     return Tool(
@@ -124,12 +122,11 @@ def agent_tool(
     )
 
 
-async def _look(
-    surroundings: Callable[[], Surroundings], limiter: anyio.CapacityLimiter
-) -> Surroundings:
+async def _look(surroundings: Callable[[], Surroundings], aside: Aside) -> Surroundings:
     """On a thread, of which there is one: where it is stuck, later calls have none of it."""
-    with anyio.move_on_after(LOOK_SECONDS):
-        return await anyio.to_thread.run_sync(surroundings, abandon_on_cancel=True, limiter=limiter)
-    return Surroundings.unseen(
-        f"not answered for {LOOK_SECONDS:g} s: a device on the PCI bus is dead or being reset"
-    )
+    try:
+        return await aside.run(surroundings, LOOK_SECONDS)
+    except Blocked:
+        return Surroundings.unseen(
+            f"not answered for {LOOK_SECONDS:g} s: a device on the PCI bus is dead or being reset"
+        )

@@ -17,7 +17,7 @@ from mcp_gpu.tools.timeline_model import (
     NodeTimeline,
     TimelineArguments,
 )
-from transports.text import quoted
+from transports.text import quoted, visible
 
 if TYPE_CHECKING:
     from mcp_gpu.gpu.collector import Collector
@@ -150,6 +150,7 @@ def _answer(
         since=utc(since),
         until=utc(stretch.until),
         kept_hours=recorder.hours,
+        unsaved=visible(recorder.unsaved),
         weight=max(weights, default=0.0),
         gpus=gpus,
         events=tuple(happened[:EVENTS_TOLD]),

@@ -188,6 +188,11 @@ class NodeTimeline(Wire):
     since: str = Field(description="In UTC; no earlier than what is kept.")
     until: str
     kept_hours: float = Field(description="How far back readings are kept at most.")
+    unsaved: str = Field(
+        default="",
+        description="Why what is recorded will not outlive the agent though it should; empty: it "
+        "will, or no folder is named for it.",
+    )
     weight: float = Field(description="The greatest of its changes and events; 0: none.")
     gpus: tuple[GpuTimeline, ...] = Field(description="By index.")
     events: tuple[TimelineEvent, ...] = Field(description="Newest first.")

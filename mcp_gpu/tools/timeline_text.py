@@ -74,6 +74,8 @@ def node_lines(found: NodeTimeline) -> Iterator[str]:
         yield "SIMULATED: no real hardware stands behind these figures."
     if found.message is not None:
         yield f"! {found.message}"
+    if found.unsaved:
+        yield f"! Would not outlive the agent: {found.unsaved}"
     yield from _changes(found.gpus)
     for event in found.events[:EVENTS_TOLD]:
         yield f"EVENT {event_words(event)}"

@@ -5,16 +5,16 @@ Of resource.k8s.io/v1, which Kubernetes has since 1.34, as NVIDIA's driver wants
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from mcp_gpu.workloads.reads import Document, Reads
+from mcp_gpu.workloads.documents import Document, parts
+from mcp_gpu.workloads.reads import Reads
+from mcp_gpu.workloads.slices import GPU_DRIVER, gpu_devices
 
 __all__ = ["ClaimedGpu", "claimed_gpu"]
 
 PATH: Final = "/apis/resource.k8s.io/v1"
-DRIVER: Final = "gpu.nvidia.com"
 
 NO_SLICES: Final = "the node has no ResourceSlices, or none that may be read"
 
@@ -46,59 +46,23 @@ async def claimed_gpu(
     """
     allocated = await reads.get(PATH, "resourceclaims", claim, namespace)
     admin = _is_admin(allocated, pool, device)
-    selector = f"spec.nodeName={node},spec.driver={DRIVER}"
+    selector = f"spec.nodeName={node},spec.driver={GPU_DRIVER}"
     slices = await reads.list(PATH, "resourceslices", fieldSelector=selector)
     if not slices:
         return ClaimedGpu(admin=admin, why=NO_SLICES)
-    attributes = _attributes(slices, pool, device)
+    attributes = gpu_devices(slices).get((pool, device))
     if attributes is None:
         return ClaimedGpu(admin=admin, why=f"no ResourceSlice of the node has {pool}/{device}")
-    uuid, parent = _text(attributes, "uuid"), _text(attributes, "parentUUID")
-    if _text(attributes, "type") == "mig" or parent is not None:
+    uuid, parent = attributes.get("uuid"), attributes.get("parentUUID")
+    if attributes.get("type") == "mig" or parent is not None:
         why = NO_UUID if uuid is None else ""
-        return ClaimedGpu(parent, uuid, _text(attributes, "profile"), admin, why)
+        return ClaimedGpu(parent, uuid, attributes.get("profile"), admin, why)
     return ClaimedGpu(uuid, admin=admin, why="" if uuid else "its ResourceSlice has no UUID")
 
 
 def _is_admin(claim: Document | None, pool: str, device: str) -> bool:
-    results = _dig(claim or {}, "status", "allocation", "devices").get("results")
     return any(
         bool(each.get("adminAccess"))
-        for each in (results if isinstance(results, list) else ())
-        if isinstance(each, dict)
-        and (each.get("driver"), each.get("pool"), each.get("device")) == (DRIVER, pool, device)
+        for each in parts(claim, "status", "allocation", "devices", "results")
+        if (each.get("driver"), each.get("pool"), each.get("device")) == (GPU_DRIVER, pool, device)
     )
-
-
-def _attributes(slices: tuple[Document, ...], pool: str, device: str) -> Document | None:
-    """Those of the device, of the pool's newest generation: older slices are on their way out."""
-    specs = [spec for spec in (_dig(each, "spec") for each in slices) if _pool(spec)[0] == pool]
-    newest = max((_pool(spec)[1] for spec in specs), default=0)
-    for spec in specs:
-        devices = spec.get("devices")
-        if _pool(spec)[1] != newest or not isinstance(devices, list):
-            continue
-        for each in devices:
-            if isinstance(each, dict) and each.get("name") == device:
-                return _dig(each, "attributes")
-    return None
-
-
-def _pool(spec: Document) -> tuple[str, int]:
-    pool = _dig(spec, "pool")
-    generation = pool.get("generation")
-    return str(pool.get("name")), generation if isinstance(generation, int) else 0
-
-
-def _text(attributes: Document, name: str) -> str | None:
-    """An attribute, by its name alone or with the driver's domain before it."""
-    value = _dig(attributes, name) or _dig(attributes, f"{DRIVER}/{name}")
-    text = value.get("string")
-    return text if isinstance(text, str) else None
-
-
-def _dig(document: Document, *names: str) -> Mapping[str, Any]:
-    for name in names:
-        inner = document.get(name)
-        document = inner if isinstance(inner, dict) else {}
-    return document

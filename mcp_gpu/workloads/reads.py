@@ -18,7 +18,7 @@ from mcp_gpu.workloads.documents import Document, is_path_part, parts, word
 from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.text import one_line, visible
 
-__all__ = ["Document", "Gap", "Reads", "Workloads"]
+__all__ = ["CLUSTER", "Document", "Gap", "Reads", "Workloads"]
 
 READ_SECONDS: Final = 5.0
 """For one object or list."""
@@ -31,10 +31,7 @@ LISTED: Final = 500
 
 LOG_LINES: Final = 200
 LOG_BYTES: Final = 65_536
-"""Looked at of a log: its end."""
-
-LOG_READ_BYTES: Final = 1 << 20
-"""Sent of a log at most: lines may be long."""
+"""Kept of a log: its end, which `limitBytes` would cut off, counting from where the tail begins."""
 
 WHY_CHARS: Final = 200
 
@@ -142,7 +139,6 @@ class Reads:
             "container": container,
             "previous": str(previous).lower(),
             "tailLines": str(LOG_LINES),
-            "limitBytes": str(LOG_READ_BYTES),
         }
         grant = f"get pods/log in {namespace}"
         ask = partial(self._text, f"{where}/{pod}/log", params)

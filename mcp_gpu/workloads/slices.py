@@ -12,9 +12,9 @@ from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.workloads.counts.model import Sliced
 from mcp_gpu.workloads.documents import Document, number, part, parts, word
 from mcp_gpu.workloads.reads import Reads
-from transports.text import one_line
+from transports.text import one_line, visible
 
-__all__ = ["GPU_DRIVER", "SlicePool", "node_slices", "pools", "sliced"]
+__all__ = ["GPU_DRIVER", "SlicePool", "gpu_devices", "node_slices", "pools", "sliced"]
 
 GPU_DRIVER: Final = "gpu.nvidia.com"
 
@@ -67,8 +67,9 @@ def sliced(slices: Iterable[Document]) -> Sliced:
         if len(newest) < expected:
             missing.append(f"pool {one_line(pool, NAME_CHARS)}: {len(newest)} of {expected} slices")
         for device in _devices(newest):
-            kind = _attribute(device, "type")
-            uuid = _attribute(device, "parentUUID" if kind == "mig" else "uuid")
+            attributes = _attributes(device)
+            kind = attributes.get("type")
+            uuid = attributes.get("parentUUID" if kind == "mig" else "uuid")
             if kind in ("gpu", "mig") and uuid:
                 uuids.add(one_line(uuid, NAME_CHARS))
             elif kind == "gpu":
@@ -84,6 +85,16 @@ def sliced(slices: Iterable[Document]) -> Sliced:
         drivers=tuple(sorted({one_line(driver, NAME_CHARS) for driver, _ in every})),
         published=bool(mine),
     )
+
+
+def gpu_devices(slices: Iterable[Document]) -> dict[tuple[str, str], dict[str, str]]:
+    """Text attributes of each of NVIDIA's devices, such as `uuid`, by pool and device."""
+    return {
+        (pool, word(device, "name")): _attributes(device)
+        for (driver, pool), newest in _newest(slices).items()
+        if driver == GPU_DRIVER
+        for device in _devices(newest)
+    }
 
 
 def _newest(slices: Iterable[Document]) -> dict[tuple[str, str], list[Document]]:
@@ -108,12 +119,16 @@ def _devices(slices: Iterable[Document]) -> Iterable[Document]:
 def _types(slices: Iterable[Document]) -> dict[str, int]:
     found: dict[str, int] = {}
     for device in _devices(slices):
-        kind = one_line(_attribute(device, "type"), NAME_CHARS) or "device"
+        kind = one_line(_attributes(device).get("type", ""), NAME_CHARS) or "device"
         found[kind] = found.get(kind, 0) + 1
     return found
 
 
-def _attribute(device: Document, name: str) -> str:
-    """An attribute's text, whether its name has the driver's before it or not."""
-    attributes = part(device, "attributes") or part(device, "basic", "attributes")
-    return word(attributes, name, "string") or word(attributes, f"{GPU_DRIVER}/{name}", "string")
+def _attributes(device: Document) -> dict[str, str]:
+    """Those that are texts, whether their names have the driver's before them or not."""
+    found = part(device, "attributes") or part(device, "basic", "attributes")
+    return {
+        name.removeprefix(f"{GPU_DRIVER}/"): visible(text)
+        for name in found
+        if (text := word(found, name, "string"))
+    }

@@ -17,7 +17,10 @@ from support.wire import call, request
 from transports.base import Target
 from transports.memory import MemoryTransport
 
-__all__ = ["answers", "summaries"]
+__all__ = ["LISTED_CHARS", "answers", "summaries"]
+
+LISTED_CHARS = {"agent": 35_000, "gateway": 55_000}
+"""Longest `tools/list`: clients put it into a model's context before the first question."""
 
 TEXT_CHARS = 10_000
 STRUCTURED_CHARS = 40_000
@@ -32,7 +35,7 @@ async def answers(cluster: Cluster, node: str) -> Section:
     agent, gateway = cluster.agents[node].port, cluster.gateway.port
     for name, port in (("agent", agent), ("gateway", gateway)):
         tools = ask_http(port, request("tools/list"))["tools"]
-        section.add(f"tools/list of the {name}", len(_compact(tools)), "chars")
+        section.add(f"tools/list of the {name}", len(_compact(tools)), "chars", LISTED_CHARS[name])
     full = ask_http(agent, call("get_gpu_inventory", detail="full"))
     section.add("8 GPUs in full, text", len(full["content"][0]["text"]), "chars")
     section.add("8 GPUs in full, structured", len(_compact(full["structuredContent"])), "chars")

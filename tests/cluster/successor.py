@@ -14,7 +14,7 @@ from cluster.contents import contents, member
 from cluster.images import Image
 from mcp_gpu import __version__
 
-__all__ = ["ARGUMENT", "FIELD", "VERSION", "edited", "successor"]
+__all__ = ["ARGUMENT", "FIELD", "VERSION", "successor"]
 
 VERSION = "9.9.9"
 
@@ -24,17 +24,8 @@ ARGUMENT = "echo"
 FIELD = "echoed"
 """What a node's answer has more: what was given, or nothing."""
 
-_LISTED = f'"{ARGUMENT}": {{"type": "string", "default": "", "description": "Comes back."}},'
-
-_AGENTS = (
-    '"detail": {\n      "default": "full",\n'
-    '      "description": "summary leaves out the single GPUs."'
-)
-_GATEWAYS = (
-    '"detail": {\n      "default": "summary",\n'
-    '      "description": "summary: one line per node; full: every field of each GPU."'
-)
-"""Where the tool's first argument is listed, by agents and by gateways."""
+LISTINGS = ("mcp_gpu/tools/agent.json", "mcp_gpu/tools/gateway.json")
+"""What is listed, by which peers go."""
 
 EDITS: Mapping[str, Mapping[str, str]] = {
     "mcp_gpu/__init__.py": {f'"{__version__}"': f'"{VERSION}"'},
@@ -63,48 +54,54 @@ EDITS: Mapping[str, Mapping[str, str]] = {
             f'({{"{ARGUMENT}": arguments.{ARGUMENT}}} if arguments.{ARGUMENT} else {{}})'
         ),
     },
-    # What is listed is what peers go by.
-    "mcp_gpu/tools/agent.json": {_AGENTS: _LISTED + _AGENTS},
-    "mcp_gpu/tools/gateway.json": {_GATEWAYS: _LISTED + _GATEWAYS},
 }
 """File to what stands in it once, and stands there instead."""
 
 
 def successor(built: Image) -> Image:
-    """The image with one argument and one field more, and a later version."""
-    return edited(built, EDITS)
-
-
-def edited(built: Image, edits: Mapping[str, Mapping[str, str]]) -> Image:
-    """The image with other text in some modules, as one more layer."""
+    """The image with one argument and one field more, and a later version: one more layer, with
+    other text in some modules."""
     repository, _, tag = built.name.rpartition(":")
-    other = hashlib.sha256(json.dumps([tag, edits]).encode()).hexdigest()[:12]
+    other = hashlib.sha256(json.dumps([tag, EDITS, ARGUMENT]).encode()).hexdigest()[:12]
     archive = cache() / f"image-{repository.rpartition('/')[2]}-{other}.tar"
     with cached(archive) as path:
         if path is not None:
-            layer = _layer(contents(built.archive).own.files, edits)
+            layer = _layer(contents(built.archive).own.files)
             _add(built, layer, f"{repository}:{other}", path)
     return Image(f"{repository}:{other}", archive)
 
 
-def _layer(files: Mapping[str, bytes], edits: Mapping[str, Mapping[str, str]]) -> bytes:
+def _layer(files: Mapping[str, bytes]) -> bytes:
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
-        for module, changes in edits.items():
+        for module, changes in EDITS.items():
             (path,) = (name for name in files if name.endswith(f"/site-packages/{module}"))
             text = files[path].decode()
             for before, after in changes.items():
                 assert text.count(before) == 1, f"{module} has this once no more: {before}"
                 text = text.replace(before, after)
             _write(tar, path, text.encode())
-            if not path.endswith(".py"):
-                continue
             # Bytecode is taken for what its source says: this hides it, and the source counts.
             folder, _, name = path.rpartition("/")
             stem = f"{folder}/__pycache__/{name.removesuffix('.py')}."
             (bytecode,) = (found for found in files if found.startswith(stem))
             _write(tar, f"{folder}/__pycache__/.wh.{bytecode.rpartition('/')[2]}", b"")
+        for listing in LISTINGS:
+            (path,) = (name for name in files if name.endswith(f"/site-packages/{listing}"))
+            _write(tar, path, _listed(files[path]))
     return layer.getvalue()
+
+
+def _listed(listing: bytes) -> bytes:
+    """The listing with one argument more."""
+    document = json.loads(listing)
+    (tool,) = (each for each in document["tools"] if each["name"] == "get_gpu_inventory")
+    tool["inputSchema"]["properties"][ARGUMENT] = {
+        "type": "string",
+        "default": "",
+        "description": "Comes back.",
+    }
+    return json.dumps(document, ensure_ascii=False).encode()
 
 
 def _add(built: Image, layer: bytes, name: str, archive: Path) -> None:

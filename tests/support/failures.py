@@ -14,10 +14,12 @@ from mcp_types import CallToolResult
 from pydantic import BaseModel
 
 from mcp_gpu.gpu.health.model import Finding
+from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.xid.analysis import analyse
 from mcp_gpu.gpu.xid.present import Present
 from mcp_gpu.gpu.xid.view import View
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
+from mcp_gpu.tools.allocation_model import PastHolder
 from mcp_gpu.tools.explain_failure import gateway_tool
 from mcp_gpu.tools.health import AgentArguments as HealthArguments
 from mcp_gpu.tools.health_model import NodeHealth
@@ -43,6 +45,7 @@ __all__ = [
     "event",
     "job",
     "node",
+    "past_holder",
     "pod",
     "staged",
     "status",
@@ -287,7 +290,7 @@ class _Xids(XidAgent):
 
 
 class _AllocationArguments(Arguments):
-    """None."""
+    past: bool = False
 
 
 class _Allocation(BaseModel):
@@ -295,6 +298,50 @@ class _Allocation(BaseModel):
 
     node: str
     pods: list[dict[str, Any]]
+    why: str = ""
+    past: tuple[PastHolder, ...] = ()
+
+
+class _Inventory(BaseModel):
+    """What an agent says of its GPUs, in what matters here."""
+
+    node: str
+    state: str = "ok"
+    message: None = None
+    simulated: bool = True
+    driver_version: None = None
+    nvml_version: None = None
+    cuda_version: None = None
+    gpu_count: None = None
+    gpu_count_expected: None = None
+    gpus_lost: int = 0
+    models: tuple[()] = ()
+    attention: tuple[()] = ()
+    age_seconds: None = None
+    gpus: tuple[Gpu, ...]
+
+
+def past_holder(
+    pod: str = POD,
+    gpu: int = 0,
+    *,
+    uid: str | None = None,
+    since: str = "09:59:00",
+    until: str = "10:02:20",
+) -> PastHolder:
+    """That a pod has held a GPU, as an agent remembers."""
+    return PastHolder(
+        namespace=NAMESPACE,
+        pod=pod,
+        pod_uid=uid or (UID if pod == POD else f"uid-{pod}"),
+        container="main",
+        gpu_uuid=f"GPU-{gpu}",
+        gpu_index=gpu,
+        mig="",
+        shared=False,
+        since=at(since),
+        until=at(until),
+    )
 
 
 class WholeAgent(Agent):
@@ -306,6 +353,10 @@ class WholeAgent(Agent):
         *lines: tuple[str, str],
         findings: Sequence[Finding] = (),
         held: Mapping[str, Sequence[int]] | None = None,
+        claims: Mapping[str, Sequence[str]] | None = None,
+        why: str = "",
+        inventory: Sequence[Gpu] | None = None,
+        past: Sequence[PastHolder] = (),
         blind: bool = False,
         timeline: NodeTimeline | None = None,
     ) -> None:
@@ -316,7 +367,8 @@ class WholeAgent(Agent):
             missed=(UNREAD.message,) if blind else (),
         )
         self._health = HealthAgent(node, assessment(*findings))
-        self._held, self._timeline = held, timeline
+        self._held, self._past, self._timeline = held, tuple(past), timeline
+        self._claims, self._why, self._inventory = dict(claims or {}), why, inventory
         super().__init__(node, self._xids.source, tool="unused", result=_Allocation)
 
     def __post_init__(self) -> None:
@@ -330,6 +382,11 @@ class WholeAgent(Agent):
                 self._tool(
                     "get_pod_gpu_allocation", _AllocationArguments, _Allocation, self._allocation
                 )
+            )
+        if self._inventory is not None:
+            told = _Inventory(node=self.node, gpus=tuple(self._inventory))
+            tools.append(
+                self._tool("get_gpu_inventory", _AllocationArguments, _Inventory, lambda _: told)
             )
         if self._timeline is not None:
             tools.append(
@@ -362,13 +419,18 @@ class WholeAgent(Agent):
                         "devices": [
                             {"gpu_index": index, "gpu_uuid": f"GPU-{index}"} for index in indices
                         ],
-                        "claims": [],
+                        "claims": [
+                            {"driver": "gpu.nvidia.com", "name": name}
+                            for name in self._claims.get(name, ())
+                        ],
                     }
                 ],
             }
             for name, indices in self._held.items()
         ]
-        return _Allocation(node=self.node, pods=pods)
+        assert isinstance(arguments, _AllocationArguments)
+        past = self._past if arguments.past else ()
+        return _Allocation(node=self.node, pods=pods, past=past, why=self._why)
 
 
 @dataclass

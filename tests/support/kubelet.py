@@ -109,6 +109,8 @@ class Kubelet:
     """Sent instead of the framed message."""
     frame_bytes: int = 16_384
     http_status: str = "200"
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """More of the answer's."""
     trailers: bool = True
     goaway: bool = False
     reset: bool = False
@@ -198,9 +200,9 @@ class Kubelet:
         if refused is not None:
             code, words = refused
             status = ("grpc-status", str(code)), ("grpc-message", words)
-            http2.send_headers(of, [*content, *status], end_stream=True)
+            http2.send_headers(of, [*content, *status, *self.headers], end_stream=True)
             return
-        http2.send_headers(of, content)
+        http2.send_headers(of, [*content, *self.headers])
         message = self.messages[method]
         rest[of] = self.raw if self.raw is not None else _framed(message)
 

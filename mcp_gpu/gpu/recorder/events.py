@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from mcp_gpu.gpu.model import Gpu, Snapshot
+from mcp_gpu.gpu.recorder.moment import moment
 
 __all__ = ["Event", "EventLog", "changes"]
 
@@ -41,18 +42,18 @@ class Event(NamedTuple):
         """As `EventLog.packed` wrote it.
 
         Raises:
-            KeyError, TypeError, ValueError: it did not.
+            KeyError, TypeError, ValueError, OverflowError: it did not.
         """
         if told["kind"] not in get_args(Kind):
             raise ValueError("no kind of event")
         index = told["gpu_index"]
         return cls(
-            at=float(told["at"]),
+            at=moment(told["at"]),
             kind=told["kind"],
             text=str(told["text"])[:TEXT_CHARS],
             uuid=None if told["uuid"] is None else str(told["uuid"]),
             gpu_index=None if index is None else int(index),
-            last_at=float(told["last_at"]),
+            last_at=moment(told["last_at"]),
             times=int(told["times"]),
         )
 

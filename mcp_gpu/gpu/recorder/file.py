@@ -50,7 +50,7 @@ class File:
         """The file itself."""
         return self.folder / NAME
 
-    def load(self) -> tuple[dict[str, Any], list[bytes]] | None:
+    def load(self) -> tuple[dict[str, Any], list[memoryview]] | None:
         """What was saved last: its description, and the arrays in order; None: nothing.
 
         Raises:
@@ -69,9 +69,10 @@ class File:
             data = unpacking.decompress(packed[len(_BEGINS) :], MAX_BYTES)
             if not unpacking.eof or unpacking.unused_data:
                 raise Unusable("cut short, or too long")
-            head, _, rest = data.partition(b"\n")
-            described = json.loads(head)
-            arrays = []
+            begin = data.find(b"\n") + 1
+            described = json.loads(data[:begin])
+            # Views: to cut the rest off again and again would copy all of it for each array.
+            rest, arrays = memoryview(data)[begin:], []
             for size in described["sizes"]:
                 if not isinstance(size, int) or not 0 <= size <= len(rest):
                     raise Unusable("arrays of sizes that cannot be")

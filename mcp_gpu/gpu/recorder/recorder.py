@@ -1,7 +1,7 @@
 """A node's last hours in bounded memory: `Recorder`, fed by the collector, on a thread of its own.
 
-The collector's thread only lays each snapshot down; what is made of it, and all that a disk may
-hold up, is this thread's. It is a daemon, as the collector's is.
+The collector's thread only lays each snapshot down; what is made of it is this thread's, and all
+that a disk may hold up another's. Both are daemons, as the collector's is.
 
 Readings lie on an axis that runs as time does, however the node's clock is set: Unix time plus what
 the clock has been set back by since. A clock that is set moves no reading, and times are told by
@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from mcp_gpu.gpu.health.model import GpuVerdict, Verdict
@@ -24,7 +23,9 @@ from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.recorder.events import Event, EventLog, changes
 from mcp_gpu.gpu.recorder.file import File, Unusable
 from mcp_gpu.gpu.recorder.metrics import METRICS
+from mcp_gpu.gpu.recorder.moment import moment
 from mcp_gpu.gpu.recorder.ring import Cells
+from mcp_gpu.gpu.recorder.tenants import Tenant, Tenants
 from mcp_gpu.gpu.recorder.track import Track
 
 __all__ = ["MAX_HOURS", "Recorded", "Recorder"]
@@ -42,6 +43,12 @@ FED: Final = 64
 
 SAVE_SECONDS: Final = 60.0
 """Between two writes of the file."""
+
+LOAD_SECONDS: Final = 10.0
+"""Longest wait for the file before recording begins without it. `FED` snapshots wait meanwhile."""
+
+HELD_SECONDS: Final = 15.0
+"""A disk that has taken so long is said to hang; the largest file takes a second or two."""
 
 HOLD: Final = 2.5
 """A reading is true until the next, for as many times the period of reading."""
@@ -99,6 +106,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._tracks: dict[str, Track] = {}
         self._events = EventLog()
+        self._tenants = Tenants()
         self._ahead = 0.0
         """What the axis is ahead of Unix time."""
         self._last: float | None = None
@@ -111,34 +119,72 @@ class Recorder:
         """The last one with slow readings of its own."""
         self._verdicts: dict[str, Verdict] = {}
         self._fed: deque[tuple[Snapshot, float]] = deque(maxlen=FED)
+        self._seen: deque[tuple[tuple[Tenant, ...], float]] = deque(maxlen=FED)
         self._wake = threading.Event()
         self._stopping = False
         self.save_failures = 0
         """Writes of the file that failed."""
         self._failing = ""
         """Why the last write failed."""
+        self._at_disk: float | None = None
+        """Since when the disk has been at work, by the machine's own clock; None: it is not."""
+        self._loaded, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._disk = threading.Thread(target=self._keep, name="timeline", daemon=True)
 
     def start(self) -> None:
         """Load what was saved, and record. Once."""
+        if self._file is None:
+            self._loaded.set()
+        else:
+            self._disk.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the thread save and end. Returns at once; see `join`."""
+        """Let the threads save and end. Returns at once; see `join`."""
         self._stopping = True
+        self._loaded.set()  # it is not waited for any more
         self._wake.set()
+        self._ending.set()
 
     def join(self, timeout_seconds: float) -> bool:
-        """Wait for the stopped thread; False if a disk still holds it. Not for an event loop."""
-        if self._thread.ident is None:
-            return True  # never started
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
+        """Wait for the stopped threads; False if a disk still holds one. Not for an event loop."""
+        until = time.monotonic() + timeout_seconds
+        for thread in (self._thread, self._disk):
+            if thread.ident is not None:  # else never started
+                thread.join(max(0.0, until - time.monotonic()))
+        return not (self._thread.is_alive() or self._disk.is_alive())
+
+    @property
+    def unsaved(self) -> str:
+        """Why what is recorded now will not outlive this process, though it should; empty: it
+        will, or is not to."""
+        since = self._at_disk
+        if self._file is not None and since is not None:
+            held = time.monotonic() - since
+            if held >= HELD_SECONDS:
+                return f"{self._file.path}: its disk has not answered for {held:.0f} s"
+        return self._failing and f"not saved to {self._failing}"
 
     def feed(self, snapshot: Snapshot) -> None:
         """Take note of a snapshot. Never blocks and does next to nothing."""
         self._fed.append((snapshot, steady()))
         self._wake.set()
+
+    def held(self, tenants: tuple[Tenant, ...]) -> None:
+        """Take note of all that hold a GPU now. Never blocks and does next to nothing."""
+        self._seen.append((tenants, self._clock()))
+        self._wake.set()
+
+    def tenants(self, since: float, until: float) -> tuple[Tenant, ...]:
+        """Who held GPUs in a stretch of Unix time."""
+        with self._lock:
+            ahead = self._ahead
+            oldest = (until + ahead if self._last is None else self._last) - self.hours * 3600
+            found = tuple(self._tenants.between(max(since + ahead, oldest), until + ahead))
+        return tuple(
+            each._replace(since=each.since - ahead, until=each.until - ahead) for each in found
+        )
 
     def gpus(self) -> tuple[Recorded, ...]:
         """Those that there are readings of, by index."""
@@ -201,6 +247,7 @@ class Recorder:
                 "last": self._last,
                 "driver": self._driver,
                 "events": self._events.packed(),
+                "tenants": self._tenants.packed(),
                 "gpus": [track.described() for track in tracks],
             }
             arrays = [data for track in tracks for ring in track.rings for data in ring.packed()]
@@ -208,9 +255,9 @@ class Recorder:
             self._file.save(described, arrays)
         except OSError as error:
             self.save_failures += 1
-            why = f"{type(error).__name__}: {error.strerror or error}"
+            why = f"{self._file.path}: {type(error).__name__}: {error.strerror or error}"
             if why != self._failing:
-                log.warning("timeline not saved to %s: %s", self._file.path, why)
+                log.warning("timeline not saved to %s", why)
             self._failing = why
         else:
             if self._failing:
@@ -232,17 +279,27 @@ class Recorder:
             log.warning("timeline not read from %s: %s", self._file.path, error.strerror or error)
 
     def _run(self) -> None:
-        self._guarded(self.load)
-        due = time.monotonic() + SAVE_SECONDS
+        if not self._loaded.wait(LOAD_SECONDS):
+            log.warning("timeline not read within %g s: recording without it", LOAD_SECONDS)
         while not self._stopping:
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            self._wake.wait()
             self._wake.clear()
             self._guarded(self._drain)
-            if time.monotonic() >= due:
-                self._guarded(self.save)
-                due = time.monotonic() + SAVE_SECONDS
         self._guarded(self._drain)
-        self._guarded(self.save)
+
+    def _keep(self) -> None:
+        """The other thread's: nothing else waits for the disk."""
+        self._timed(self.load)
+        self._loaded.set()
+        while not self._ending.wait(SAVE_SECONDS):
+            self._timed(self.save)
+        self._thread.join()  # it takes what was fed last
+        self._timed(self.save)
+
+    def _timed(self, act: Callable[[], None]) -> None:
+        self._at_disk = time.monotonic()
+        self._guarded(act)
+        self._at_disk = None
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -254,6 +311,10 @@ class Recorder:
     def _drain(self) -> None:
         while self._fed:
             self.take(*self._fed.popleft())
+        while self._seen:
+            tenants, unix = self._seen.popleft()
+            with self._lock:
+                self._tenants.note(tenants, unix + self._ahead)
 
     def _moment(self, unix: float, now: float) -> float:
         """Where on the axis a moment lies; the axis never goes back."""
@@ -327,7 +388,7 @@ class Recorder:
     def _told(self, at: float | None) -> float | None:
         return None if at is None else at - self._ahead
 
-    def _restore(self, described: dict[str, Any], arrays: list[bytes]) -> None:
+    def _restore(self, described: dict[str, Any], arrays: list[memoryview]) -> None:
         """Raises: Unusable: it is about something else, or makes no sense."""
         try:
             other = [name for name, own in self._about.items() if described[name] != own]
@@ -339,15 +400,18 @@ class Recorder:
                 for each in described["gpus"][:MAX_GPUS]
             ]
             events = [Event.read(each) for each in described["events"]]
-            ahead, last = float(described["ahead"]), float(described["last"])
-            if not (isfinite(ahead) and isfinite(last)):
-                raise ValueError("no times")
+            tenants = [Tenant.read(each) for each in described["tenants"]]
+            ahead, last = float(described["ahead"]), moment(described["last"])
+            moment(last - ahead)  # as a clock showed it
             driver = described["driver"]
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, StopIteration) as error:
             raise Unusable(f"damaged ({type(error).__name__})") from error
         with self._lock:
+            if self._last is not None:
+                raise Unusable("read too late: recording had begun")
             self._tracks = {track.uuid: track for track in tracks}
             self._events.restore(events)
+            self._tenants.restore(tenants)
             self._ahead, self._last = ahead, last
             self._driver = None if driver is None else str(driver)
 

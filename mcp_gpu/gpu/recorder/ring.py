@@ -115,7 +115,7 @@ class Ring:
         for kept in self._columns():
             yield kept.tobytes()
 
-    def restore(self, head: int | None, size: int, columns: Sequence[bytes]) -> None:
+    def restore(self, head: int | None, size: int, columns: Sequence[memoryview]) -> None:
         """Take over what a ring of the same columns and another size held.
 
         Raises:

@@ -16,6 +16,7 @@ from mcp_gpu.gpu.recorder.metrics import (
     increase,
     levels,
 )
+from mcp_gpu.gpu.recorder.moment import LATEST, moment
 from mcp_gpu.gpu.recorder.ring import Cells, Ring
 from mcp_gpu.gpu.vitals import Vitals
 
@@ -74,20 +75,22 @@ class Track:
 
     @classmethod
     def restored(
-        cls, described: Mapping[str, Any], arrays: Iterator[bytes], hours: float, hold: float
+        cls, described: Mapping[str, Any], arrays: Iterator[memoryview], hours: float, hold: float
     ) -> Self:
         """One as it was described, with its arrays from those that follow.
 
         Raises:
-            KeyError, TypeError, ValueError: that makes no sense.
+            KeyError, TypeError, ValueError, OverflowError: that makes no sense.
         """
         track = cls(str(described["uuid"]), hours, hold)
         track.index = int(described["index"])
         name, read_at = described["name"], described["read_at"]
         track.name = None if name is None else str(name)
-        track.read_at = None if read_at is None else float(read_at)
+        track.read_at = None if read_at is None else moment(read_at)
         for ring, (head, size) in zip(track.rings, described["rings"], strict=True):
             own = list(islice(arrays, ring.columns))
+            if head is not None and not 0 <= head * ring.step <= LATEST:
+                raise ValueError("no moment")
             ring.restore(None if head is None else int(head), int(size), own)
         return track
 

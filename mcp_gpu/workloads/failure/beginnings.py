@@ -8,7 +8,8 @@ from typing import Final
 
 from mcp_gpu.workloads.documents import moment, part, parts, word
 from mcp_gpu.workloads.failure.model import Cause, Fact, Weight
-from mcp_gpu.workloads.failure.scene import Happening, Scene, condition
+from mcp_gpu.workloads.failure.scene import Happening, Scene
+from mcp_gpu.workloads.failure.scheduling import unscheduled
 
 __all__ = ["TOOLKIT", "beginnings"]
 
@@ -34,97 +35,17 @@ TOOLKIT: Final = re.compile(
 )
 """NVIDIA's container toolkit, in what a runtime says."""
 
-_INSUFFICIENT: Final = re.compile(r"(\d+) Insufficient (nvidia\.com/[\w.-]+)")
-_CLAIMS: Final = re.compile(r"resource ?claim|cannot allocate all claims|DRA", re.IGNORECASE)
 _DENIED: Final = re.compile(r"unauthorized|denied|forbidden|401|403|authentication", re.IGNORECASE)
 _ABSENT: Final = re.compile(r"not found|manifest unknown|does not exist|no match for platform")
 
 
 def beginnings(scene: Scene) -> Iterator[Cause]:
     """All that keeps it from running."""
-    yield from _unscheduled(scene)
+    yield from unscheduled(scene)
     yield from _images(scene)
     yield from _starts(scene)
     yield from _sandbox(scene)
     yield from _not_made(scene)
-
-
-def _unscheduled(scene: Scene) -> Iterator[Cause]:
-    found = condition(scene.pod, "PodScheduled")
-    refused = [each for each in scene.of_pod if each.reason == "FailedScheduling"]
-    if word(found, "status") == "False":
-        message = word(found, "message") or (refused[-1].message if refused else "")
-        at = moment(found, "lastTransitionTime")
-        first = Fact.of("condition PodScheduled", f"{word(found, 'reason')}: {message}", at)
-    elif scene.gone and refused and not scene.node_name:
-        message, first = refused[-1].message, refused[-1].fact()
-    else:
-        return
-    facts = (first, *(each.fact() for each in refused[-1:] if each.message != message))
-    claims = tuple(_pending_claims(scene))
-    says, step = _why_unscheduled(scene, word(found, "reason"), message, bool(claims))
-    yield Cause(
-        Weight.STATED, "scheduling", "true", "high", says, step, (*facts, *claims)
-    )  # fmt: skip
-
-
-def _why_unscheduled(scene: Scene, reason: str, message: str, claims: bool) -> tuple[str, str]:
-    if reason == "SchedulingGated":
-        return (
-            "It is held back by a scheduling gate: a queue such as Kueue has not admitted it yet.",
-            "Look at its Workload or queue: kubectl get workloads; quota may be used up.",
-        )
-    wanted = ", ".join(f"{count} x {name}" for name, count in scene.resources())
-    asks = f" It asks for {wanted}." if wanted else ""
-    insufficient = _INSUFFICIENT.search(message)
-    if claims or _CLAIMS.search(message):
-        return (
-            f"No node can give it the devices that its ResourceClaim asks for.{asks}",
-            "Compare the claim's selectors with what there is: kubectl get resourceslices; see "
-            "whether the DRA driver runs on the nodes.",
-        )
-    if insufficient:
-        mig = ".mig" in insufficient[2] or "/mig-" in insufficient[2]
-        profile = " No node has such a MIG profile free, or is cut into it." if mig else ""
-        return (
-            f"No node has enough free {insufficient[2]} ({insufficient[1]} have too few).{asks}"
-            + profile,
-            "See who holds the GPUs (get_pod_gpu_allocation) and whether GPUs are missing "
-            "(get_gpu_health); it starts by itself once enough are free on one node.",
-        )
-    if "taint" in message:
-        return (
-            f"The nodes have taints that it does not tolerate.{asks}",
-            "Give the pod tolerations for GPU nodes (often nvidia.com/gpu), or see who tainted "
-            "the node and why.",
-        )
-    if "affinity" in message or "selector" in message:
-        return (
-            f"No node has the labels that it asks for.{asks}",
-            "Compare its nodeSelector and affinity with kubectl get nodes --show-labels; GPU "
-            "feature discovery sets nvidia.com/gpu.product and the like.",
-        )
-    return (
-        f"It has no node to run on.{asks}",
-        "Read the scheduler's words and mend what they name.",
-    )
-
-
-def _pending_claims(scene: Scene) -> Iterator[Fact]:
-    for claim in scene.claims:
-        name = word(claim, "metadata", "name")
-        if not part(claim, "status", "allocation"):
-            classes = ", ".join(_classes(claim)) or "devices"
-            yield Fact.of(f"resourceclaim {name}", f"not allocated: it asks for {classes}")
-    for status in parts(scene.pod, "status", "resourceClaimStatuses"):
-        if not word(status, "resourceClaimName"):
-            yield Fact.of("status of pod", f"claim {word(status, 'name')} has not been made yet")
-
-
-def _classes(claim: object) -> Iterator[str]:
-    for request in parts(claim, "spec", "devices", "requests"):
-        name = word(request, "exactly", "deviceClassName") or word(request, "deviceClassName")
-        yield f"{word(request, 'name')} of class {name}"
 
 
 def _images(scene: Scene) -> Iterator[Cause]:
@@ -144,7 +65,7 @@ def _images(scene: Scene) -> Iterator[Cause]:
         message = _longer(word(state, "message"), failed)
         where = f"container {name}"
         first = Fact.of(where, f"{word(state, 'reason')}: {word(state, 'message')}")
-    elif scene.gone and failed:
+    elif scene.absent and failed:
         image, message, first = "", failed[-1].message, failed[-1].fact()
     else:
         return
@@ -211,7 +132,7 @@ def _not_started(reason: str, message: str, fact: Fact) -> Cause:
 
 def _sandbox(scene: Scene) -> Iterator[Cause]:
     """What holds up a pod on its node, which only events tell."""
-    if scene.phase not in ("Pending", "") or (scene.gone and not scene.node_name):
+    if scene.phase not in ("Pending", "") or (scene.absent and not scene.node_name):
         return
     told = {each.reason: each for each in scene.of_pod}
     for reason in ("FailedCreatePodSandBox", "FailedMount", "FailedAttachVolume",
@@ -242,7 +163,7 @@ def _sandbox(scene: Scene) -> Iterator[Cause]:
 
 def _not_made(scene: Scene) -> Iterator[Cause]:
     """The owner could not even make a pod."""
-    if not scene.gone:
+    if not scene.absent:
         return
     for each in scene.events:
         if each.reason == "FailedCreate" and each.kind != "Pod":

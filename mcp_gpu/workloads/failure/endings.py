@@ -86,7 +86,13 @@ def spoken(death: Death) -> str:
 
 
 def deaths(pod: Document) -> Iterator[Death]:
-    """The last of each container, init containers first."""
+    """The last of each container, init containers first. A sidecar, which is an init container that
+    runs beside the others, counts as one of those."""
+    sidecars = {
+        word(each, "name")
+        for each in parts(pod, "spec", "initContainers")
+        if word(each, "restartPolicy") == "Always"
+    }
     for kind in ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"):
         for status in parts(pod, "status", kind):
             now, before = (
@@ -97,7 +103,7 @@ def deaths(pod: Document) -> Iterator[Death]:
             if ended:
                 yield Death(
                     container=word(status, "name"),
-                    init=kind.startswith("init"),
+                    init=kind.startswith("init") and word(status, "name") not in sidecars,
                     exit_code=number(ended, "exitCode"),
                     reason=word(ended, "reason"),
                     message=word(ended, "message"),

@@ -11,7 +11,7 @@ import anyio
 from mcp_gpu.workloads.documents import Document, is_path_part, moment, parts, word
 from mcp_gpu.workloads.failure.endings import first_death
 from mcp_gpu.workloads.failure.scene import Happening, Scene, happenings
-from mcp_gpu.workloads.reads import Reads
+from mcp_gpu.workloads.reads import CLUSTER, Gap, Reads
 
 __all__ = ["events_of_node", "gather"]
 
@@ -43,14 +43,17 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
     )
     owner: Document = {}
     siblings = 0
+    pods: Sequence[Document] = ()
     if pod is None and _may_be_an_owner(reads, name, namespace):
-        owner, pod, siblings = await _of_owner(reads, name, namespace)
+        owner, pods, siblings = await _of_owner(reads, name, namespace)
+        pod = pods[0] if pods else None
         if pod is not None:
             events += await _events(reads, word(pod, "metadata", "name"), namespace)
         elif owner:
             events += await _of_lost_pods(reads, name, namespace)
     elif pod is not None:
         owner = await _owner_of(reads, pod, namespace)
+    unread = _unread(reads, name, namespace) if pod is None else None
     pod = pod or {}
     uid, found = word(pod, "metadata", "uid"), happenings(events)
     pod_name = word(pod, "metadata", "name") or _latest_pod(found, name)
@@ -76,14 +79,23 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
         claims=rest["claims"],
         slices=rest["slices"],
         log=rest["log"],
+        unread=unread,
         siblings=siblings,
+        peers=tuple(pods[1:]),
     )
+
+
+def _unread(reads: Reads, name: str, namespace: str) -> Gap | None:
+    """Why nobody can say whether there is such a pod, nor pods of an owner of the name."""
+    label = {f"pods of {namespace} with {each}={name}" for _, _, each in _OWNERS.values()}
+    whats = (CLUSTER, f"pod {namespace}/{name}", *label)
+    return next((gap for gap in reads.gaps if gap.what in whats), None)
 
 
 def _may_be_an_owner(reads: Reads, name: str, namespace: str) -> bool:
     """Whether to go on asking: an API server that does not answer will not do so now."""
     what = f"pod {namespace}/{name}"
-    return all(gap.grant for gap in reads.gaps if gap.what in (what, "Kubernetes"))
+    return all(gap.grant for gap in reads.gaps if gap.what in (what, CLUSTER))
 
 
 async def _both(
@@ -118,8 +130,9 @@ async def _of_lost_pods(reads: Reads, name: str, namespace: str) -> tuple[Docume
 
 async def _of_owner(
     reads: Reads, name: str, namespace: str
-) -> tuple[Document, Document | None, int]:
-    """The owner of that name, its pod that failed first of the last to fail, and how many have."""
+) -> tuple[Document, Sequence[Document], int]:
+    """The owner of that name, its pods with the one that failed first of the last to fail before
+    the others, and how many have failed."""
     for kind, (path, plural, label) in _OWNERS.items():
         owner = await reads.get(path, plural, name, namespace)
         refused = owner is None and _missed(reads, f"{plural.removesuffix('s')} {namespace}/{name}")
@@ -129,8 +142,9 @@ async def _of_owner(
         if owner is not None or pods:
             found = owner or {"metadata": {"name": name}}
             pod, failed = _first(pods)
-            return {**found, "kind": kind}, pod, failed
-    return {}, None, 0
+            others = [each for each in pods if each is not pod]
+            return {**found, "kind": kind}, [] if pod is None else [pod, *others], failed
+    return {}, (), 0
 
 
 def _first(pods: Sequence[Document]) -> tuple[Document | None, int]:

@@ -3,102 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.health.model import GpuVerdict
-from mcp_gpu.workloads.documents import Document, part, parts, word
+from mcp_gpu.workloads.documents import Document, parts, word
 from mcp_gpu.workloads.failure.model import HeldGpu
 from mcp_gpu.workloads.failure.scene import Scene
-from transports.text import visible
+from mcp_gpu.workloads.slices import GPU_DRIVER, gpu_devices
 
 __all__ = ["all_of_node", "indexed", "told_by_annotations", "told_by_claims", "told_by_status"]
 
-_GKE: Final = re.compile(r"nvidia(\d+)(?:/(gi\d+|vgpu\d+))?")
-_MIG: Final = re.compile(r"MIG-(?:(GPU-[0-9a-fA-F-]+)/\d+/\d+|[0-9a-fA-F-]+)")
 _UUID: Final = re.compile(r"\b(?:GPU|MIG)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
+
+ALLOCATED: Final = "hami.io/vgpu-devices-allocated"
+"""The annotation in which HAMi, which shares GPUs, says what it has given. Others say what a pod
+wants, or wants none of."""
+
 ANNOTATION_CHARS: Final = 4_096
-_DRIVER: Final = "gpu.nvidia.com"
 
 
-def told_by_status(pod: Document) -> tuple[HeldGpu, ...]:
-    """What `allocatedResourcesStatus` says, which Kubernetes has from 1.31 on."""
-    return tuple(dict.fromkeys(_of_status(pod)))
-
-
-def _of_status(pod: Document) -> Iterator[HeldGpu]:
-    for kind in ("containerStatuses", "initContainerStatuses"):
-        for status in parts(pod, "status", kind):
-            for resource in parts(status, "allocatedResourcesStatus"):
-                if word(resource, "name").startswith("nvidia.com/"):
-                    for device in parts(resource, "resources"):
-                        yield _device(word(device, "resourceID"))
-
-
-def _device(device_id: str) -> HeldGpu:
-    """A device plugin's id: `GPU-...`, `MIG-...`, `id::replica`, `nvidia3/gi2`, or an index."""
-    base, separator, _ = visible(device_id).partition("::")
-    shared = bool(separator)
-    mig = _MIG.fullmatch(base)
-    if mig is not None:
-        return HeldGpu(gpu_index=None, uuid=mig[1], mig=base, shared=shared)
-    gke = _GKE.fullmatch(base)
-    if gke is not None:
-        part_ = gke[2] or ""
-        return HeldGpu(
-            gpu_index=int(gke[1][:4]),
-            uuid=None,
-            mig=part_ if part_.startswith("gi") else "",
-            shared=shared or part_.startswith("vgpu"),
+def told_by_status(pod: Document) -> tuple[str, ...]:
+    """The device plugin's ids in `allocatedResourcesStatus`, which Kubernetes has from 1.31 on."""
+    return tuple(
+        dict.fromkeys(
+            word(device, "resourceID")
+            for kind in ("containerStatuses", "initContainerStatuses")
+            for status in parts(pod, "status", kind)
+            for resource in parts(status, "allocatedResourcesStatus")
+            if word(resource, "name").startswith("nvidia.com/")
+            for device in parts(resource, "resources")
         )
-    if base.isascii() and base.isdecimal():
-        return HeldGpu(gpu_index=int(base[:4]), uuid=None, shared=shared)
-    return HeldGpu(gpu_index=None, uuid=base, shared=shared)
-
-
-def told_by_annotations(pod: Document) -> tuple[HeldGpu, ...]:
-    """GPUs that a scheduler or a device plugin has written into the pod's annotations."""
-    notes = part(pod, "metadata", "annotations")
-    ids = (
-        found[0]
-        for key, value in notes.items()
-        if "gpu" in key.lower() and isinstance(value, str)
-        for found in _UUID.finditer(value[:ANNOTATION_CHARS])
     )
-    return tuple(dict.fromkeys(map(_device, ids)))
+
+
+def told_by_annotations(pod: Document) -> tuple[str, ...]:
+    """UUIDs that a scheduler has written into the pod's annotations, as its owner may, too."""
+    note = word(pod, "metadata", "annotations", ALLOCATED)
+    return tuple(dict.fromkeys(found[0] for found in _UUID.finditer(note[:ANNOTATION_CHARS])))
 
 
 def told_by_claims(claims: Sequence[Document], slices: Sequence[Document]) -> tuple[HeldGpu, ...]:
     """What allocated ResourceClaims say, by the node's ResourceSlices."""
-    known = dict(_published(slices))
+    known = gpu_devices(slices)
     found: dict[HeldGpu, None] = {}
     for claim in claims:
         shared = len(parts(claim, "status", "reservedFor")) > 1
         for result in parts(claim, "status", "allocation", "devices", "results"):
             # With adminAccess nothing is held: it is for monitoring.
-            if word(result, "driver") == _DRIVER and not result.get("adminAccess"):
-                held = known.get((word(result, "pool"), word(result, "device")))
-                if held is not None:
-                    found[held.model_copy(update={"shared": shared})] = None
+            if word(result, "driver") == GPU_DRIVER and not result.get("adminAccess"):
+                attributes = known.get((word(result, "pool"), word(result, "device")))
+                if attributes is not None:
+                    found[_claimed(attributes, shared)] = None
     return tuple(found)
 
 
-def _published(slices: Sequence[Document]) -> Iterator[tuple[tuple[str, str], HeldGpu]]:
-    for published in slices:
-        pool = word(published, "spec", "pool", "name")
-        for device in parts(published, "spec", "devices"):
-            attributes = part(device, "attributes") or part(device, "basic", "attributes")
-            uuid, parent = _text(attributes, "uuid"), _text(attributes, "parentUUID")
-            if parent or uuid.startswith("MIG-"):
-                profile = _text(attributes, "profile") or uuid
-                held = HeldGpu(gpu_index=None, uuid=parent or None, mig=profile)
-            else:
-                held = HeldGpu(gpu_index=None, uuid=uuid or None)
-            yield (pool, word(device, "name")), held
-
-
-def _text(attributes: Document, name: str) -> str:
-    return word(attributes, name, "string") or word(attributes, f"{_DRIVER}/{name}", "string")
+def _claimed(attributes: Mapping[str, str], shared: bool) -> HeldGpu:
+    uuid, parent = attributes.get("uuid", ""), attributes.get("parentUUID", "")
+    if parent or uuid.startswith("MIG-"):
+        mig = attributes.get("profile") or uuid
+        return HeldGpu(gpu_index=None, uuid=parent or None, mig=mig, shared=shared)
+    return HeldGpu(gpu_index=None, uuid=uuid or None, shared=shared)
 
 
 def all_of_node(scene: Scene, gpus: Sequence[GpuVerdict]) -> tuple[HeldGpu, ...]:

@@ -15,10 +15,13 @@ from mcp_gpu.gpu.xid.report import DeviceXids, XidGroup
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, HeldGpu, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
 
-__all__ = ["REPEATING", "Sight", "grave", "hardware"]
+__all__ = ["REPEATING", "Sight", "grave", "hardware", "of_peer"]
 
 FRESH_SECONDS: Final = 900.0
 """A finding has no time of its own, but for now: so long after a death it may be its cause."""
+
+NEAR_SECONDS: Final = 120.0
+"""An error that ends its own program at once has ended it where no more lies between."""
 
 REPEATING: Final = (13, 31)
 """Errors of programs, which on one GPU again and again may be the GPU's."""
@@ -37,6 +40,14 @@ with others and say nothing alone."""
 
 _CERTAIN: Final = frozenset({13, 31, 43, 137})
 """Those of programs for which NVIDIA names the program first."""
+
+_CONTAINED: Final = 94
+"""It ends the one program that met it, and nothing else."""
+
+_UNCONTAINED: Final = 95
+
+_RISING: Final = frozenset({"ecc_uncorrected_rising", "gpu_lost"})
+"""Findings that cannot be older than a pod which ran there a while ago. Others may be chronic."""
 
 _DISPUTED: Final = frozenset({109})
 """NVIDIA resets the GPU for it; its device plugin takes it for the program's."""
@@ -136,6 +147,14 @@ def hardware(scene: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Ca
             yield _found_elsewhere(sight, finding, category, known)
 
 
+def of_peer(peer: Scene, sight: Sight, held: Sequence[HeldGpu]) -> Iterator[Cause]:
+    """What befell the GPUs of another pod of the Job, for which the one explained has waited."""
+    for cause in hardware(peer, sight, held):
+        if cause.weight is Weight.HARDWARE and cause.not_your_code == "true":
+            says = f"It waited for pod {peer.name} on {peer.node_name}: {cause.says}"
+            yield cause.but(confidence="medium", says=says)
+
+
 def _heaviness(group: XidGroup) -> int:
     """By what it asked for then: what has been done since takes nothing from it."""
     known = None if group.kind == "sxid" else entry(group.code)
@@ -187,21 +206,43 @@ def _own(scene: Scene, sight: Sight, group: XidGroup, category: Category, *, par
     named = f"{noun} {group.code} on {group.device}"
     if category == "your_code":
         return _programs(scene, sight, group, named, parted=parted)
-    confidence: Confidence = "high" if grave(group) else "medium"
+    weight, facts = Weight.HARDWARE, [_xid_fact(sight, group)]
+    contained = group.kind != "sxid" and group.code == _CONTAINED
+    confidence: Confidence = "high" if contained or grave(group) else "medium"
     truth: Truth = "true"
     if group.code in _DISPUTED or group.gpu_index is None:
         confidence, truth = "low", "unknown"
-    elif group.code == 94:  # contained: it ends this very program, and nothing else
-        confidence = "high"
+    if contained and _survived(scene, group):
+        facts.append(_survived_fact(scene, sight, group, named))
+        weight, confidence, truth = Weight.SEEN, "low", "unknown"
+    if parted and category == "gpu_memory_error" and group.code != _UNCONTAINED:
+        facts.append(_parted_fact(group))
+        weight, confidence, truth = Weight.SEEN, "low", "unknown"
     return Cause(
-        Weight.HARDWARE,
+        weight,
         category,
         truth,
         confidence,
         f"{_SAYS[category]}: {named}, {group.name}.",
         _step(sight, group),
-        (_xid_fact(sight, group),),
+        tuple(facts),
     )
+
+
+def _survived(scene: Scene, group: XidGroup) -> bool:
+    """Whether the program lived on for long after it."""
+    return scene.died is not None and scene.died - _seconds(group.last) > NEAR_SECONDS
+
+
+def _survived_fact(scene: Scene, sight: Sight, group: XidGroup, named: str) -> Fact:
+    minutes = round(((scene.died or 0.0) - _seconds(group.last)) / 60)
+    text = f"{named} came {minutes} min before the death, and ends its own program at once"
+    return Fact.of(f"Xids, agent of {sight.node}", text, _seconds(group.last))
+
+
+def _parted_fact(group: XidGroup) -> Fact:
+    text = f"others have a part of {group.device}: it may be another's program"
+    return Fact.of("allocation", text)
 
 
 def _step(sight: Sight, group: XidGroup) -> str:
@@ -237,10 +278,12 @@ def _programs(scene: Scene, sight: Sight, group: XidGroup, named: str, *, parted
         )  # fmt: skip
     certain = group.code in _CERTAIN and not parted
     if parted:
-        text = f"others have a part of {group.device}: it may be another's program"
-        facts.append(Fact.of("allocation", text))
+        facts.append(_parted_fact(group))
+    survived = group.code in _CERTAIN and _survived(scene, group)
+    if survived:
+        facts.append(_survived_fact(scene, sight, group, named))
     return Cause(
-        Weight.OWN_XID, "your_code", "false" if certain else "unknown",
+        Weight.HINT if survived else Weight.OWN_XID, "your_code", "false" if certain else "unknown",
         "high" if certain else "low",
         f"{_SAYS['your_code']}: {named}, {group.name}.",
         "Run it under compute-sanitizer, or with CUDA_LAUNCH_BLOCKING=1, to find the kernel; the "
@@ -285,10 +328,10 @@ def _found(scene: Scene, sight: Sight, finding: Finding, category: Category) -> 
     if driver:
         says = f"The NVIDIA driver of its node is out of order: {finding.title}"
     return Cause(
-        Weight.HARDWARE if recent and grave else Weight.HINT,
+        Weight.SEEN if recent and grave else Weight.HINT,
         category,
-        "true" if recent and grave else "unknown",
-        "medium",
+        "true" if recent and grave and finding.code in _RISING else "unknown",
+        "medium" if finding.code in _RISING else "low",
         says,
         f"{finding.action}: {finding.advice}",
         (fact,),

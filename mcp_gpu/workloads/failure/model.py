@@ -16,7 +16,6 @@ from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line
 
 __all__ = [
-    "CATEGORIES",
     "Alternative",
     "Category",
     "Cause",
@@ -48,29 +47,6 @@ Category = Literal[
     "succeeded",
     "unknown",
 ]
-
-CATEGORIES: Final[dict[Category, str]] = {
-    "your_code": "the program ended by itself, or did on the GPU what it may not",
-    "out_of_memory_host": "the kernel killed it for the host's memory",
-    "out_of_memory_gpu": "the GPU's memory did not suffice",
-    "evicted": "the node or an administrator put it out",
-    "preempted": "a pod of higher priority took its place",
-    "node_lost": "its node went away, shut down or fell silent",
-    "gpu_hardware": "its GPU failed",
-    "gpu_memory_error": "its GPU's memory lost data",
-    "nvlink": "a link between GPUs, or their fabric, failed",
-    "driver": "the NVIDIA driver, its firmware or its container toolkit failed",
-    "communication": "a collective operation between GPUs timed out or lost a peer",
-    "scheduling": "it has no node to run on",
-    "image": "its image could not be had",
-    "config": "what its manifest names is not there, or does not start",
-    "stopped": "somebody or something ended it on purpose",
-    "infrastructure": "the node could not do what a pod needs: network, volumes, devices",
-    "still_running": "it runs, or is on its way, and has not failed",
-    "succeeded": "it ended well",
-    "unknown": "nothing that could be read says why",
-}
-"""All that there is, with what each means."""
 
 Truth = Literal["true", "false", "unknown"]
 
@@ -124,9 +100,11 @@ class Weight(IntEnum):
     """The program, or what should have started it, says so."""
     OWN_XID = 3
     """The driver says what the program did."""
-    ENDING = 4
+    SEEN = 4
+    """A fact of the pod's own GPU that is so now; since when, nobody says."""
+    ENDING = 5
     """Only how it ended is known."""
-    HINT = 5
+    HINT = 6
     """Worth knowing, and no verdict."""
 
 

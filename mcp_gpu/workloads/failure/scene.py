@@ -9,6 +9,7 @@ from typing import Final
 from mcp_gpu.workloads.documents import Document, moment, number, part, parts, word
 from mcp_gpu.workloads.failure.endings import Death, first_death
 from mcp_gpu.workloads.failure.model import Fact
+from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line
 
 __all__ = ["Happening", "Scene", "condition", "happenings"]
@@ -18,9 +19,12 @@ GPU_RESOURCES: Final = ("nvidia.com/",)
 
 NAME_CHARS: Final = 160
 
-MARGIN_SECONDS: Final = 60.0
-"""An error this long before the container's start or after its end still belongs to it: times are
-of whole seconds, and the driver may write after the program has met the error."""
+BEFORE_SECONDS: Final = 2.0
+"""An error this long before the container's start still belongs to it: times are of whole seconds.
+What is older is of the pod that held the GPU before."""
+
+AFTER_SECONDS: Final = 60.0
+"""And so long after its end: the driver may write after the program has met the error."""
 
 UNKNOWN_SECONDS: Final = 3600.0
 """How far the window reaches back where nobody knows when the pod began: events live as long."""
@@ -91,7 +95,7 @@ class Scene:
     name: str
     namespace: str
     pod: Document
-    """Empty: it is gone, or was never there."""
+    """Empty: it is gone, was never there, or could not be read (`unread`)."""
     node_name: str
     node: Document
     """Empty: not read, or gone (`node_gone`)."""
@@ -106,12 +110,36 @@ class Scene:
     """ResourceSlices of its node, where claims are to be understood."""
     log: tuple[str, ...] | None = None
     """The end of the dead container's; None: not read."""
+    unread: Gap | None = None
+    """Why the pod could not be read; None: it was, or there is none."""
     siblings: int = 0
     """Pods of the owner that have failed, this one among them; 0: not looked for."""
+    peers: tuple[Document, ...] = ()
+    """The other pods of the owner, where it was asked for by its name."""
+
+    def of_peer(self, pod: Document) -> Scene:
+        """What is known of another pod of the owner, which is its document."""
+        return Scene(
+            now=self.now,
+            name=word(pod, "metadata", "name"),
+            namespace=self.namespace,
+            pod=pod,
+            node_name=word(pod, "spec", "nodeName"),
+            node={},
+            node_gone=False,
+            owner=self.owner,
+            events=(),
+        )
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is no more than events to go by."""
+        return not self.pod
 
     @property
     def gone(self) -> bool:
-        return not self.pod
+        """Whether the API server says that there is no such pod."""
+        return self.absent and self.unread is None
 
     @property
     def phase(self) -> str:
@@ -141,18 +169,23 @@ class Scene:
     @property
     def uses_gpus(self) -> bool:
         """Whether it asks for GPUs, as far as can be known."""
-        return self.gone or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
+        return self.absent or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
 
     def resources(self) -> Iterator[tuple[str, int]]:
-        """What GPUs it asks for, by resource."""
+        """What GPUs it asks for, by resource: of containers and sidecars together, or as many as an
+        init container takes before them."""
+        together: dict[str, int] = {}
+        before: dict[str, int] = {}
         for kind in ("containers", "initContainers"):
             for container in parts(self.pod, "spec", kind):
-                wanted = part(container, "resources", "limits")
-                wanted = wanted or part(container, "resources", "requests")
-                for resource in wanted:
-                    count = number(wanted, resource)
-                    if resource.startswith(GPU_RESOURCES) and count:
-                        yield resource, count
+                first = kind == "initContainers" and word(container, "restartPolicy") != "Always"
+                for resource, count in _asked(container):
+                    if first:
+                        before[resource] = max(before.get(resource, 0), count)
+                    else:
+                        together[resource] = together.get(resource, 0) + count
+        for resource in dict.fromkeys((*together, *before)):
+            yield resource, max(together.get(resource, 0), before.get(resource, 0))
 
     @property
     def died(self) -> float | None:
@@ -189,9 +222,17 @@ class Scene:
     @property
     def window(self) -> tuple[float, float]:
         """When errors may have been the cause, in Unix seconds."""
-        end = self.now if self.died is None else min(self.died + MARGIN_SECONDS, self.now)
-        begin = end - UNKNOWN_SECONDS if self.began is None else self.began - MARGIN_SECONDS
+        end = self.now if self.died is None else min(self.died + AFTER_SECONDS, self.now)
+        begin = end - UNKNOWN_SECONDS if self.began is None else self.began - BEFORE_SECONDS
         return min(begin, end), end
+
+
+def _asked(container: Document) -> Iterator[tuple[str, int]]:
+    wanted = part(container, "resources", "limits") or part(container, "resources", "requests")
+    for resource in wanted:
+        count = number(wanted, resource)
+        if resource.startswith(GPU_RESOURCES) and count:
+            yield resource, count
 
 
 _ENDS: Final = frozenset(

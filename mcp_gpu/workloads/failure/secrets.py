@@ -13,12 +13,18 @@ SCANNED_CHARS: Final = 4_096
 """Looked at of one text."""
 
 _SECRETS: Final = re.compile(
-    r"(?P<name>[\w-]*(?:token|passw(?:or)?d|secret|api_?key|authorization|credential)[\w-]*)"
-    r"(?P<is>[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+)?[^\s\"',;]+"
-    r"|(?P<user>//)[^/@\s]+@"
-    r"|\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|ey[JK][\w-]{8,}\.)[\w.-]{8,}",
-    re.IGNORECASE,
+    r"(?<![\w-])(?P<name>"
+    r"(?=[\w-]*?(?:token|passw(?:or)?d|secret|api_?-?key|authorization|credential))[\w-]++)"
+    r"(?P<is>(?:\\?[\"'])?\s*+(?:[=:]{1,2}+>?)\s*+)"
+    r"(?:(?P<quote>\\?[\"'])(?:(?!(?P=quote))(?:\\{3}[\"']|\\.|.))*+(?P=quote)?"
+    r"|(?:(?:bearer|basic|digest|negotiate|token)\s++)?[^\s\"',;]+)"
+    r"|(?P<user>//)[^/@\s]++@"
+    r"|\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|ey[JK][\w-]{8,1024}+\.)"
+    r"[\w.-]{8,}",
+    re.IGNORECASE | re.DOTALL,
 )
+"""Its time is proportional to the text, whatever that is: a name is looked at from its first letter
+alone, and nothing that has been taken is given back."""
 
 
 def safe_line(text: str, most: int) -> str:
@@ -31,7 +37,8 @@ def without_secrets(text: str) -> str:
 
     def hidden(found: re.Match[str]) -> str:
         if found["name"]:
-            return f"{found['name']}{found['is']}***"
+            quote = found["quote"] or ""
+            return f"{found['name']}{found['is']}{quote}***{quote}"
         return "//***@" if found["user"] else "***"
 
     return _SECRETS.sub(hidden, text)

@@ -13,10 +13,12 @@ from mcp_gpu.workloads.failure.scene import Scene, condition
 
 __all__ = ["statements"]
 
-_OWN_LIMIT: Final = re.compile(r"exceed(?:s|ed) (?:the|its)\b.*\blimit", re.IGNORECASE)
+_OWN_LIMIT: Final = re.compile(r"exceed(?:s|ed) (?:the|its)\b.{0,64}?\blimit", re.IGNORECASE)
 """What the kubelet says where the pod has used more disk than it was allowed."""
 
-_OVER_REQUEST: Final = re.compile(r"was using .* request is .*larger consumption", re.IGNORECASE)
+_OVER_REQUEST: Final = re.compile(
+    r"was using [^,]{1,64}+, request is [^,]{1,64}+, has larger consumption", re.IGNORECASE
+)
 
 _DISRUPTIONS: Final = {
     "PreemptionByScheduler": "preempted",
@@ -174,7 +176,7 @@ def _lost(scene: Scene) -> Iterator[Cause]:
 
 def _silent(scene: Scene) -> bool:
     """Whether nobody can say what has become of the pod on its node."""
-    gone_quietly = scene.gone and any(each.reason == "NodeNotReady" for each in scene.of_pod)
+    gone_quietly = scene.absent and any(each.reason == "NodeNotReady" for each in scene.of_pod)
     return gone_quietly or _unreachable(scene)
 
 
@@ -250,16 +252,34 @@ def _memory_limit(scene: Scene, death: Death) -> str:
     return ""
 
 
+def _by_owners_deadline(scene: Scene) -> bool:
+    """Whether its owner ran out of time, and that ended it: not if it had ended before."""
+    passed = [
+        moment(each, "lastTransitionTime")
+        for each in (condition(scene.owner, "FailureTarget"), condition(scene.owner, "Failed"))
+        if word(each, "reason") == "DeadlineExceeded" and word(each, "status") == "True"
+    ]
+    if not passed:
+        return False
+    known = [at for at in passed if at is not None]
+    if scene.death is None or scene.death.finished is None or not known:
+        return True
+    asked = scene.death.signal in (*ASKED_TO_END, KILLED)
+    # Times are of two clocks, and the Job may note its end after that of its pods.
+    return scene.death.finished >= min(known) - (60.0 if asked else 5.0)
+
+
 def _stopped(scene: Scene) -> Iterator[Cause]:
     death = scene.death
     reason, message = word(scene.pod, "status", "reason"), word(scene.pod, "status", "message")
     failed = condition(scene.owner, "Failed")
-    late = reason == "DeadlineExceeded" or word(failed, "reason") == "DeadlineExceeded"
+    late = reason == "DeadlineExceeded" or _by_owners_deadline(scene)
     killing = [each for each in scene.of_pod if each.reason == "Killing"]
     if late:
         told = message or word(failed, "message")
         whose = "status of pod" if reason else f"status of {scene.owner_said}"
-        fact = Fact.of(whose, f"DeadlineExceeded: {told}", scene.died)
+        at = scene.died if reason else moment(failed, "lastTransitionTime")
+        fact = Fact.of(whose, f"DeadlineExceeded: {told}", at)
         yield Cause(
             Weight.STATED, "stopped", "unknown", "high",
             "It ran longer than its activeDeadlineSeconds and was ended.",
@@ -278,7 +298,7 @@ def _stopped(scene: Scene) -> Iterator[Cause]:
         )  # fmt: skip
     deleted = moment(scene.pod, "metadata", "deletionTimestamp")
     asked = death is not None and (death.signal in ASKED_TO_END or death.signal == KILLED)
-    if not late and not probes and ((asked and (deleted or killing)) or (scene.gone and killing)):
+    if not late and not probes and ((asked and (deleted or killing)) or (scene.absent and killing)):
         facts = [each.fact() for each in killing[-1:]]
         if deleted is not None:
             facts.append(Fact.of("metadata of pod", "it is being deleted", deleted))

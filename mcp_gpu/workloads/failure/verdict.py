@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.xid.report import utc
-from mcp_gpu.workloads.documents import moment, parts, word
+from mcp_gpu.workloads.documents import moment, part, parts, word
 from mcp_gpu.workloads.failure.beginnings import beginnings
 from mcp_gpu.workloads.failure.endings import (
     ASKED_TO_END,
@@ -19,13 +19,15 @@ from mcp_gpu.workloads.failure.endings import (
 from mcp_gpu.workloads.failure.hardware import Sight, hardware
 from mcp_gpu.workloads.failure.model import (
     Alternative,
+    Category,
     Cause,
     Explanation,
     Fact,
     HeldGpu,
     Weight,
 )
-from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.failure.owner import completed, owner_failures, without_pods
+from mcp_gpu.workloads.failure.scene import Scene, condition
 from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, safe_line, without_secrets
 from mcp_gpu.workloads.failure.statements import statements
 from mcp_gpu.workloads.failure.words import LINE_CHARS, last_words
@@ -51,19 +53,25 @@ def explain(
     *,
     gpus_source: str,
     gaps: Sequence[Gap],
+    peers: Sequence[Cause] = (),
 ) -> Explanation:
     """The answer.
 
     Args:
         sight: None: the node's agent was not asked, or did not answer.
         held: the pod's GPUs, with the agent's indices where they are known.
+        peers: what befell the GPUs of other pods of its Job, which it may have waited for.
     """
     causes = [*statements(scene), *beginnings(scene)]
     if sight is not None and scene.uses_gpus:
         causes += hardware(scene, sight, held)
-    causes += last_words(scene)
+    words = tuple(last_words(scene))
+    causes = [_agreed(cause, words) for cause in causes]
+    if any(each.category == "communication" for each in words):
+        causes += peers
+    causes += words
     causes += _by_ending(scene)
-    verdict = _verdict(scene, sight, held, causes)
+    verdict = _now(scene, completed(scene, _verdict(scene, sight, held, causes)))
     evidence = tuple(dict.fromkeys(_evidence(scene, verdict, causes)))
     death = scene.death
     return Explanation(
@@ -91,6 +99,23 @@ def explain(
     )
 
 
+_AGREE: Final[dict[Category, frozenset[Category]]] = {
+    "gpu_hardware": frozenset({"gpu_hardware"}),
+    "gpu_memory_error": frozenset({"gpu_memory_error"}),
+    "nvlink": frozenset({"nvlink", "communication"}),
+    "driver": frozenset({"driver", "gpu_hardware"}),
+}
+"""What a program says where that has befallen its GPU."""
+
+
+def _agreed(cause: Cause, words: Sequence[Cause]) -> Cause:
+    """What is so now counts as what was so then where the program's last words say the same."""
+    said = {each.category for each in words}
+    if cause.weight is Weight.SEEN and _AGREE.get(cause.category, frozenset()) & said:
+        return cause.but(weight=Weight.HARDWARE, not_your_code="true", confidence="medium")
+    return cause
+
+
 def _verdict(
     scene: Scene, sight: Sight | None, held: Sequence[HeldGpu], causes: Sequence[Cause]
 ) -> Cause:
@@ -101,12 +126,23 @@ def _verdict(
     if not told:
         return _nothing(scene)
     chosen = min(told, key=lambda cause: cause.weight)
+    if chosen.weight is Weight.STATED:
+        return _beside(chosen, causes)
+    if chosen.category == "out_of_memory_gpu" and any(each.shared for each in held):
+        says = f"{chosen.says} Others share the GPU, and may have taken it."
+        return chosen.but(not_your_code="unknown", confidence="low", says=says)
     if not chosen.rests_on_gpu or not scene.uses_gpus:
         return chosen
     doubt = _doubt(scene, sight, held, causes)
     if not doubt:
         return chosen
     return chosen.but(not_your_code="unknown", confidence="low", says=f"{chosen.says} {doubt}")
+
+
+def _beside(stated: Cause, causes: Sequence[Cause]) -> Cause:
+    """What Kubernetes states, with what befell the pod's own GPU besides."""
+    sick = next((each for each in causes if each.weight is Weight.HARDWARE), None)
+    return stated if sick is None else stated.but(says=f"{stated.says} But: {sick.says}")
 
 
 def _doubt(
@@ -120,9 +156,11 @@ def _doubt(
     suspects = [
         cause
         for cause in causes
-        if cause.weight is Weight.HINT
-        and cause.category in _UNSURE
-        and cause.not_your_code == "unknown"
+        if cause.category in _UNSURE
+        and (
+            cause.weight is Weight.SEEN
+            or (cause.weight is Weight.HINT and cause.not_your_code == "unknown")
+        )
     ]
     return "" if not suspects else f"But: {suspects[0].says}"
 
@@ -139,7 +177,7 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
     if stated or scene.death is not None or scene.phase not in ("Running", "Pending"):
         return None
     at = moment(scene.pod, "status", "startTime")
-    facts = (Fact.of("status of pod", f"phase {scene.phase}", at),)
+    facts: tuple[Fact, ...] = (Fact.of("status of pod", f"phase {scene.phase}", at),)
     if scene.phase == "Pending":
         return Cause(
             Weight.STATED, "still_running", "unknown", "medium",
@@ -147,16 +185,48 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
             "Wait a minute, then ask again.", facts,
         )  # fmt: skip
     says = "It runs, and none of its containers has died."
+    ready = condition(scene.node, "Ready")
+    if ready and word(ready, "status") != "True":
+        text = f"Ready is {word(ready, 'status')}: {word(ready, 'message')}"
+        since = moment(ready, "lastTransitionTime")
+        facts += (Fact.of(f"node {scene.node_name}", text, since),)
+        says = f"{says} But: its node {scene.node_name} is not ready: {word(ready, 'message')}"
+        step = f"See what its node lacks: kubectl describe node {scene.node_name}."
+        return Cause(Weight.STATED, "still_running", "unknown", "high", says, step, facts)
     step = "If it hangs, look at its GPUs: get_gpu_health of its node."
     for sick in causes:
-        if sick.weight is Weight.HARDWARE:
+        if sick.weight in (Weight.HARDWARE, Weight.SEEN):
             says, step = f"{says} But: {sick.says}", sick.first_step
             break
     return Cause(Weight.STATED, "still_running", "unknown", "high", says, step, facts)
 
 
+def _now(scene: Scene, verdict: Cause) -> Cause:
+    """The same of a container that has been started again, and runs."""
+    death = scene.death
+    again = any(
+        word(status, "name") == death.container and "running" in part(status, "state")
+        for kind in ("containerStatuses", "initContainerStatuses")
+        for status in parts(scene.pod, "status", kind)
+        if death is not None
+    )
+    if not again or scene.phase != "Running":
+        return verdict
+    return verdict.but(says=f"{verdict.says} It has been started again since, and runs.")
+
+
 def _nothing(scene: Scene) -> Cause:
-    if scene.gone and not scene.of_pod:
+    if scene.unread is not None:
+        grant = scene.unread.grant
+        says = f"Pod {scene.name} in {scene.namespace} could not be read: {scene.unread.why}."
+        step = (
+            f"Grant the gateway what it lacks: {grant}."
+            if grant
+            else "See why the gateway does not reach the API server, then ask again."
+        )
+    elif scene.absent and not scene.of_pod and scene.owner:
+        return without_pods(scene)
+    elif scene.absent and not scene.of_pod:
         says = f"There is no pod {scene.name} in {scene.namespace}, and no event tells of one."
         step = (
             "Check name and namespace. Events live for an hour: of what is longer gone only logs "
@@ -224,11 +294,10 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
                 whose = f"termination message of {death.container}"
                 text = quoted(without_secrets(message[:SCANNED_CHARS]), LINE_CHARS)
                 yield Fact.of(whose, text, death.finished)
-    for each in parts(scene.owner, "status", "conditions"):
-        if word(each, "type") in ("Failed", "FailureTarget") and word(each, "status") == "True":
-            text = f"{word(each, 'type')}: {word(each, 'reason')}: {word(each, 'message')}"
-            at = moment(each, "lastTransitionTime")
-            yield Fact.of(f"status of {scene.owner_said}", text, at)
+    for each in owner_failures(scene):
+        text = f"{word(each, 'type')}: {word(each, 'reason')}: {word(each, 'message')}"
+        at = moment(each, "lastTransitionTime")
+        yield Fact.of(f"status of {scene.owner_said}", text, at)
     if scene.siblings > 1:
         text = f"{scene.siblings} of its pods have failed; this one was the first to"
         yield Fact.of(f"pods of {scene.owner_said}", text)
@@ -242,9 +311,10 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
 
 
 def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternative]:
-    told = {(verdict.category, verdict.says)}
+    told: set[str] = {verdict.category, verdict.says, "unknown"}
     for cause in sorted(causes, key=lambda cause: cause.weight):
-        same = cause.category == verdict.category and cause.weight is not Weight.HINT
-        if not same and (cause.category, cause.says) not in told and cause.category != "unknown":
-            told.add((cause.category, cause.says))
+        # Of hints each says something of its own; of others one of a category is enough.
+        key = cause.says if cause.weight is Weight.HINT else cause.category
+        if key not in told and cause.category != "unknown":
+            told |= {key, cause.says}
             yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

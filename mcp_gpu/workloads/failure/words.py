@@ -13,7 +13,7 @@ from typing import Final
 
 from mcp_gpu.workloads.failure.model import Category, Cause, Fact, Truth, Weight
 from mcp_gpu.workloads.failure.scene import Scene
-from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, without_secrets
+from mcp_gpu.workloads.failure.secrets import without_secrets
 from transports.text import quoted
 
 __all__ = ["last_words"]
@@ -22,6 +22,9 @@ LINES_TOLD: Final = 3
 """Of one kind."""
 
 LINE_CHARS: Final = 240
+
+LINE_SCANNED_CHARS: Final = 1_024
+"""Looked at of one line: there may be hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class _Saying:
 
 
 def _saying(pattern: str, *more: object, **options: object) -> _Saying:
+    """A pattern of two parts takes the first place of the first, `\\A(?>.*?first).*?second`: its
+    time is proportional to the line, whatever that is."""
     return _Saying(re.compile(pattern), *more, **options)  # type: ignore[arg-type]
 
 
@@ -95,14 +100,21 @@ _SAYINGS: Final = (
         "see get_gpu_processes for others on the same GPU.",
     ),
     _saying(
-        r"insufficient shared memory|unable to open shared memory object|No space left on device"
-        r"|unable to mmap .* bytes from file </torch",
+        r"insufficient shared memory|unable to open shared memory object"
+        r"|\A(?>.*?unable to mmap ).*? bytes from file </torch",
         "config", "true",
-        "Shared memory or a disk of the container is full.",
-        "Mount an emptyDir of medium Memory at /dev/shm, or a larger volume where it writes.",
+        "Shared memory of the container is full.",
+        "Mount an emptyDir of medium Memory at /dev/shm.",
     ),
     _saying(
-        r"DataLoader worker .* (?:is )?killed by signal: Killed|Cannot allocate memory"
+        r"No space left on device",
+        "config", "unknown",
+        "A disk, or shared memory, where the program writes is full.",
+        "See what fills it: the program's own files, or too small a volume; for shared memory "
+        "mount an emptyDir of medium Memory at /dev/shm.",
+    ),
+    _saying(
+        r"\A(?>.*?DataLoader worker ).*?killed by signal: Killed|Cannot allocate memory"
         r"|std::bad_alloc|^MemoryError",
         "out_of_memory_host", "false",
         "The program ran out of host memory.",
@@ -110,18 +122,18 @@ _SAYINGS: Final = (
     ),
     _saying(
         r"collective operation timeout|Watchdog caught|ncclRemoteError|remote process exited"
-        r"|ncclSystemError|NCCL error.*unhandled system error|NCCL WARN .*(?:[Tt]ime(?:d )?out"
-        r"|Connection (?:refused|reset|closed))|DistBackendError|DistNetworkError"
-        r"|Connection closed by (?:remote )?peer|store->get\(.*\).*timeout",
+        r"|ncclSystemError|DistBackendError|DistNetworkError|Connection closed by (?:remote )?peer"
+        r"|\A(?>.*?NCCL error).*?unhandled system error|\A(?>.*?store->get\().*?timeout"
+        r"|\A(?>.*?NCCL WARN ).*?(?:[Tt]ime(?:d )?out|Connection (?:refused|reset|closed))",
         "communication", "unknown",
         "A collective operation timed out or lost a peer: another rank, a link or the network.",
-        "Find the rank that failed or fell silent first (ask for the Job by its name) and look at "
-        "its node; this one only waited for it.",
+        "Find the rank that failed or fell silent first and look at its node and its GPUs; this "
+        "one only waited for it.",
     ),
     _saying(
         r"illegal memory access|CUDA_ERROR_ILLEGAL|device-side assert|misaligned address"
         r"|illegal instruction was encountered|unspecified launch failure"
-        r"|CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ASSERT|an illegal .* was encountered",
+        r"|CUDA_ERROR_LAUNCH_FAILED|CUDA_ERROR_ASSERT|\A(?>.*?an illegal ).*? was encountered",
         "your_code", "false",
         "A kernel of the program did what it may not on the GPU.",
         "Run it with CUDA_LAUNCH_BLOCKING=1 or under compute-sanitizer to find the kernel.",
@@ -147,28 +159,60 @@ _SAYINGS: Final = (
 _OF_ITS_OWN: Final = len(_SAYINGS) - 1
 
 
+_CONSEQUENCE: Final = re.compile(
+    r"ChildFailedError|CalledProcessError|BrokenPipeError|ConnectionResetError|EOFError"
+    r"|KeyboardInterrupt|DataLoader worker|NCCL|communicator was aborted"
+)
+"""Errors that one program meets since another has failed before it."""
+
+_CHAINED: Final = re.compile(
+    r"During handling of the above exception|was the direct cause of the following exception"
+)
+
+
 def last_words(scene: Scene) -> Iterator[Cause]:
-    """What log and termination message say; each line counts once, for the first that it fits."""
+    """What log and termination message say; each line counts once, for the first that it fits.
+
+    Lines before the error that the program ended with are hints: it went on after them.
+    """
     told: dict[int, list[tuple[str, str]]] = {}
-    for source, line in _lines(scene):
+    latest: dict[int, int] = {}
+    chained = last = -1
+    for number, (source, line) in enumerate(_lines(scene)):
+        if _CHAINED.search(line):
+            chained = number
         for place, saying in enumerate(_SAYINGS):
             if saying.pattern.search(line):
                 told.setdefault(place, []).append((source, line))
+                latest[place] = number
+                if place == _OF_ITS_OWN and not _CONSEQUENCE.search(line):
+                    last = number
                 break
     for place, lines in sorted(told.items()):
         saying = _SAYINGS[place]
+        # An error raised while another was handled is no end of its own.
+        passed = latest[place] < last and not latest[place] < chained < last
         # Of errors of its own the last one is what ended it; of the others the first.
         chosen = lines[-1:] if place == _OF_ITS_OWN else lines[:LINES_TOLD]
         yield Cause(
-            saying.weight,
+            Weight.HINT if passed and place != _OF_ITS_OWN else saying.weight,
             saying.category,
             saying.not_your_code,
             "medium",
             saying.says,
-            saying.first_step,
+            saying.first_step + _by_owner(scene, saying),
             tuple(_fact(source, line) for source, line in chosen),
             rests_on_gpu=saying.rests_on_gpu,
         )
+
+
+def _by_owner(scene: Scene, saying: _Saying) -> str:
+    """Where other ranks are looked for, if that has not been done."""
+    if saying.category != "communication" or not scene.owner_said:
+        return ""
+    if not scene.siblings:
+        return f" Ask for {scene.owner_said} by its name."
+    return f" Of {scene.owner_said} no pod has died before it: look for one that still runs."
 
 
 def _lines(scene: Scene) -> Iterator[tuple[str, str]]:
@@ -182,7 +226,7 @@ def _lines(scene: Scene) -> Iterator[tuple[str, str]]:
 
 
 def _scanned(lines: Sequence[str]) -> Iterable[str]:
-    return dict.fromkeys(line[:SCANNED_CHARS] for line in lines)
+    return dict.fromkeys(line[:LINE_SCANNED_CHARS] for line in lines)
 
 
 def _fact(source: str, line: str) -> Fact:

@@ -54,7 +54,9 @@ class IncidentId:
     pod: tuple[str, str] | None
 
     def __str__(self) -> str:
-        time = datetime.fromtimestamp(self.at, UTC).strftime(_FORM)
+        # Not strftime, which leaves out the zeros of the year 1, and years may be made up.
+        at = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="seconds")
+        time = at.removesuffix("+00:00").replace("-", "").replace(":", "") + "Z"
         cluster = f".{self.cluster}" if self.cluster else ""
         pod = "" if self.pod is None else "/" + "/".join(self.pod)
         return f"inc-{time}-{self.check}{cluster}-{self.node}{pod}"

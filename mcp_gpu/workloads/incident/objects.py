@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.xid.report import utc
@@ -13,7 +13,7 @@ from mcp_gpu.workloads.failure.endings import deaths, spoken
 from mcp_gpu.workloads.failure.scene import Happening, Scene, condition
 from mcp_gpu.workloads.incident.model import AffectedPod, Seen, told
 
-__all__ = ["Pods", "of_events", "of_node"]
+__all__ = ["Held", "Pods", "of_events", "of_node"]
 
 _WRONG: Final[dict[str, Severity]] = {
     "NodeNotReady": "critical",
@@ -72,6 +72,19 @@ _CONDITIONS: Final[tuple[tuple[str, str, Severity], ...]] = (
 )
 
 
+SEEN_SECONDS: Final = 15.0
+"""A holder may have gone on for so long after it was seen last: an agent looks every ten."""
+
+
+class Held(NamedTuple):
+    """That a pod has held a GPU. Times are Unix seconds."""
+
+    pod: tuple[str, str]
+    gpu_index: int | None
+    since: float
+    until: float
+
+
 @dataclass(frozen=True, slots=True)
 class Pods:
     """The pods of a node: which hold or held its GPUs, and which died.
@@ -80,12 +93,14 @@ class Pods:
         documents: of those that Kubernetes has there.
         held: indices of GPUs by namespace and name, where the node's agent says; None for an
             index that it does not know.
+        past: who held them before, where it remembers.
     """
 
     now: float
     node: str
     documents: Sequence[Document]
     held: Mapping[tuple[str, str], Sequence[int | None]]
+    past: Sequence[Held] = ()
 
     @property
     def _scenes(self) -> Iterator[Scene]:
@@ -105,7 +120,8 @@ class Pods:
                 )
 
     def _uses_gpus(self, scene: Scene) -> bool:
-        return scene.uses_gpus or (scene.namespace, scene.name) in self.held
+        name = scene.namespace, scene.name
+        return scene.uses_gpus or name in self.held or any(name == each.pod for each in self.past)
 
     def ends(self) -> Iterator[Seen]:
         """How containers ended. With a pod that has no GPU nothing of GPUs went wrong."""
@@ -131,11 +147,15 @@ class Pods:
         sick = frozenset(gpus)
         found: list[AffectedPod] = []
         scenes = {(each.namespace, each.name): each for each in self._scenes}
-        for name in dict.fromkeys((*self.held, *scenes)):
-            scene, held = scenes.get(name), self.held.get(name, ())
+        holding = {name: tuple(indices) for name, indices in self.held.items()}
+        for each in self.past:
+            if each.since <= end and each.until + SEEN_SECONDS >= begin:
+                holding[each.pod] = (*holding.get(each.pod, ()), each.gpu_index)
+        for name in dict.fromkeys((*holding, *scenes)):
+            scene, held = scenes.get(name), holding.get(name, ())
             died = None if scene is None else scene.died
             fell = died is not None and begin <= died <= end
-            if name not in self.held and (scene is None or not (fell and scene.uses_gpus)):
+            if name not in holding and (scene is None or not (fell and scene.uses_gpus)):
                 continue
             known = tuple(index for index in held if index is not None)
             hit: bool | None = fell or bool(sick.intersection(known))

@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.incident import gateway_tool
+from mcp_gpu.tools.timeline_events import event_severity
 from mcp_gpu.tools.timeline_model import NodeTimeline, Series, TimelineEvent
 from mcp_gpu.workloads.incident.identity import ID_CHARS, IncidentId
 from mcp_gpu.workloads.reads import Workloads
@@ -54,7 +55,13 @@ def noted(kind: str, clock: str, said: str, gpu: int | None = 0, **more: Any) ->
     ago = seconds(LATER) - seconds(clock)
     fields: dict[str, Any] = {"last_seconds_ago": ago, "count": 1}
     return TimelineEvent(
-        kind=kind, at=at(clock), seconds_ago=ago, gpu_index=gpu, text=said, **(fields | more)
+        kind=kind,
+        severity=event_severity(kind, said),
+        at=at(clock),
+        seconds_ago=ago,
+        gpu_index=gpu,
+        text=said,
+        **(fields | more),
     )
 
 

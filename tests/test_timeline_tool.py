@@ -24,6 +24,7 @@ from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.fleet_timeline import gateway_tool
 from mcp_gpu.tools.timeline import agent_tool
+from mcp_gpu.tools.timeline_events import event_severity, event_weight
 from mcp_gpu.tools.timeline_model import MetricName, TimelineEvent
 from support import served
 from support.fleet import Agent, Path
@@ -81,13 +82,13 @@ async def test_what_changed_comes_first_with_when_and_from_what_to_what() -> Non
     assert lines[0] == "n: 2025-11-24T16:00:00Z to 2025-11-24T17:00:00Z, 1 GPU"
     assert lines[1].startswith("SIMULATED")
     first = [line for line in lines if line.startswith("CHANGED")]
+    assert lines[2] == "EVENT 30 min ago GPU 0: slowed by hw_thermal_slowdown"
     assert (
-        lines[2] == first[0] == ("CHANGED GPU 0 slowed_by_hw_thermal_percent 0 -> 50 % 30 min ago")
+        lines[3] == first[0] == ("CHANGED GPU 0 slowed_by_hw_thermal_percent 0 -> 50 % 30 min ago")
     )
     assert "CHANGED GPU 0 clock_sm_mhz 1980 -> 1200 MHz 30 min ago" in first
     assert "CHANGED GPU 0 temperature_celsius 61 -> 87 C 30 min ago" in first
     assert "CHANGED GPU 0 ecc_corrected 25 came, the first 20 min ago" in first
-    assert "EVENT 30 min ago GPU 0: slowed by hw_thermal_slowdown" in lines
     (row,) = [line for line in lines if line.startswith("  temperature_celsius ")]
     assert row.startswith("  temperature_celsius 60 to 88 C, mean 74, p95 88, last 8")
     assert len(row.split("  ")[-1]) == 60
@@ -182,8 +183,32 @@ async def test_xids_stand_among_the_events_of_their_gpu() -> None:
     (event,) = found["events"]
     assert (event["kind"], event["gpu_index"], event["seconds_ago"]) == ("xid", 0, 600)
     assert event["text"].startswith("Xid 48: Double Bit ECC")
-    assert found["weight"] == 20
+    assert (found["weight"], event["severity"]) == (1000, "critical")
     assert others["events"] == []
+
+
+async def test_what_went_wrong_comes_before_what_followed_and_before_jobs_that_began() -> None:
+    def restless(second: int) -> dict[str, Any]:
+        return {"memory_used_bytes": (second // 600 % 2) * (140 << 30)}
+
+    watch = blind()
+    for at, code in ((NOW - 900, 79), (NOW - 880, 31), (NOW - 870, 45), (NOW - 860, 43)):
+        watch.log.add(XidEvent(code, at, "kernel_log", bus_id="0000:53:00"))
+    async with agent(restless, watch=watch) as client:
+        answer = await ask(client)
+    found = data(answer)
+    told = [(each["severity"], each["text"][:6]) for each in found["events"]]
+    assert told[:2] == [("critical", "Xid 79"), ("warning", "Xid 45")]
+    assert told[-1] == ("info", "Xid 43")
+    lines = text(answer).splitlines()
+    assert [line.partition(" ")[0] for line in lines[2:8]] == ["EVENT"] * 4 + ["CHANGED"] * 2
+    assert "Xid 79" in lines[2]
+    assert found["weight"] == 1000
+    (gpu,) = [gpu for gpu in found["gpus"] if gpu["changes"]]
+    assert {(each["metric"], each["weight"]) for each in gpu["changes"]} == {
+        ("memory_used_bytes", 10)
+    }
+    assert (len(gpu["changes"]), gpu["changes_omitted"]) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +288,37 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     assert asked == {"points": 0}, "no series of a whole fleet"
 
 
+async def test_a_fleet_is_told_what_went_wrong_first() -> None:
+    def happened(kind: str, ago: float, said: str) -> TimelineEvent:
+        return TimelineEvent(
+            kind=kind, severity=event_severity(kind, said), at="2026-11-26T10:00:00Z",
+            seconds_ago=ago, last_seconds_ago=ago, count=1, gpu_index=3, text=said,
+        )  # fmt: skip
+
+    lost = (
+        happened("gpu", 599, "lost: GpuIsLost"),
+        happened("xid", 600, "Xid 79: GPU has fallen off the bus"),
+        happened("xid", 598, "Xid 43: GPU stopped processing"),
+    )
+    memory = [change("memory_used_bytes", 9.0, unit="B", before=0.0, after=2.0**35)] * 3
+    weight = max(map(event_weight, lost))
+    agents: dict[str, Agent] = {
+        "broken": TimelineAgent(
+            "broken", node_timeline("broken", *memory, events=lost, weight=weight)
+        ),
+        "began": TimelineAgent("began", node_timeline("began", change(weight=70.0))),
+    }
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    broken, began = text(answer).splitlines()[2:4]
+    assert broken == (
+        "broken: 10 min ago GPU 3: lost: GpuIsLost; 10 min ago GPU 3: Xid 79: GPU has fallen off "
+        "the bus; GPU 3 memory_used_bytes 0 -> 32 GiB 10 min ago"
+    )
+    assert began.startswith("began: GPU 3 clock_sm_mhz")
+    assert [node["node"] for node in data(answer)["nodes"]] == ["broken", "began"]
+
+
 async def test_a_large_fleet_in_which_all_changed_is_told_in_short() -> None:
     names = [f"node-{number:04}" for number in range(300)]
     agents: dict[str, Agent] = {
@@ -302,7 +358,7 @@ async def test_what_an_agent_says_adds_no_line_and_nothing_that_acts() -> None:
     said = "x\nSIMULATED nothing\x1b[2J\u202e"
     event = {
         "kind": "gpu", "at": "now", "seconds_ago": 1, "last_seconds_ago": 1, "count": 1,
-        "gpu_index": 3, "text": said,
+        "gpu_index": 3, "severity": "critical", "text": said,
     }  # fmt: skip
     odd = node_timeline("odd", change(metric=said), message=said)
     odd = odd.model_copy(update={"events": (TimelineEvent(**event),)})

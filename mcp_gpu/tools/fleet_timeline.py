@@ -32,7 +32,10 @@ NODES_TOLD: Final = 24
 GPUS_LISTED: Final = 8
 CHANGES_LISTED: Final = 3
 EVENTS_LISTED: Final = 5
-"""Of one node, and of one GPU, in a summary: those that changed most, and the latest."""
+"""Of one node, and of one GPU, in a summary: those that changed most, and the gravest."""
+
+WRONG_TOLD: Final = 3
+"""Events that went wrong, in the text of one node of a summary."""
 
 
 class GatewayArguments(FleetArguments, TimelineArguments):
@@ -178,8 +181,6 @@ def _short_gpu(gpu: GpuTimeline) -> GpuTimeline:
 
 
 def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -> Iterator[str]:
-    from mcp_gpu.tools.timeline_text import change_words, event_words
-
     answered = f"{told.coverage.nodes_answered} of {counted(told.coverage.nodes_asked)} answered"
     yield f"{answered}: something changed on {changed}, most first"
     if told.simulated:
@@ -188,11 +189,7 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
         yield told.coverage.said_of_discovery
     yield from failure_lines(told.failures_by_reason, failures)
     for node in told.nodes[:NODES_TOLD]:
-        every = [(gpu.gpu_index, change) for gpu in node.gpus for change in gpu.changes]
-        every.sort(key=lambda each: -each[1].weight)
-        parts = [f"GPU {index} {change_words(each)}" for index, each in every[:CHANGES_LISTED]]
-        parts += map(event_words, node.events[: max(CHANGES_LISTED - len(parts), 1)])
-        yield f"{node.node}: {'; '.join(parts)}"
+        yield f"{node.node}: {'; '.join(_parts(node))}"
     left = len(told.nodes) - NODES_TOLD
     if left > 0:
         yield f"{counted(left, 'more node')} in the structured content."
@@ -203,6 +200,20 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
         yield f'{omitted}: call again with cursor "{told.next_cursor}".'
     if told.nodes:
         yield "Ask with node and gpu for statistics and series."
+
+
+def _parts(node: FleetNodeTimeline) -> list[str]:
+    """What went wrong, the greatest changes, and if there is room what else happened."""
+    from mcp_gpu.tools.timeline_text import change_words, event_words
+
+    every = [(gpu.gpu_index, change) for gpu in node.gpus for change in gpu.changes]
+    every.sort(key=lambda each: -each[1].weight)
+    changed = [f"GPU {index} {change_words(each)}" for index, each in every]
+    wrong = [event_words(each) for each in node.events if each.severity != "info"]
+    other = [event_words(each) for each in node.events if each.severity == "info"]
+    parts = wrong[:WRONG_TOLD]
+    parts += changed[: max(CHANGES_LISTED - len(parts), 1)]
+    return parts + other[: max(CHANGES_LISTED - len(parts), 0)]
 
 
 def _within(lines: Iterator[str] | Sequence[str]) -> str:

@@ -26,6 +26,17 @@ CHANGES_TOLD: Final = 8
 _DIGITS: Final = 4
 """Of levels: more than sensors have."""
 
+MOST_WEIGHT: Final = 500.0
+"""Of one change, be it ever so large: an event that is critical weighs more."""
+
+MEMORY: Final = "memory_used_bytes"
+
+MEMORY_WEIGHT: Final = 10.0
+"""The most of a change of memory. Jobs that begin and end are no trouble: a warning weighs more."""
+
+MEMORY_TOLD: Final = 2
+"""Changes of one GPU's memory that are told; the rest are counted."""
+
 NO_READING: Final = "no reading in this stretch"
 
 
@@ -62,6 +73,7 @@ class Wanted:
 def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimeline:
     """What a GPU has done."""
     changes: list[Change] = []
+    omitted = 0
     figures: list[Statistics] = []
     series: list[Series] = []
     unavailable: dict[str, str] = {}
@@ -73,7 +85,12 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         if cells is None or found is None:
             unavailable[metric.name] = _why(metric, gpu)
             continue
-        changes += _changes(metric, cells, found, wanted.now)
+        changed = _changes(metric, cells, found, wanted.now)
+        if metric.name == MEMORY:
+            changed.sort(key=lambda change: -abs(change.after - (change.before or 0.0)))
+            omitted += len(changed[MEMORY_TOLD:])
+            del changed[MEMORY_TOLD:]
+        changes += changed
         if wanted.statistics:
             figures.append(_statistics(metric, found))
         if metric.name in wanted.drawn:
@@ -84,7 +101,7 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         uuid=gpu.uuid,
         name=gpu.name,
         changes=tuple(changes[:CHANGES_TOLD]),
-        changes_omitted=max(len(changes) - CHANGES_TOLD, 0),
+        changes_omitted=omitted + max(len(changes) - CHANGES_TOLD, 0),
         throttle_reasons=None if gpu.now is None else gpu.now.throttle_reasons,
         statistics=tuple(figures),
         series=tuple(series),
@@ -126,8 +143,12 @@ def _change(
         seconds_ago=round(max(now - at, 0.0), 1),
         before=None if before is None else _rounded(metric, before),
         after=_rounded(metric, after),
-        weight=round(size / metric.least, 1),
+        weight=round(min(size / metric.least, _most(metric)), 1),
     )
+
+
+def _most(metric: Metric) -> float:
+    return MEMORY_WEIGHT if metric.name == MEMORY else MOST_WEIGHT
 
 
 def _statistics(metric: Metric, found: Summary) -> Statistics:

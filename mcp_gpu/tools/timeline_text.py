@@ -1,4 +1,4 @@
-"""Timelines for a model's or a person's eye: what changed first, then figures, never long."""
+"""Timelines for a model's or a person's eye: what happened, then what changed, then figures."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def node_text(found: NodeTimeline) -> str:
 
 
 def node_lines(found: NodeTimeline) -> Iterator[str]:
-    """One node: what changed, what happened, and figures where they were asked for."""
+    """One node: what happened, what changed, and figures."""
     yield f"{found.node}: {found.since} to {found.until}, {counted(len(found.gpus), 'GPU')}"
     if found.simulated:
         yield "SIMULATED: no real hardware stands behind these figures."
@@ -76,12 +76,12 @@ def node_lines(found: NodeTimeline) -> Iterator[str]:
         yield f"! {found.message}"
     if found.unsaved:
         yield f"! Would not outlive the agent: {found.unsaved}"
-    yield from _changes(found.gpus)
     for event in found.events[:EVENTS_TOLD]:
         yield f"EVENT {event_words(event)}"
     left = len(found.events) - EVENTS_TOLD + found.events_omitted
     if left > 0:
-        yield f"{counted(left, 'more event')} before"
+        yield f"{counted(left, 'more event')}, lighter or older"
+    yield from _changes(found.gpus)
     for gpu in found.gpus:
         yield from _gpu(gpu)
 

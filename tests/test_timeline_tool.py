@@ -288,6 +288,24 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     assert asked == {"points": 0}, "no series of a whole fleet"
 
 
+async def test_pages_neither_repeat_nor_skip_a_node_however_close_their_weights() -> None:
+    weights = {"a": 1234567.0, "b": 1234567.8, "c": 1234566.9, "d": 1000000.5, "e": 0.1 + 0.2}
+    agents: dict[str, Agent] = {
+        name: TimelineAgent(name, node_timeline(name, change(weight=weight)))
+        for name, weight in weights.items()
+    }
+    told: list[str] = []
+    async with gateway(agents) as client:
+        arguments: dict[str, Any] = {"limit": 1}
+        while len(told) <= len(weights):
+            page = data(await ask(client, **arguments))
+            told += [node["node"] for node in page["nodes"]]
+            if page["next_cursor"] is None:
+                break
+            arguments["cursor"] = page["next_cursor"]
+    assert told == ["b", "a", "c", "d", "e"]
+
+
 async def test_a_fleet_is_told_what_went_wrong_first() -> None:
     def happened(kind: str, ago: float, said: str) -> TimelineEvent:
         return TimelineEvent(
@@ -341,6 +359,8 @@ async def test_one_node_of_a_fleet_is_told_as_its_agent_does() -> None:
             ({"gpu": 3}, '"node"'),
             ({"node": "b", "nodes": ["a"]}, '"nodes"'),
             ({"cursor": "nonsense"}, '"cursor"'),
+            ({"cursor": "nan b"}, '"cursor"'),
+            ({"cursor": "-inf b"}, '"cursor"'),
             ({"node": "c"}, "Unknown nodes"),
             ({"window": "1h", "since": "2025-11-24T16:05:00Z"}, "not both"),
         ):

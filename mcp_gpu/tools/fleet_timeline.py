@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -107,7 +108,7 @@ async def _summary(router: Router, arguments: GatewayArguments, call: Call) -> A
         limit=arguments.limit,
         detail="summary",
         shortened=_shortened,
-        cursor=lambda node: f"{node.weight:g} {node.node}",
+        cursor=lambda node: f"{node.weight!r} {node.node}",  # all its digits
     )
     lines = _lines(told, len(changed), everything.failures if start is None else ())
     return Answer(_within(lines), told)
@@ -146,8 +147,8 @@ def _begin(cursor: str | None) -> tuple[float, str] | None:
         return None
     weight, _, node = cursor.partition(" ")
     try:
-        if node:
-            return -float(weight), node
+        if node and math.isfinite(begin := float(weight)):
+            return -begin, node
     except ValueError:
         pass
     raise ToolError(f'"cursor" of {NAME} must be the next_cursor of a page before.')

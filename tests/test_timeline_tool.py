@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -25,7 +26,7 @@ from mcp_gpu.registry import Tool
 from mcp_gpu.tools.fleet_timeline import gateway_tool
 from mcp_gpu.tools.timeline import agent_tool
 from mcp_gpu.tools.timeline_events import event_severity, event_weight
-from mcp_gpu.tools.timeline_model import MetricName, TimelineEvent
+from mcp_gpu.tools.timeline_model import MAIN, GpuTimeline, MetricName, TimelineEvent
 from support import served
 from support.fleet import Agent, Path
 from support.health import blind
@@ -106,7 +107,13 @@ async def test_an_hour_in_which_nothing_happened_says_so() -> None:
     found = data(answer)
     assert (found["weight"], found["events"]) == (0, [])
     assert [gpu["changes"] for gpu in found["gpus"]] == [[], []]
-    assert [gpu["statistics"] for gpu in found["gpus"]] == [[], []], "not of all GPUs at once"
+    for gpu in found["gpus"]:
+        assert {each["metric"] for each in gpu["statistics"]} == set(MAIN)
+        assert gpu["series"] == [], "not of all GPUs at once"
+        assert gpu["recorded_since"] == "2025-11-24T16:00:00Z"
+    brief = r"^GPU 1: temperature_celsius \d+ to \d+ C, .*; memory_used_bytes [\d.]+ to "
+    assert re.search(brief, text(answer), re.MULTILINE)
+    assert "Recorded since" not in text(answer)
     assert "Nothing changed by as much as is worth telling." in text(answer)
 
 
@@ -127,8 +134,14 @@ async def test_a_timeline_that_cannot_be_saved_says_so(tmp_path: Folder) -> None
 
 async def test_time_before_the_first_reading_is_unknown_and_never_nought() -> None:
     async with agent() as client:
-        found = data(await ask(client, gpu=0, window="2h", metrics=["temperature_celsius"]))
+        answer = await ask(client, gpu=0, window="2h", metrics=["temperature_celsius"])
+    found = data(answer)
     (gpu,) = found["gpus"]
+    lines = text(answer).splitlines()
+    assert lines[2] == (
+        "! Recorded since 2025-11-24T16:00:00Z: of the 50 % of the time before, no reading"
+    )
+    assert "of the time unknown" not in text(answer), "which is said once"
     (series,) = gpu["series"]
     assert series["values"][:29] == series["min"][:29] == [None] * 29
     assert None not in series["values"][31:]
@@ -185,6 +198,20 @@ async def test_xids_stand_among_the_events_of_their_gpu() -> None:
     assert event["text"].startswith("Xid 48: Double Bit ECC")
     assert (found["weight"], event["severity"]) == (1000, "critical")
     assert others["events"] == []
+
+
+async def test_of_one_metric_of_many_gpus_a_few_changes_are_told() -> None:
+    def gpu(index: int) -> GpuTimeline:
+        return like.model_copy(update={"gpu_index": index})
+
+    found = node_timeline("a", change("power_draw_watts", 9.0), change(weight=4.0))
+    like = found.gpus[3]
+    found = found.model_copy(update={"gpus": tuple(map(gpu, range(16)))})
+    async with gateway({"a": TimelineAgent("a", found)}) as client:
+        lines = text(await ask(client, node="a")).splitlines()
+    told = [line.split()[3] for line in lines if line.startswith("CHANGED")]
+    assert told == ["power_draw_watts"] * 8 + ["clock_sm_mhz"] * 8
+    assert "16 more changes, smaller ones" in lines
 
 
 async def test_what_went_wrong_comes_before_what_followed_and_before_jobs_that_began() -> None:
@@ -267,6 +294,12 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     }
     for name, weight in (("n007", 5.0), ("n021", 9.0), ("n033", 2.0)):
         agents[name] = TimelineAgent(name, node_timeline(name, change(weight=weight)))
+    for name in ("n005", "n007"):
+        found = agents[name].data
+        young = [
+            gpu.model_copy(update={"recorded_since": "2026-11-26T10:00:00Z"}) for gpu in found.gpus
+        ]
+        agents[name].data = found.model_copy(update={"gpus": tuple(young)})
     http = Path("http", agents)
     http.probe_errors["n000"] = Gone
     async with gateway(agents, http) as client:
@@ -277,6 +310,11 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     assert [node["node"] for node in found["nodes"]] == ["n021", "n007", "n033"]
     assert (found["nodes_unchanged"], found["failures_by_reason"]) == (36, {"not_running": 1})
     assert [gpu["gpu_index"] for gpu in found["nodes"][0]["gpus"]] == [3]
+    assert found["nodes_recorded_late"] == 2
+    assert (
+        "2 nodes recorded for a part of this time only: what was before is unknown."
+        in text(answer).splitlines()
+    )
     lines = text(answer).splitlines()
     assert lines[0] == "39 of 40 nodes answered: something changed on 3, most first"
     assert "n021: GPU 3 clock_sm_mhz 1980 -> 1200 MHz 10 min ago" in lines

@@ -44,8 +44,8 @@ class GatewayArguments(FleetArguments, TimelineArguments):
 
     node: NodeName | None = Field(
         default=None,
-        description="One node, closely: for a gpu, statistics and series. Default: where in the "
-        "fleet most changed.",
+        description="One node, closely: with statistics, for a gpu with series. Default: where in "
+        "the fleet most changed.",
     )
 
 
@@ -62,8 +62,8 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         name=NAME,
         title="Timeline of the fleet's GPUs",
         description=(
-            "Say what NVIDIA GPUs have done over the last minutes or hours. With node and gpu: "
-            "what changed and when, events, statistics and series of temperature, power, clocks, "
+            "Say what NVIDIA GPUs have done over the last minutes or hours. With node: events, "
+            "what changed and when, statistics; with gpu too series of temperature, power, clocks, "
             "utilization, memory, throttling and error counters. Without node: on which nodes "
             "most changed. Time without readings is told as unknown, never as 0."
         ),
@@ -133,8 +133,15 @@ async def _ask(
 
 
 def _whole(found: FanOut[NodeTimeline]) -> FleetTimeline:
+    from mcp_gpu.tools.timeline_text import late_words
+
     nodes = sorted((of_fleet(FleetNodeTimeline, each) for each in found.answers), key=_order)
-    return FleetTimeline(**shared(found), nodes_unchanged=0, nodes=tuple(nodes))
+    return FleetTimeline(
+        **shared(found),
+        nodes_unchanged=0,
+        nodes_recorded_late=sum(bool(late_words(node)) for node in nodes),
+        nodes=tuple(nodes),
+    )
 
 
 def _order(node: FleetNodeTimeline) -> tuple[float, str]:
@@ -189,6 +196,9 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
     if told.coverage.said_of_discovery:
         yield told.coverage.said_of_discovery
     yield from failure_lines(told.failures_by_reason, failures)
+    if told.nodes_recorded_late:
+        late = counted(told.nodes_recorded_late)
+        yield f"{late} recorded for a part of this time only: what was before is unknown."
     for node in told.nodes[:NODES_TOLD]:
         yield f"{node.node}: {'; '.join(_parts(node))}"
     left = len(told.nodes) - NODES_TOLD
@@ -200,7 +210,7 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
         omitted = counted(told.nodes_omitted, "more node")
         yield f'{omitted}: call again with cursor "{told.next_cursor}".'
     if told.nodes:
-        yield "Ask with node and gpu for statistics and series."
+        yield "Ask with node for statistics, with gpu too for series."
 
 
 def _parts(node: FleetNodeTimeline) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -67,13 +67,15 @@ class Wanted:
     """Those of them to make series of."""
     points: int
     """Of each series, at most."""
-    statistics: bool
+    figured: Collection[str]
+    """Those to make statistics of."""
 
 
 def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimeline:
     """What a GPU has done."""
     changes: list[Change] = []
     omitted = 0
+    firsts: list[float] = []
     figures: list[Statistics] = []
     series: list[Series] = []
     unavailable: dict[str, str] = {}
@@ -85,13 +87,14 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         if cells is None or found is None:
             unavailable[metric.name] = _why(metric, gpu)
             continue
+        firsts.append(cells.start + known(cells.mean)[0][0] * cells.step)
         changed = _changes(metric, cells, found, wanted.now)
         if metric.name == MEMORY:
             changed.sort(key=lambda change: -abs(change.after - (change.before or 0.0)))
             omitted += len(changed[MEMORY_TOLD:])
             del changed[MEMORY_TOLD:]
         changes += changed
-        if wanted.statistics:
+        if metric.name in wanted.figured:
             figures.append(_statistics(metric, found))
         if metric.name in wanted.drawn:
             series.append(_series(metric, cells, wanted.points))
@@ -100,6 +103,7 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         gpu_index=gpu.index,
         uuid=gpu.uuid,
         name=gpu.name,
+        recorded_since=utc(max(min(firsts), wanted.since)) if firsts else None,
         changes=tuple(changes[:CHANGES_TOLD]),
         changes_omitted=omitted + max(len(changes) - CHANGES_TOLD, 0),
         throttle_reasons=None if gpu.now is None else gpu.now.throttle_reasons,

@@ -168,15 +168,20 @@ class GpuTimeline(Wire, defer_build=True):
     gpu_index: int
     uuid: str | None
     name: str | None
+    recorded_since: str | None = Field(
+        description="First reading in this stretch, in UTC; null: none. What was before is unknown."
+    )
     changes: tuple[Change, ...] = Field(description="The greatest first.")
     changes_omitted: int
     throttle_reasons: tuple[str, ...] | None = Field(
         description="Why its clocks are lowered now; null: not known."
     )
     statistics: tuple[Statistics, ...] = Field(
+        description="Of the metrics that were named; else of one GPU all, of several the main five."
+    )
+    series: tuple[Series, ...] = Field(
         description="Of one GPU that was asked for, or of metrics that were named."
     )
-    series: tuple[Series, ...] = Field(description="As statistics.")
     unavailable: dict[str, str] = Field(
         description="Metric without any reading in this stretch to the reason."
     )

@@ -30,7 +30,8 @@ from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.gateway import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
-from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.fleet import FleetSettings, GatewaySettings
 from mcp_gpu.tools import gateway as tools
 from mcp_gpu.workloads.reads import Workloads
 from transports.base import Identity, Transport

@@ -5,7 +5,7 @@ them: a start has no use for it.
 """
 
 from mcp_gpu.registry.arguments import Arguments
-from mcp_gpu.registry.later import Later, Makers, from_listing
+from mcp_gpu.registry.later import Later, Makers, UnknownTools, from_listing
 from mcp_gpu.registry.registry import Registry
 from mcp_gpu.registry.surface import Surface
 from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
@@ -21,5 +21,6 @@ __all__ = [
     "Tool",
     "ToolError",
     "UnknownResource",
+    "UnknownTools",
     "from_listing",
 ]

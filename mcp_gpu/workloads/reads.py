@@ -6,7 +6,7 @@ that names it, and the rest of the answer stands.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -70,12 +70,17 @@ class Reads:
     Args:
         api: entered by its owner; None: there is no cluster to ask.
         lists: shared by all calls. Default: one for this call.
+        withheld: resources that the caller may not read, though the gateway may: `pods/log`.
     """
 
     def __init__(
-        self, api: KubernetesApi | None, lists: anyio.CapacityLimiter | None = None
+        self,
+        api: KubernetesApi | None,
+        lists: anyio.CapacityLimiter | None = None,
+        withheld: Collection[str] = (),
     ) -> None:
         self._api = api
+        self._withheld = withheld
         self._lists = lists or anyio.CapacityLimiter(LISTS)
         self._gaps: dict[str, Gap] = {}
         self._found: dict[str, Any] = {}
@@ -175,6 +180,9 @@ class Reads:
             "tailLines": str(LOG_LINES),
         }
         grant = f"get pods/log in {namespace}"
+        if "pods/log" in self._withheld:
+            self.miss(what, "forbidden to the caller", grant)
+            return None
         ask = partial(self._text, f"{where}/{pod}/log", params)
         text = await self._read(f"{where}/{pod}/log?{container}&{previous}", ask, what, grant)
         return None if text is None else tuple(text.splitlines()[-LOG_LINES:])
@@ -246,12 +254,16 @@ class Workloads:
         self._apis = dict(apis)
         self._lists = anyio.CapacityLimiter(LISTS)
 
-    def reads(self, cluster: str = "") -> Reads:
-        """For one call, of that cluster; without a name, of the only one."""
+    def reads(self, cluster: str = "", withheld: Collection[str] = ()) -> Reads:
+        """For one call, of that cluster; without a name, of the only one.
+
+        Args:
+            withheld: resources that the caller may not read.
+        """
         if cluster in self._apis:
-            return Reads(self._apis[cluster], self._lists)
+            return Reads(self._apis[cluster], self._lists, withheld)
         only = next(iter(self._apis.values())) if len(self._apis) == 1 else None
-        return Reads(only, self._lists)
+        return Reads(only, self._lists, withheld)
 
     @property
     def clusters(self) -> tuple[str, ...]:

@@ -100,6 +100,10 @@ async def serve_http(
             tasks.cancel_scope.cancel()
 
 
+WITHHELD = "mcp_gpu.withheld"
+"""Where a request's scope says what its caller may not read, for `mcp_gpu.registry`."""
+
+
 @asynccontextmanager
 async def _session_managers(
     server: Server[Any], body_bytes: int
@@ -230,7 +234,11 @@ class _App:
             return _bad(body)  # an answer, and nothing was asked; or one that is a request as well
         # What goes on is what was judged: the SDK reads a body in its own way, and would run as a
         # request what was taken here for something else.
-        return await self._gate.permit(caller, message) or encode(message)
+        withheld = await self._gate.permit(caller, message)
+        if isinstance(withheld, Response):
+            return withheld
+        scope[WITHHELD] = withheld
+        return encode(message)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes | Response:
         """The request's body, or the refusal of one that is too long or too slow."""

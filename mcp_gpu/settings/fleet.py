@@ -90,3 +90,7 @@ class FleetSettings(LogSettings):
 
 class GatewaySettings(ServeSettings, FleetSettings):
     """Reach all agents and serve their merged answers over MCP."""
+
+    without_tools: Names = ()
+    """Tools that are not served, nor what shows their answers: RBAC of Kubernetes grants rights to
+    the gateway, and cannot tell its tools apart."""

@@ -18,7 +18,8 @@ from mcp_gpu.registry import Registry, from_listing
 from mcp_gpu.resources.agent import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
-from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.settings.agent import AgentSettings
+from mcp_gpu.settings.base import SettingError
 from mcp_gpu.sources import make_sources
 from mcp_gpu.tools import agent as tools
 from transports.base import Identity

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from mcp_gpu import __version__, logs, settings
+from mcp_gpu import __version__, logs
+from mcp_gpu.settings.base import LogSettings, SettingError
 from mcp_gpu.sockets import UNIX
 from mcp_gpu.variables import unknown_variables
 from transports.errors import leaves
@@ -28,29 +30,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    settings: type[settings.LogSettings]
+    """Named as `module:name`, and imported when it is wanted, since start-up time counts."""
+
+    named_settings: str
     run: str
-    """`module:function`; imported only when the command runs, since start-up time counts."""
     anywhere: bool = False
     """Runs on Windows too. The others are an agent, or start some."""
 
+    @property
+    def settings(self) -> type[LogSettings]:
+        found: type[LogSettings] = _imported(f"mcp_gpu.settings.{self.named_settings}")
+        return found
+
 
 COMMANDS = {
-    "agent": _Command(settings.AgentSettings, "mcp_gpu.agent:run"),
-    "gateway": _Command(settings.GatewaySettings, "mcp_gpu.gateway:run", anywhere=True),
-    "status": _Command(settings.StatusSettings, "mcp_gpu.status:run", anywhere=True),
-    "top": _Command(settings.TopSettings, "mcp_gpu.top:run", anywhere=True),
-    "health": _Command(settings.HealthSettings, "mcp_gpu.health:run", anywhere=True),
-    "topo": _Command(settings.TopoSettings, "mcp_gpu.topo:run", anywhere=True),
-    "xid": _Command(settings.XidSettings, "mcp_gpu.xid:run", anywhere=True),
-    "ps": _Command(settings.PsSettings, "mcp_gpu.ps:run", anywhere=True),
-    "why": _Command(settings.WhySettings, "mcp_gpu.why:run", anywhere=True),
-    "doctor": _Command(settings.DoctorSettings, "mcp_gpu.doctor:run", anywhere=True),
-    "install": _Command(settings.InstallSettings, "mcp_gpu.install:install", anywhere=True),
-    "uninstall": _Command(settings.UninstallSettings, "mcp_gpu.install:uninstall", anywhere=True),
-    "completion": _Command(settings.CompletionSettings, "mcp_gpu.completion:run", anywhere=True),
-    "demo": _Command(settings.DemoSettings, "mcp_gpu.demo:run"),
-    "record": _Command(settings.RecordSettings, "mcp_gpu.recording:run"),
+    "agent": _Command("agent:AgentSettings", "mcp_gpu.agent:run"),
+    "gateway": _Command("fleet:GatewaySettings", "mcp_gpu.gateway:run", anywhere=True),
+    "status": _Command("terminal:StatusSettings", "mcp_gpu.status:run", anywhere=True),
+    "top": _Command("terminal:TopSettings", "mcp_gpu.top:run", anywhere=True),
+    "health": _Command("terminal:HealthSettings", "mcp_gpu.health:run", anywhere=True),
+    "topo": _Command("terminal:TopoSettings", "mcp_gpu.topo:run", anywhere=True),
+    "xid": _Command("terminal:XidSettings", "mcp_gpu.xid:run", anywhere=True),
+    "ps": _Command("terminal:PsSettings", "mcp_gpu.ps:run", anywhere=True),
+    "why": _Command("terminal:WhySettings", "mcp_gpu.why:run", anywhere=True),
+    "doctor": _Command("terminal:DoctorSettings", "mcp_gpu.doctor:run", anywhere=True),
+    "install": _Command("clients:InstallSettings", "mcp_gpu.install:install", anywhere=True),
+    "uninstall": _Command("clients:UninstallSettings", "mcp_gpu.install:uninstall", anywhere=True),
+    "completion": _Command("local:CompletionSettings", "mcp_gpu.completion:run", anywhere=True),
+    "demo": _Command("local:DemoSettings", "mcp_gpu.demo:run"),
+    "record": _Command("local:RecordSettings", "mcp_gpu.recording:run"),
 }
 
 
@@ -82,17 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         return _complain(str(error), command=name)
     logs.configure(chosen.log_level, chosen.log_format)
-    for variable in unknown_variables(each.settings for each in COMMANDS.values()):
+    for variable in unknown_variables(each.settings for each in (command, *COMMANDS.values())):
         logger.warning("no setting is called %s; it has no effect", variable)
-    module, _, function = command.run.partition(":")
-    run: Callable[[settings.LogSettings], int] = getattr(import_module(module), function)
+    run: Callable[[LogSettings], int] = _imported(command.run)
     gc.freeze()  # what the imports made lives as long as the process
     gc.enable()
     try:
         return run(chosen)
-    except (settings.SettingError, ExceptionGroup) as error:
+    except (SettingError, ExceptionGroup) as error:
         # Every task group on the way up wraps it once more.
-        known = [leaf for leaf in leaves(error) if isinstance(leaf, settings.SettingError)]
+        known = [leaf for leaf in leaves(error) if isinstance(leaf, SettingError)]
         if not known:
             raise
         print(f"mcp-gpu {name}: {known[0]}", file=sys.stderr)
@@ -101,17 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def describe(command: type[settings.LogSettings]) -> None:
+def describe(command: type[LogSettings]) -> None:
     """Give each setting the text below it in the source as its description.
 
     For whoever shows them. pydantic can do so when a class is made, but takes 20 ms at every start.
     """
     for base in reversed(command.__mro__):
-        if issubclass(base, settings.LogSettings):
+        if issubclass(base, LogSettings):
             _describe(base, command)
 
 
-def _describe(base: type[settings.LogSettings], command: type[settings.LogSettings]) -> None:
+def _describe(base: type[LogSettings], command: type[LogSettings]) -> None:
     (node,) = ast.parse(inspect.getsource(base)).body
     assert isinstance(node, ast.ClassDef)
     for field, below in pairwise(node.body):
@@ -121,6 +128,11 @@ def _describe(base: type[settings.LogSettings], command: type[settings.LogSettin
                 ast.Expr(value=ast.Constant(value=str(text))),
             ):
                 command.model_fields[name].description = inspect.cleandoc(text)
+
+
+def _imported(named: str) -> Any:
+    module, _, name = named.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _usage() -> str:
@@ -136,7 +148,7 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def summary(command: type[settings.LogSettings]) -> str:
+def summary(command: type[LogSettings]) -> str:
     """What a command does, in a line."""
     return (command.__doc__ or "").partition("\n")[0]
 

@@ -10,7 +10,8 @@ from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from mcp_gpu.cli import COMMANDS, summary
-from mcp_gpu.settings import CompletionSettings, LogSettings, is_positional
+from mcp_gpu.settings.base import LogSettings, is_positional
+from mcp_gpu.settings.local import CompletionSettings
 
 __all__ = ["run"]
 

@@ -31,7 +31,9 @@ from mcp_gpu.gpu.simulator import default_fleet
 from mcp_gpu.registry import Call
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, bind
 from mcp_gpu.serving.server import Listening
-from mcp_gpu.settings import DemoSettings, GatewaySettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.fleet import GatewaySettings
+from mcp_gpu.settings.local import DemoSettings
 from mcp_gpu.status import render
 from mcp_gpu.terminal import standard_output
 from mcp_gpu.tools import fleet_health

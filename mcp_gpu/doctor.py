@@ -14,7 +14,8 @@ from rich.table import Table
 from mcp_gpu.fleet.diagnosis.model import Verdict
 from mcp_gpu.fleet.discovery import Discovery, DiscoveryError
 from mcp_gpu.gateway import Fleet
-from mcp_gpu.settings import DoctorSettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.terminal import DoctorSettings
 from mcp_gpu.terminal import agents, explained, gateway, progress_bar, standard_output
 from mcp_gpu.tools.check_connectivity import NAME, ConnectivityArguments
 from mcp_gpu.tools.connectivity_report import FleetConnectivity, whole

@@ -6,7 +6,7 @@ import gc
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,12 @@ from mcp_gpu.fleet.discovery.static import StaticDiscovery
 from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.observed import observed
-from mcp_gpu.registry import Registry, from_listing
+from mcp_gpu.registry import Registry, UnknownTools, from_listing
 from mcp_gpu.resources.gateway import surface
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError
 from mcp_gpu.serving.server import Listening, Readiness, serve
-from mcp_gpu.settings import FleetSettings, GatewaySettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.fleet import FleetSettings, GatewaySettings
 from mcp_gpu.tools import gateway as tools
 from mcp_gpu.workloads.reads import Workloads
 from transports.base import Identity, Transport
@@ -46,18 +47,24 @@ if TYPE_CHECKING:
 __all__ = ["Fleet", "open_fleet", "run", "serve_gateway"]
 
 INSTRUCTIONS = (
-    "Answers for the NVIDIA GPUs of a whole fleet. What is wrong with my GPUs? Start with "
-    "get_gpu_health: it names sick GPUs with findings, the readings behind them and what to do, "
-    "worst first, and counts the healthy. Why did my pod or Job die? explain_failure; all that "
-    "went wrong around it, in order: get_incident_report. One node on a page: describe_gpu_node. "
-    "Who holds the GPUs, what runs there, what is idle or free? get_pod_gpu_allocation, "
-    "get_gpu_processes. What happened? analyze_xid_errors says what the Xids in the nodes' logs "
-    "mean together, explain_xid what a code or a pasted line means, get_gpu_timeline what GPUs "
-    "have done. What GPUs are there, how are they joined? get_gpu_inventory, get_nvlink_topology. "
+    "Answers for the NVIDIA GPUs of a whole fleet.",
+    "What is wrong with my GPUs? Start with get_gpu_health: it names sick GPUs with findings, the "
+    "readings behind them and what to do, worst first, and counts the healthy.",
+    "Why did my pod or Job die? explain_failure.",
+    "All that went wrong around it, in order: get_incident_report.",
+    "One node on a page: describe_gpu_node.",
+    "Who holds the GPUs, what is idle or free? get_pod_gpu_allocation.",
+    "What runs there? get_gpu_processes.",
+    "What happened? analyze_xid_errors says what the Xids in the nodes' logs mean together.",
+    "explain_xid: what a code or a pasted line means.",
+    "get_gpu_timeline: what GPUs have done.",
+    "What GPUs are there? get_gpu_inventory.",
+    "How are they joined? get_nvlink_topology.",
     "Ask in summary first, then single nodes with detail full. Answers name every node that did "
-    "not answer, with the reason: its GPUs are unknown, not healthy. check_connectivity says why "
-    "nodes do not answer, and what mends it."
+    "not answer, with the reason: its GPUs are unknown, not healthy.",
+    "check_connectivity says why nodes do not answer, and what mends it.",
 )
+"""Each is told unless it names a tool that is left out."""
 
 COLLECT_AT = 20_000
 """New objects before the garbage collector looks at them: 15 % less processor time for a fan-out to
@@ -193,6 +200,7 @@ async def _run(settings: GatewaySettings, audit: AuditLog | None) -> None:
             fleet,
             http,
             stdio=settings.stdio,
+            without_tools=settings.without_tools,
             delay_seconds=settings.shutdown_delay_seconds,
             audit=audit,
             node_metrics=settings.node_metrics,
@@ -204,6 +212,7 @@ async def serve_gateway(
     http: HttpEndpoint | None,
     *,
     stdio: bool = False,
+    without_tools: Collection[str] = (),
     delay_seconds: float = 0.0,
     audit: AuditLog | None = None,
     node_metrics: bool = False,
@@ -212,12 +221,13 @@ async def serve_gateway(
     """Serve the gateway's tools.
 
     Args:
+        without_tools: names of those that are not served.
         delay_seconds: how long new calls are still taken after the request to stop.
         audit: is told of each call.
         node_metrics: whether `/metrics` names each node.
 
     Raises:
-        SettingError: the port cannot be listened on, or not in this way.
+        SettingError: the port cannot be listened on, or not in this way, or there is no such tool.
     """
     started_at = time.time()
     instance = secrets.token_hex(8)
@@ -231,13 +241,18 @@ async def serve_gateway(
             started_at=started_at,
         )
 
+    makers = tools.makers(fleet.router, fleet.checkup, fleet.workloads)
+    try:
+        served = from_listing(tools.LISTING, makers, without_tools)
+    except UnknownTools as error:
+        raise SettingError(f"--without-tools: {error}") from error
     registry = Registry(
         name="mcp-gpu-gateway",
         version=__version__,
-        instructions=INSTRUCTIONS,
-        tools=from_listing(
-            tools.LISTING, tools.makers(fleet.router, fleet.checkup, fleet.workloads)
+        instructions=" ".join(
+            each for each in INSTRUCTIONS if not any(name in each for name in without_tools)
         ),
+        tools=served,
         identity=identity,
         surface=surface(fleet.router),
     )

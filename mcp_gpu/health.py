@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mcp_gpu.gpu.health.model import Severity, Verdict
-from mcp_gpu.settings import HealthSettings
+from mcp_gpu.settings.terminal import HealthSettings
 from mcp_gpu.terminal import (
     LIMIT,
     SEVERITY_COLOURS,

@@ -17,13 +17,9 @@ from mcp_gpu.clients.difference import difference
 from mcp_gpu.clients.file import ClientFile
 from mcp_gpu.clients.machine import Machine
 from mcp_gpu.clients.model import Change, ClientError, Local, Remote
-from mcp_gpu.settings import (
-    FleetSettings,
-    InstallSettings,
-    LogSettings,
-    SettingError,
-    UninstallSettings,
-)
+from mcp_gpu.settings.base import LogSettings, SettingError
+from mcp_gpu.settings.clients import InstallSettings, UninstallSettings
+from mcp_gpu.settings.fleet import FleetSettings
 from transports.hosts import is_loopback
 
 __all__ = ["install", "uninstall"]

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from mcp_gpu import __version__
-from mcp_gpu.settings import ServeSettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.serve import ServeSettings
 
 if TYPE_CHECKING:
     from mcp_gpu.telemetry.audit import AuditLog

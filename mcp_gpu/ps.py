@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mcp_gpu.node.holdings import Device
-from mcp_gpu.settings import PsSettings
+from mcp_gpu.settings.terminal import PsSettings
 from mcp_gpu.terminal import (
     LIMIT,
     agents,

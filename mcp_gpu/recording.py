@@ -7,7 +7,8 @@ import json
 from mcp_gpu.gpu.errors import NvmlUnavailable
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.record import record
-from mcp_gpu.settings import RecordSettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.local import RecordSettings
 
 __all__ = ["run"]
 

@@ -25,7 +25,8 @@ from mcp_gpu.node.process_pods import ProcessPods
 from mcp_gpu.node.sight import Lookout
 from mcp_gpu.node.simulated_processes import SimulatedProcesses
 from mcp_gpu.node.watch import XidWatch
-from mcp_gpu.settings import KERNEL_LOG, AgentSettings, SettingError
+from mcp_gpu.settings.agent import KERNEL_LOG, AgentSettings
+from mcp_gpu.settings.base import SettingError
 from mcp_gpu.tools.agent import Sources
 
 if TYPE_CHECKING:

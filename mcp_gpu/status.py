@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mcp_gpu.settings import StatusSettings
+from mcp_gpu.settings.terminal import StatusSettings
 from mcp_gpu.terminal import LIMIT, all_pages, from_agents, gateway, progress_bar, standard_output
 from mcp_gpu.tools.fleet_inventory import FleetInventory, FleetNode, GatewayArguments, whole
 from mcp_gpu.tools.inventory import NAME, NodeInventory, describe_models

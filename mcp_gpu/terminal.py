@@ -34,7 +34,8 @@ from mcp_gpu.fleet.router import FanOut
 from mcp_gpu.fleet.selection import UnknownNodes
 from mcp_gpu.gateway import Fleet, open_fleet
 from mcp_gpu.registry import Arguments
-from mcp_gpu.settings import SettingError, TerminalSettings
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.terminal import TerminalSettings
 from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.tools.fleet_arguments import FleetArguments
 from mcp_gpu.tools.spans import counted

@@ -24,7 +24,8 @@ from mcp_gpu.gpu.health.model import Verdict
 from mcp_gpu.gpu.model import Gpu
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.health import VERDICT_COLOURS
-from mcp_gpu.settings import SettingError, TopSettings
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.terminal import TopSettings
 from mcp_gpu.terminal import (
     LIMIT,
     agents,

@@ -9,7 +9,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from mcp_gpu.settings import TopoSettings
+from mcp_gpu.settings.terminal import TopoSettings
 from mcp_gpu.terminal import (
     LIMIT,
     all_pages,

@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Arguments, ToolError
-from mcp_gpu.settings import SettingError, WhySettings
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.terminal import WhySettings
 from mcp_gpu.terminal import (
     agents,
     gateway,

@@ -14,7 +14,8 @@ from mcp_gpu.gpu.actions import grave
 from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.xid.excerpt import Excerpt, read
 from mcp_gpu.gpu.xid.present import branch
-from mcp_gpu.settings import SettingError, XidSettings
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.terminal import XidSettings
 from mcp_gpu.terminal import (
     LIMIT,
     SEVERITY_COLOURS,

@@ -11,7 +11,10 @@ import pytest
 
 from mcp_gpu.cli import main
 from mcp_gpu.serving.access.model import AccessPolicy, OAuth
-from mcp_gpu.settings import AgentSettings, GatewaySettings, ServeSettings, SettingError
+from mcp_gpu.settings.agent import AgentSettings
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.fleet import GatewaySettings
+from mcp_gpu.settings.serve import ServeSettings
 from support.cluster import PROGRAM
 from support.demo_server import registry
 from support.wire import PATIENCE_SECONDS, serving

@@ -12,7 +12,9 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
-from mcp_gpu import __version__, settings
+from mcp_gpu import __version__
+from mcp_gpu.settings.base import PREFIX
+from mcp_gpu.settings.fleet import GatewaySettings
 from support import node
 
 ROOT = Path(__file__).parent.parent
@@ -23,8 +25,8 @@ def test_the_manifest_is_of_this_version_and_sets_what_there_is() -> None:
     manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
     assert manifest["version"] == __version__
     environment = manifest["server"]["mcp_config"]["env"]
-    names = {name.removeprefix(settings.PREFIX).lower() for name in environment}
-    assert names <= settings.GatewaySettings.model_fields.keys()
+    names = {name.removeprefix(PREFIX).lower() for name in environment}
+    assert names <= GatewaySettings.model_fields.keys()
     asked = {f"${{user_config.{name}}}" for name in manifest["user_config"]}
     assert asked == set(environment.values())
 

@@ -16,11 +16,9 @@ import yaml
 
 from mcp_gpu import __version__
 from mcp_gpu.gpu import simulator
-from mcp_gpu.settings import (
-    PREFIX,
-    AgentSettings,
-    GatewaySettings,
-)
+from mcp_gpu.settings.agent import AgentSettings
+from mcp_gpu.settings.base import PREFIX
+from mcp_gpu.settings.fleet import GatewaySettings
 from support import chart, podsecurity
 from support.chart import CHART, CI_VALUES, ROOT, render
 from support.cluster import END_SECONDS, PROGRAM, Running

@@ -263,6 +263,10 @@ def test_with_rights_in_one_namespace_alone_it_installs_as_the_guide_says() -> N
             others += ["auth.oauth.issuer=https://login.example.org"]
             others += ["auth.oauth.resource=https://gpu.example.org/mcp"]
         with api_server() as config:
+            if key == "rbac.failures":  # which the other needs to take anything away
+                with pytest.raises(helm_python.HelmError, match=r"set rbac[.]failures=false too"):
+                    render(helm_python.parse_set_string(",".join(others)), config=config)
+                continue
             wider = render(helm_python.parse_set_string(",".join(others)), config=config)
         assert {e["kind"] for e in wider.objects} & CLUSTER_WIDE, key
 
@@ -287,14 +291,39 @@ def test_what_pods_hold_and_a_nodes_page_tells_is_granted_by_itself() -> None:
     assert granted == [*REVIEWS, *WORKLOADS]
 
 
-def test_what_explains_a_failure_is_granted_by_itself_and_logs_only_on_demand() -> None:
-    alone = {**NOTHING, "failures": True}
+def test_what_explains_a_failure_is_granted_with_workloads_and_logs_only_on_demand() -> None:
+    alone = {**NOTHING, "workloads": True, "failures": True}
     granted = rules(render({"rbac": alone}), "ClusterRole")
     assert granted == [*REVIEWS, *WORKLOADS, *FAILURES]
     granted = rules(render({"rbac": alone | {"failureLogs": True}}), "ClusterRole")
     assert granted == [*REVIEWS, *WORKLOADS, *FAILURES, ("", "pods/log", "get")]
     with pytest.raises(helm_python.HelmError, match="no use without rbac"):
         render({"rbac": {"failures": False, "failureLogs": True}})
+
+
+def test_what_false_takes_away_is_what_the_documentation_says() -> None:
+    def left(rbac: dict[str, bool]) -> tuple[list[tuple[str, str, str]], str | None]:
+        rendered = render({"rbac": {**NOTHING, **rbac}})
+        variables = environment(rendered, "gateway")
+        return rules(rendered, "ClusterRole"), variables.get("MCP_GPU_WITHOUT_TOOLS")
+
+    tools = "explain_failure,get_incident_report"
+    assert left({"workloads": True, "failures": True}) == ([*REVIEWS, *WORKLOADS, *FAILURES], None)
+    # What is left are rights to read the pods that died, which the tools that are left do not tell.
+    assert left({"workloads": True}) == ([*REVIEWS, *WORKLOADS], tools)
+    assert left({}) == (REVIEWS, tools)
+    # Alone it would take away nothing: RBAC knows no tools.
+    with pytest.raises(helm_python.HelmError, match=r"set rbac[.]failures=false too"):
+        render({"rbac": {"workloads": False}})
+
+
+def test_tools_that_are_left_out_are_those_of_values_and_of_rights_together() -> None:
+    values = {"gateway": {"withoutTools": ["get_gpu_processes", "explain_failure"]}}
+    variables = environment(render(values), "gateway")
+    assert variables["MCP_GPU_WITHOUT_TOOLS"] == "get_gpu_processes,explain_failure"
+    variables = environment(render({**values, "rbac": {"failures": False}}), "gateway")
+    told = variables["MCP_GPU_WITHOUT_TOOLS"].split(",")
+    assert told == ["get_gpu_processes", "explain_failure", "get_incident_report"]
 
 
 # --- tokens ------------------------------------------------------------------------------------

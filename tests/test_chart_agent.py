@@ -16,7 +16,7 @@ import anyio
 import helm_python
 import pytest
 
-from mcp_gpu.settings import AgentSettings, GpuAccess
+from mcp_gpu.settings.agent import AgentSettings, GpuAccess
 from support import chart, podsecurity
 from support.chart import CHART, CI_VALUES, Object, Rendered, render
 from support.cluster import PROGRAM, START_SECONDS

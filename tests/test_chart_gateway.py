@@ -10,7 +10,8 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from mcp_gpu.serving.server import DRAIN_SECONDS, LAST_RESORT_SECONDS
-from mcp_gpu.settings import PREFIX, DoctorSettings, StatusSettings
+from mcp_gpu.settings.base import PREFIX
+from mcp_gpu.settings.terminal import DoctorSettings, StatusSettings
 from support import chart
 from support.chart import CHART, CI_VALUES, Object, Rendered, render
 from support.manifests import container, environment

@@ -332,6 +332,33 @@ def test_what_cannot_be_right_at_once_is_named(case: str) -> None:
     assert found(**sources) == codes
 
 
+HALF = driver(*boards(4), wanted=4)
+
+
+@pytest.mark.parametrize(
+    ("advertised", "nvml", "confidence"),
+    [
+        (node(8, gpu_count="4"), HALF, "low"),
+        (node(8, gpu_count="4", gpu_replicas=""), HALF, "low"),
+        (node(8, gpu_count="8"), HALF, "medium"),
+        (node(32, gpu_count="4", gpu_replicas="4"), HALF, "low"),
+        (node(32, gpu_count="8", gpu_replicas="4"), HALF, "medium"),
+        (node(8, gpu_count="4"), driver(*boards(4), most=8), "medium"),
+        (node(8, gpu_replicas="4"), driver(*boards()), "low"),
+        (node(6, gpu_count="4"), HALF, "medium"),
+    ],
+)
+def test_twice_as_many_devices_as_gpus_are_no_sharing_where_labels_deny_it(
+    advertised: Advertised, nvml: Driver, confidence: str
+) -> None:
+    counted = Counted(driver=nvml, advertised=advertised, sliced=NOBODY)
+    (outdated,) = [each for each in compare(counted) if each.code == "device_plugin_outdated"]
+    assert outdated.confidence == confidence
+    assert ("another plugin shares" in outdated.cause) is (confidence == "low")
+    (evidence,) = outdated.evidence
+    assert evidence.startswith(f"capacity: {advertised.capacity[GPU]} of nvidia.com/gpu")
+
+
 def test_each_source_says_what_it_counts_or_why_it_does_not() -> None:
     nobody = Counted(agent_why="silent", node_why="forbidden: get nodes", slices_why="forbidden")
     assert compare(nobody) == ()

@@ -9,10 +9,11 @@ from typing import get_args
 
 import pytest
 
-from mcp_gpu import __version__, cli, settings
+from mcp_gpu import __version__, cli
 from mcp_gpu.gpu.actions import ACTIONS
 from mcp_gpu.gpu.health.assess import GPU_CHECKS, NODE_CHECKS
 from mcp_gpu.gpu.health.codes import CODES
+from mcp_gpu.settings.base import PREFIX
 from mcp_gpu.variables import unknown_variables
 from mcp_gpu.workloads.failure.model import Category
 from support.page import anchors, links
@@ -69,7 +70,7 @@ def tables() -> str:
             empty = shown in (None, "", {})
             meaning = " ".join(field.description.split()).replace("|", "\\|")
             default_cell = "" if empty else f"`{shown}`"
-            variable = f"{settings.PREFIX}{field_name.upper()}"
+            variable = f"{PREFIX}{field_name.upper()}"
             rows.append(f"| `{variable}` | {default_cell} | {meaning} |")
         parts.append(f"\n## `mcp-gpu {name}`\n\n{summary}\n\n" + "\n".join(rows) + "\n")
     return "".join(parts)
@@ -98,8 +99,8 @@ def test_no_setting_takes_a_name_that_kubernetes_uses() -> None:
     }
     assert known & links.keys() == set()
     classes = [command.settings for command in cli.COMMANDS.values()]
-    assert list(unknown_variables(classes, links)) == []
-    assert list(unknown_variables(classes, {"MCP_GPU_AGENST": "x"})) == ["MCP_GPU_AGENST"]
+    assert unknown_variables(classes, links) == []
+    assert unknown_variables(classes, {"MCP_GPU_AGENST": "x"}) == ["MCP_GPU_AGENST"]
 
 
 def test_the_readme_names_only_commands_and_files_that_exist() -> None:
@@ -169,7 +170,7 @@ def test_every_threat_names_tests_that_there_are() -> None:
 
 
 KNOWN = {
-    f"{settings.PREFIX}{name.upper()}"
+    f"{PREFIX}{name.upper()}"
     for command in cli.COMMANDS.values()
     for name in command.settings.model_fields
 }

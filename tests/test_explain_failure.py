@@ -1044,6 +1044,8 @@ async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_i
 
 
 HOSTILE = (
+    "//a:", "eyJaaaaaaaa", "mysql ", "mysql -p", "basic a", "-a", "--key ", "A_KEY ", "auth",
+    "pass'", "'token',", "-----begin private key", 'token="\\',
     "token", "authorization", "token ", "token=", 'token="', "eyJaaaaaa-", "//", "//a", "a-b_",
     "NCCL WARN ", "store->get()", "DataLoader worker ", "was using  request is ", "exceeds the ",
 )  # fmt: skip
@@ -1078,6 +1080,29 @@ async def test_words_made_to_be_slow_are_read_as_fast_as_others() -> None:
         "Authorization: Bearer hunter2.hunter2",
         "https://me:hunter2@registry.example/x",
         "api-key => hunter2",
+        'headers={"Authorization": "Token hunter2"}',
+        "called with Bearer hunter2hunter2",
+        "--password hunter2",
+        "mysql -u root -phunter2",
+        "sshpass -p hunter2 ssh",
+        "https://b.s3.amazonaws.com/x?X-Amz-Signature=hunter2",
+        "https://a.blob.core.windows.net/x?sv=1&sig=hunter2%3D",
+        "postgres://user:p/hunter2@host/db",
+        "AWS_SECRET_ACCESS_KEY hunter2",
+        "nvapi-abcdefghijkhunter2",
+        "AIzaSyhunter2hunter2hunter2",
+        "ghs_hunter2hunter2hunter2",
+        "private_key: hunter2",
+        "access_key=hunter2",
+        "passphrase=hunter2",
+        "pass=hunter2",
+        "auth=hunter2",
+        "Set-Cookie: session=hunter2",
+        "session=hunter2",
+        "('password', 'hunter2')",
+        "dsn='Server=x;Pwd=hunter2'",
+        "private_key: -----BEGIN RSA PRIVATE KEY----- hunter2 hunter2",
+        "-----BEGIN PRIVATE KEY----- hunter2",
     ],
 )
 async def test_a_secret_is_hidden_to_its_end(line: str) -> None:
@@ -1088,6 +1113,24 @@ async def test_a_secret_is_hidden_to_its_end(line: str) -> None:
     )
     assert "***" in facts(found)
     assert "hunter2" not in json.dumps(found) + told
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HF_TOKEN is not set",
+        "in the backward pass: nan",
+        "--max-tokens 512 --tokenizer gpt2",
+        "basic operations failed",
+        "missing key(s) in state_dict: a.weight",
+        "https://github.com/a/b@main",
+    ],
+)
+async def test_what_only_speaks_of_secrets_is_told(line: str) -> None:
+    words = f"ValueError: {line}"
+    container = status(died(1, message=words), allocatedResourcesStatus=GPU_0)
+    found, _ = await explained(pod(container))
+    assert line in facts(found)
 
 
 # --- rights --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from mcp_types import CallToolResult
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.incident import gateway_tool
+from mcp_gpu.tools.timeline_events import event_severity
 from mcp_gpu.tools.timeline_model import NodeTimeline, Series, TimelineEvent
 from mcp_gpu.workloads.incident.identity import ID_CHARS, IncidentId
 from mcp_gpu.workloads.reads import Workloads
@@ -54,7 +55,13 @@ def noted(kind: str, clock: str, said: str, gpu: int | None = 0, **more: Any) ->
     ago = seconds(LATER) - seconds(clock)
     fields: dict[str, Any] = {"last_seconds_ago": ago, "count": 1}
     return TimelineEvent(
-        kind=kind, at=at(clock), seconds_ago=ago, gpu_index=gpu, text=said, **(fields | more)
+        kind=kind,
+        severity=event_severity(kind, said),
+        at=at(clock),
+        seconds_ago=ago,
+        gpu_index=gpu,
+        text=said,
+        **(fields | more),
     )
 
 
@@ -330,8 +337,23 @@ async def test_a_pod_that_runs_is_reported_where_its_gpu_failed_and_not_for_a_ne
     elsewhere = WholeAgent("n1", ("10:02:20", line(79, 2)), held={POD: [0]})
     found, shown = await reported(runs, node(), agent=elsewhere, **OF_POD)
     assert (found["incident_id"], found["began"]) == ("", None)
-    assert shown.startswith("### No incident")
-    assert len(found["incidents"]) == 1
+    assert shown.startswith("### No incident of this pod\n")
+    (other,) = found["incidents"]
+    assert found["title"] == (
+        f"No incident of pod {NAMESPACE}/{POD} is known from {found['since']} to {found['until']}. "
+        f"It held GPU 0; on its node something else went wrong: {other['title']}: "
+        f"{other['incident_id']}."
+    )
+    # Nor is it asked to do anything about the neighbour's GPU, which is ill now.
+    sick = finding("gpu_lost", gpu_index=2, title="GPU 2 has fallen off the bus.")
+    elsewhere = WholeAgent(
+        "n1", ("10:02:20", line(79, 2)), held={POD: [0]}, findings=[sick], timeline=recorded()
+    )
+    found, shown = await reported(runs, node(), agent=elsewhere, **OF_POD)
+    assert [each["gpu_index"] for each in found["now"]] == [2]
+    assert (found["severity"], found["affected_pods"]) == ("info", [])
+    assert found["first_step"] == found["explanation"]["first_step"]
+    assert "First:      GPU" not in shown
 
 
 async def test_a_node_where_nothing_went_wrong_says_so_and_what_could_not_be_seen() -> None:

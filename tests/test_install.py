@@ -18,10 +18,10 @@ import pytest
 import yaml
 from mcp import Client, StdioServerParameters, stdio_client
 
-from mcp_gpu import settings
 from mcp_gpu.clients.catalogue import CLIENTS
 from mcp_gpu.clients.machine import Machine
 from mcp_gpu.clients.model import ClientError
+from mcp_gpu.settings.clients import InstallSettings
 from support.home import FILES, Home, home_of
 from test_foreign_clients import TOOLS
 
@@ -509,7 +509,7 @@ def test_claude_desktop_is_told_where_urls_go(home: Home) -> None:
 
 
 def test_every_client_of_the_flag_is_known_and_documented() -> None:
-    literal = settings.InstallSettings.model_fields["client"].annotation
+    literal = InstallSettings.model_fields["client"].annotation
     assert get_args(literal) == tuple(CLIENTS) == tuple(FILES)
     text = CLIENTS_PAGE.read_text(encoding="utf-8")
     for name, client in CLIENTS.items():

@@ -19,7 +19,8 @@ import pytest
 from mcp_gpu.cli import main
 from mcp_gpu.fleet.discovery import DiscoveryError
 from mcp_gpu.gateway import make_discovery, make_transports
-from mcp_gpu.settings import GatewaySettings, SettingError
+from mcp_gpu.settings.base import SettingError
+from mcp_gpu.settings.fleet import GatewaySettings
 from support.cluster import PROGRAM, Running, cluster, served_with, start_all, trusting
 from support.kubeapi.credentials import Authority, write_kubeconfig
 from support.kubeapi.documents import endpoint, endpoint_slice, node, pod, running, waiting

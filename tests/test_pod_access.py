@@ -13,7 +13,7 @@ import anyio
 import pytest
 from aiohttp import web
 
-from mcp_gpu.settings import FleetSettings
+from mcp_gpu.settings.fleet import FleetSettings
 from support.kubeapi.answering import PRINT, answering, program
 from support.kubeapi.credentials import write_kubeconfig
 from support.kubeapi.pods import Faults, status

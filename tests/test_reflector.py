@@ -75,8 +75,8 @@ async def test_a_server_that_streams_no_lists_is_listed_in_pages(api: FakeApiSer
         await api.apply(made(1201))
         await eventually(lambda: set(copy.items) == names(1202))
     pages = [r.params for r in api.requests if r.verb == "list"]
-    assert [page["limit"] for page in pages] == ["500"] * 3
-    assert [bool(page.get("continue")) for page in pages] == [False, True, True]
+    assert [page["limit"] for page in pages] == ["250"] * 5
+    assert [bool(page.get("continue")) for page in pages] == [False] + [True] * 4
     assert versions(api) == [str(100 + 1201)]
 
 
@@ -116,7 +116,7 @@ async def test_pages_that_have_expired_are_begun_again(api: FakeApiServer) -> No
     api.fault("list", SLICES, None, 410)
     async with reflecting(api) as copy:
         assert set(copy.items) == names(700)
-    assert api.count("list", SLICES) == 4
+    assert api.count("list", SLICES) == 5
 
 
 @pytest.mark.parametrize("how", ["ends", "breaks", "breaks in a line"])

@@ -35,6 +35,7 @@ async def test_an_agent_imports_and_builds_what_it_uses() -> None:
     left = json.loads(done.stderr.splitlines()[-1])
     assert {"mcp.server.lowlevel", "mcp.types", "mcp.client"} <= set(left["modules"])
     unused = {"mcp.client.session", "mcp.client.client", "mcp.server.mcpserver", "cryptography"}
+    unused |= {"mcp_gpu.settings.fleet", "mcp_gpu.settings.terminal"}
     assert unused & set(left["modules"]) == set()
     assert left["built"] == [True, False]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -23,7 +24,8 @@ from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.registry import Tool
 from mcp_gpu.tools.fleet_timeline import gateway_tool
 from mcp_gpu.tools.timeline import agent_tool
-from mcp_gpu.tools.timeline_model import MetricName, TimelineEvent
+from mcp_gpu.tools.timeline_events import event_severity, event_weight
+from mcp_gpu.tools.timeline_model import MAIN, GpuTimeline, MetricName, TimelineEvent
 from support import served
 from support.fleet import Agent, Path
 from support.health import blind
@@ -81,13 +83,13 @@ async def test_what_changed_comes_first_with_when_and_from_what_to_what() -> Non
     assert lines[0] == "n: 2025-11-24T16:00:00Z to 2025-11-24T17:00:00Z, 1 GPU"
     assert lines[1].startswith("SIMULATED")
     first = [line for line in lines if line.startswith("CHANGED")]
+    assert lines[2] == "EVENT 30 min ago GPU 0: slowed by hw_thermal_slowdown"
     assert (
-        lines[2] == first[0] == ("CHANGED GPU 0 slowed_by_hw_thermal_percent 0 -> 50 % 30 min ago")
+        lines[3] == first[0] == ("CHANGED GPU 0 slowed_by_hw_thermal_percent 0 -> 50 % 30 min ago")
     )
     assert "CHANGED GPU 0 clock_sm_mhz 1980 -> 1200 MHz 30 min ago" in first
     assert "CHANGED GPU 0 temperature_celsius 61 -> 87 C 30 min ago" in first
     assert "CHANGED GPU 0 ecc_corrected 25 came, the first 20 min ago" in first
-    assert "EVENT 30 min ago GPU 0: slowed by hw_thermal_slowdown" in lines
     (row,) = [line for line in lines if line.startswith("  temperature_celsius ")]
     assert row.startswith("  temperature_celsius 60 to 88 C, mean 74, p95 88, last 8")
     assert len(row.split("  ")[-1]) == 60
@@ -105,7 +107,13 @@ async def test_an_hour_in_which_nothing_happened_says_so() -> None:
     found = data(answer)
     assert (found["weight"], found["events"]) == (0, [])
     assert [gpu["changes"] for gpu in found["gpus"]] == [[], []]
-    assert [gpu["statistics"] for gpu in found["gpus"]] == [[], []], "not of all GPUs at once"
+    for gpu in found["gpus"]:
+        assert {each["metric"] for each in gpu["statistics"]} == set(MAIN)
+        assert gpu["series"] == [], "not of all GPUs at once"
+        assert gpu["recorded_since"] == "2025-11-24T16:00:00Z"
+    brief = r"^GPU 1: temperature_celsius \d+ to \d+ C, .*; memory_used_bytes [\d.]+ to "
+    assert re.search(brief, text(answer), re.MULTILINE)
+    assert "Recorded since" not in text(answer)
     assert "Nothing changed by as much as is worth telling." in text(answer)
 
 
@@ -126,8 +134,14 @@ async def test_a_timeline_that_cannot_be_saved_says_so(tmp_path: Folder) -> None
 
 async def test_time_before_the_first_reading_is_unknown_and_never_nought() -> None:
     async with agent() as client:
-        found = data(await ask(client, gpu=0, window="2h", metrics=["temperature_celsius"]))
+        answer = await ask(client, gpu=0, window="2h", metrics=["temperature_celsius"])
+    found = data(answer)
     (gpu,) = found["gpus"]
+    lines = text(answer).splitlines()
+    assert lines[2] == (
+        "! Recorded since 2025-11-24T16:00:00Z: of the 50 % of the time before, no reading"
+    )
+    assert "of the time unknown" not in text(answer), "which is said once"
     (series,) = gpu["series"]
     assert series["values"][:29] == series["min"][:29] == [None] * 29
     assert None not in series["values"][31:]
@@ -182,8 +196,46 @@ async def test_xids_stand_among_the_events_of_their_gpu() -> None:
     (event,) = found["events"]
     assert (event["kind"], event["gpu_index"], event["seconds_ago"]) == ("xid", 0, 600)
     assert event["text"].startswith("Xid 48: Double Bit ECC")
-    assert found["weight"] == 20
+    assert (found["weight"], event["severity"]) == (1000, "critical")
     assert others["events"] == []
+
+
+async def test_of_one_metric_of_many_gpus_a_few_changes_are_told() -> None:
+    def gpu(index: int) -> GpuTimeline:
+        return like.model_copy(update={"gpu_index": index})
+
+    found = node_timeline("a", change("power_draw_watts", 9.0), change(weight=4.0))
+    like = found.gpus[3]
+    found = found.model_copy(update={"gpus": tuple(map(gpu, range(16)))})
+    async with gateway({"a": TimelineAgent("a", found)}) as client:
+        lines = text(await ask(client, node="a")).splitlines()
+    told = [line.split()[3] for line in lines if line.startswith("CHANGED")]
+    assert told == ["power_draw_watts"] * 8 + ["clock_sm_mhz"] * 8
+    assert "16 more changes, smaller ones" in lines
+
+
+async def test_what_went_wrong_comes_before_what_followed_and_before_jobs_that_began() -> None:
+    def restless(second: int) -> dict[str, Any]:
+        return {"memory_used_bytes": (second // 600 % 2) * (140 << 30)}
+
+    watch = blind()
+    for at, code in ((NOW - 900, 79), (NOW - 880, 31), (NOW - 870, 45), (NOW - 860, 43)):
+        watch.log.add(XidEvent(code, at, "kernel_log", bus_id="0000:53:00"))
+    async with agent(restless, watch=watch) as client:
+        answer = await ask(client)
+    found = data(answer)
+    told = [(each["severity"], each["text"][:6]) for each in found["events"]]
+    assert told[:2] == [("critical", "Xid 79"), ("warning", "Xid 45")]
+    assert told[-1] == ("info", "Xid 43")
+    lines = text(answer).splitlines()
+    assert [line.partition(" ")[0] for line in lines[2:8]] == ["EVENT"] * 4 + ["CHANGED"] * 2
+    assert "Xid 79" in lines[2]
+    assert found["weight"] == 1000
+    (gpu,) = [gpu for gpu in found["gpus"] if gpu["changes"]]
+    assert {(each["metric"], each["weight"]) for each in gpu["changes"]} == {
+        ("memory_used_bytes", 10)
+    }
+    assert (len(gpu["changes"]), gpu["changes_omitted"]) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +294,12 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     }
     for name, weight in (("n007", 5.0), ("n021", 9.0), ("n033", 2.0)):
         agents[name] = TimelineAgent(name, node_timeline(name, change(weight=weight)))
+    for name in ("n005", "n007"):
+        found = agents[name].data
+        young = [
+            gpu.model_copy(update={"recorded_since": "2026-11-26T10:00:00Z"}) for gpu in found.gpus
+        ]
+        agents[name].data = found.model_copy(update={"gpus": tuple(young)})
     http = Path("http", agents)
     http.probe_errors["n000"] = Gone
     async with gateway(agents, http) as client:
@@ -252,6 +310,11 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     assert [node["node"] for node in found["nodes"]] == ["n021", "n007", "n033"]
     assert (found["nodes_unchanged"], found["failures_by_reason"]) == (36, {"not_running": 1})
     assert [gpu["gpu_index"] for gpu in found["nodes"][0]["gpus"]] == [3]
+    assert found["nodes_recorded_late"] == 2
+    assert (
+        "2 nodes recorded for a part of this time only: what was before is unknown."
+        in text(answer).splitlines()
+    )
     lines = text(answer).splitlines()
     assert lines[0] == "39 of 40 nodes answered: something changed on 3, most first"
     assert "n021: GPU 3 clock_sm_mhz 1980 -> 1200 MHz 10 min ago" in lines
@@ -261,6 +324,55 @@ async def test_a_fleet_is_told_by_who_changed_most() -> None:
     ]  # fmt: skip
     asked = agents["n007"].calls[0].model_dump(exclude_none=True)
     assert asked == {"points": 0}, "no series of a whole fleet"
+
+
+async def test_pages_neither_repeat_nor_skip_a_node_however_close_their_weights() -> None:
+    weights = {"a": 1234567.0, "b": 1234567.8, "c": 1234566.9, "d": 1000000.5, "e": 0.1 + 0.2}
+    agents: dict[str, Agent] = {
+        name: TimelineAgent(name, node_timeline(name, change(weight=weight)))
+        for name, weight in weights.items()
+    }
+    told: list[str] = []
+    async with gateway(agents) as client:
+        arguments: dict[str, Any] = {"limit": 1}
+        while len(told) <= len(weights):
+            page = data(await ask(client, **arguments))
+            told += [node["node"] for node in page["nodes"]]
+            if page["next_cursor"] is None:
+                break
+            arguments["cursor"] = page["next_cursor"]
+    assert told == ["b", "a", "c", "d", "e"]
+
+
+async def test_a_fleet_is_told_what_went_wrong_first() -> None:
+    def happened(kind: str, ago: float, said: str) -> TimelineEvent:
+        return TimelineEvent(
+            kind=kind, severity=event_severity(kind, said), at="2026-11-26T10:00:00Z",
+            seconds_ago=ago, last_seconds_ago=ago, count=1, gpu_index=3, text=said,
+        )  # fmt: skip
+
+    lost = (
+        happened("gpu", 599, "lost: GpuIsLost"),
+        happened("xid", 600, "Xid 79: GPU has fallen off the bus"),
+        happened("xid", 598, "Xid 43: GPU stopped processing"),
+    )
+    memory = [change("memory_used_bytes", 9.0, unit="B", before=0.0, after=2.0**35)] * 3
+    weight = max(map(event_weight, lost))
+    agents: dict[str, Agent] = {
+        "broken": TimelineAgent(
+            "broken", node_timeline("broken", *memory, events=lost, weight=weight)
+        ),
+        "began": TimelineAgent("began", node_timeline("began", change(weight=70.0))),
+    }
+    async with gateway(agents) as client:
+        answer = await ask(client)
+    broken, began = text(answer).splitlines()[2:4]
+    assert broken == (
+        "broken: 10 min ago GPU 3: lost: GpuIsLost; 10 min ago GPU 3: Xid 79: GPU has fallen off "
+        "the bus; GPU 3 memory_used_bytes 0 -> 32 GiB 10 min ago"
+    )
+    assert began.startswith("began: GPU 3 clock_sm_mhz")
+    assert [node["node"] for node in data(answer)["nodes"]] == ["broken", "began"]
 
 
 async def test_a_large_fleet_in_which_all_changed_is_told_in_short() -> None:
@@ -285,6 +397,8 @@ async def test_one_node_of_a_fleet_is_told_as_its_agent_does() -> None:
             ({"gpu": 3}, '"node"'),
             ({"node": "b", "nodes": ["a"]}, '"nodes"'),
             ({"cursor": "nonsense"}, '"cursor"'),
+            ({"cursor": "nan b"}, '"cursor"'),
+            ({"cursor": "-inf b"}, '"cursor"'),
             ({"node": "c"}, "Unknown nodes"),
             ({"window": "1h", "since": "2025-11-24T16:05:00Z"}, "not both"),
         ):
@@ -302,7 +416,7 @@ async def test_what_an_agent_says_adds_no_line_and_nothing_that_acts() -> None:
     said = "x\nSIMULATED nothing\x1b[2J\u202e"
     event = {
         "kind": "gpu", "at": "now", "seconds_ago": 1, "last_seconds_ago": 1, "count": 1,
-        "gpu_index": 3, "text": said,
+        "gpu_index": 3, "severity": "critical", "text": said,
     }  # fmt: skip
     odd = node_timeline("odd", change(metric=said), message=said)
     odd = odd.model_copy(update={"events": (TimelineEvent(**event),)})

@@ -28,7 +28,8 @@ import mcp_gpu.serving.tls
 from mcp_gpu.serving.certificate import Certificate
 from mcp_gpu.serving.endpoint import HttpEndpoint, ListenError, TlsFiles
 from mcp_gpu.serving.server import Listening, serve
-from mcp_gpu.settings import AgentSettings, SettingError
+from mcp_gpu.settings.agent import AgentSettings
+from mcp_gpu.settings.base import SettingError
 from support.cluster import SERVER_NAME, Running, served_with, start_all
 from support.demo_server import Gate, registry
 from support.kubeapi.credentials import Authority

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from aiohttp import web
 
@@ -129,6 +130,113 @@ async def test_a_list_that_goes_on_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(await reads.list(CORE, "pods", "gpu")) == 1
         (gap,) = reads.gaps
         assert (gap.what, gap.why) == ("pods of gpu", "only the first 1 are looked at")
+
+
+def heavy(number: int) -> dict[str, object]:
+    """A pod that nobody would call small, and the little of it that is looked at."""
+    weight = "x" * 20_000
+    fields = {"f:spec": {f"f:{each}": {} for each in range(1_000)}}
+    return {
+        "metadata": {
+            "name": f"p{number}",
+            "managedFields": [{"fieldsV1": fields}],
+            "annotations": {"theirs": weight, "short": "kept"},
+        },
+        "spec": {
+            "nodeName": "n1",
+            "volumes": [{"name": weight}],
+            "containers": [{"name": "main", "args": [weight], "env": [{"name": weight}]}],
+        },
+    }
+
+
+async def test_a_list_of_heavy_objects_is_read_by_pages_and_little_of_it_kept(
+    tmp_path: Path,
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(request.query))
+        begin = int(request.query.get("continue", "0"))
+        end = min(begin + int(request.query["limit"]), 120)
+        more = {"continue": str(end)} if end < 120 else {}
+        return web.json_response({"metadata": more, "items": list(map(heavy, range(begin, end)))})
+
+    async with answered(handler, tmp_path) as reads:
+        for _ in range(2):
+            found = await reads.list(CORE, "pods", "gpu", labelSelector="a=b")
+        assert [each["metadata"]["name"] for each in found] == [f"p{each}" for each in range(120)]
+        assert found[7] == {
+            "metadata": {"name": "p7", "annotations": {"short": "kept"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "main"}]},
+        }
+        assert [each.get("continue") for each in asked] == [None, "50", "100"]
+        assert {(each["limit"], each["labelSelector"]) for each in asked} == {("50", "a=b")}
+        assert reads.gaps == ()
+
+
+async def test_a_page_without_an_end_is_a_gap_and_what_came_before_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = 0
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        if "continue" not in request.query:
+            return web.json_response({"metadata": {"continue": "x"}, "items": [heavy(1)]})
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        await response.write(b'{"items": [')
+        while True:
+            await response.write(b'"' + b"x" * 65_536 + b'",')
+            sent += 65_536
+
+    monkeypatch.setattr(module, "PAGE_BYTES", 1 << 20)
+    async with answered(handler, tmp_path) as reads:
+        (pod_read,) = await reads.list(CORE, "pods", "gpu")
+        assert pod_read["metadata"]["name"] == "p1"
+        (gap,) = reads.gaps
+        assert gap.what == "pods of gpu"
+        assert gap.why.endswith("/pods: the answer is longer than 1,048,576 bytes")
+        assert sent < 16 << 20  # what sockets hold besides
+
+
+async def test_a_list_that_never_ends_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"metadata": {"continue": "again"}, "items": []})
+
+    monkeypatch.setattr(module, "LIST_SECONDS", 0.3)
+    async with answered(handler, tmp_path) as reads:
+        assert await reads.list(CORE, "pods", "gpu") == ()
+        (gap,) = reads.gaps
+        assert (gap.what, gap.why) == ("pods of gpu", "not all of it was read within 0.3 s")
+
+
+async def test_few_lists_are_read_at_once_over_all_calls(tmp_path: Path) -> None:
+    now, most, lists = 0, 0, 4 * module.LISTS
+    full = anyio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        if now == module.LISTS:
+            full.set()
+        await full.wait()
+        for _ in range(20):  # whoever is not held back comes in the meantime
+            await anyio.lowlevel.checkpoint()
+        now -= 1
+        return web.json_response({"items": []})
+
+    async with answering(handler) as port:
+        config = write_kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{port}", token="t")
+        async with KubernetesApi(str(config)) as api, anyio.create_task_group() as tasks:
+            workloads = Workloads({"": api})
+            for number in range(lists):
+                tasks.start_soon(workloads.reads().list, CORE, "pods", f"n{number}")
+    assert most == module.LISTS
 
 
 @pytest.mark.parametrize("name", ["../nodes/a", "a/b", "a?b=c", "..", ".", "", "a b", "a%2fb"])

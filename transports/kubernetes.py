@@ -49,6 +49,10 @@ RELOAD_SECONDS = 60.0
 GET_SECONDS = 15.0
 """For one document; a page of 500 pods takes about 0.3 s."""
 
+DOCUMENT_BYTES = 32 << 20
+"""Longest document accepted: it takes several times as much memory once it is read, and whoever may
+write objects makes lists of them as long as they like."""
+
 CLOSE_SECONDS = 2.0
 """How long closing may take."""
 
@@ -105,15 +109,21 @@ class KubernetesApi:
         return access.namespace
 
     async def get(
-        self, path: str, params: Mapping[str, str] | None = None, *, seconds: float = GET_SECONDS
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        *,
+        seconds: float = GET_SECONDS,
+        most_bytes: int = DOCUMENT_BYTES,
     ) -> Any:
         """One JSON document.
 
         Raises:
-            KubernetesError: refused, not reached, no JSON, or not within `seconds`.
+            KubernetesError: refused, not reached, no JSON, longer than `most_bytes`, or not within
+                `seconds`.
         """
         async with self._response(path, params, total_seconds=seconds) as response:
-            return await _document(response, path)
+            return await _document(response, path, most_bytes)
 
     async def tail(
         self, path: str, params: Mapping[str, str], *, last_bytes: int, seconds: float
@@ -138,7 +148,7 @@ class KubernetesApi:
             KubernetesError: as of `get`.
         """
         async with self._response(path, document=document, total_seconds=seconds) as response:
-            return await _document(response, path)
+            return await _document(response, path, DOCUMENT_BYTES)
 
     @asynccontextmanager
     async def lines(
@@ -320,9 +330,13 @@ async def _lines(response: aiohttp.ClientResponse, path: str) -> AsyncGenerator[
                 yield line
 
 
-async def _document(response: aiohttp.ClientResponse, path: str) -> Any:
+async def _document(response: aiohttp.ClientResponse, path: str, most_bytes: int) -> Any:
+    body = bytearray()
     with mapped(path):
-        body = await response.read()
+        async for piece in response.content.iter_any():  # unpacked, where it comes packed
+            body += piece
+            if len(body) > most_bytes:
+                raise KubernetesError(f"{path}: the answer is longer than {most_bytes:,} bytes")
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -5,10 +5,10 @@ them: a start has no use for it.
 """
 
 from mcp_gpu.registry.arguments import Arguments
-from mcp_gpu.registry.later import Later, Makers, from_listing
+from mcp_gpu.registry.later import Later, Makers, UnknownTools, from_listing
 from mcp_gpu.registry.registry import Registry
 from mcp_gpu.registry.surface import Surface
-from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
+from mcp_gpu.registry.tool import Answer, Call, Right, Tool, ToolError, UnknownResource
 
 __all__ = [
     "Answer",
@@ -17,9 +17,11 @@ __all__ = [
     "Later",
     "Makers",
     "Registry",
+    "Right",
     "Surface",
     "Tool",
     "ToolError",
     "UnknownResource",
+    "UnknownTools",
     "from_listing",
 ]

@@ -7,7 +7,7 @@ tools where they call few. What `tools/list` shows is kept in a file, which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from mcp_types import ListToolsResult
 from mcp_types import Tool as ListedTool
 
 from mcp_gpu.registry.tool import Tool
+from transports.text import quoted
 
-__all__ = ["Later", "Makers", "from_listing"]
+__all__ = ["Later", "Makers", "UnknownTools", "from_listing"]
+
+NAME_CHARS = 100
+"""How much of an unknown tool's name is repeated."""
 
 Makers = Mapping[str, Callable[[], Tool[Any]]]
 """By name, what makes a tool: the place to import its module."""
@@ -41,14 +45,26 @@ class Later:
         return self._make()
 
 
-def from_listing(path: Path, makers: Makers) -> list[Later]:
+class UnknownTools(Exception):
+    """Tools are to be left out that there are not. The text names them, and those there are."""
+
+
+def from_listing(path: Path, makers: Makers, without: Collection[str] = ()) -> list[Later]:
     """The tools that a file lists.
+
+    Args:
+        without: names of those to leave out.
 
     Raises:
         KeyError: it lists one that nothing makes.
         ValueError: something is made that it does not list.
+        UnknownTools: it does not list one that is to be left out.
     """
     listing = ListToolsResult.model_validate_json(path.read_bytes())
-    if unlisted := makers.keys() - {each.name for each in listing.tools}:
+    names = {each.name for each in listing.tools}
+    if unlisted := makers.keys() - names:
         raise ValueError(f"{path.name} does not list {', '.join(sorted(unlisted))}")
-    return [Later(each, makers[each.name]) for each in listing.tools]
+    if unknown := sorted(set(without) - names):
+        told = ", ".join(quoted(each, NAME_CHARS) for each in unknown)
+        raise UnknownTools(f"no such tool: {told}. Known: {', '.join(sorted(names))}")
+    return [Later(each, makers[each.name]) for each in listing.tools if each.name not in without]

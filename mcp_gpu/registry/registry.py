@@ -34,7 +34,7 @@ from pydantic_core import from_json
 from mcp_gpu.registry.arguments import BadArguments, read
 from mcp_gpu.registry.later import Later
 from mcp_gpu.registry.surface import Surface, SurfaceServer
-from mcp_gpu.registry.tool import Answer, Call, Tool, ToolError, UnknownResource
+from mcp_gpu.registry.tool import Answer, Call, Right, Tool, ToolError, UnknownResource
 from mcp_gpu.registry.updates import Updates
 from mcp_gpu.telemetry import tracing
 from mcp_gpu.telemetry.calls import Calls, Running, call_id
@@ -81,6 +81,9 @@ LISTS: tuple[CacheableMethod, ...] = (
     "resources/list",
     "resources/templates/list",
 )
+
+WITHHELD = "mcp_gpu.withheld"
+"""Where the scope of an HTTP request says what its caller may not read: `mcp_gpu.serving.http`."""
 
 Context = ServerRequestContext[Any, Any]
 
@@ -157,6 +160,18 @@ class Registry:
             name = params.get("name")
             return frozenset({name} if isinstance(name, str) else ())
         return frozenset(() if self._surface is None else self._surface.needs(method, params))
+
+    def rights(self, method: str, params: Mapping[str, Any]) -> Sequence[Right]:
+        """What a request's caller has to be allowed to read in Kubernetes."""
+        name = params.get("name")
+        later = self._tools.get(name) if isinstance(name, str) else None
+        if method != "tools/call" or later is None:
+            return ()
+        tool = later.tool
+        try:
+            return tool.rights(read(tool.arguments, params.get("arguments"), of=tool.name))
+        except BadArguments:
+            return ()  # which the answer says, and nothing else
 
     async def watch(self) -> None:
         """Tell those who subscribe what has changed, until cancelled."""
@@ -275,10 +290,12 @@ def _fixed(capabilities: ServerCapabilities) -> ServerCapabilities:
 def _call(context: Context) -> Call:
     client = context.session.client_params
     caller = f"{client.client_info.name} {client.client_info.version}" if client else "unknown"
+    scope = getattr(context.request, "scope", {})  # of HTTP alone
     return Call(
         id=call_id((context.meta or {}).get(CALL_META_KEY)),
         caller=caller[:100],
         report=context.session.report_progress,
+        withheld=scope.get(WITHHELD, frozenset()),
     )
 
 

@@ -56,9 +56,10 @@ def _outlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
     whole = definitions[schema["$ref"].removeprefix(_DEFINITIONS)] | beside
     if whole.get("type") != "object":
         return _outlined(whole, definitions)
-    told = {"type": "object", "description": whole.get("description", "").partition("\n")[0]}
-    names: dict[str, Any] = {name: {} for name in whole.get("properties", {})}
-    return {key: value for key, value in {**told, "properties": names}.items() if value}
+    told = whole.get("description", "").partition("\n")[0]
+    names = ", ".join(whole.get("properties", ()))  # without a type each, clients would complain
+    parts = [told, f"Fields: {names}." if names else ""]
+    return {"type": "object", "description": " ".join(filter(None, parts))}
 
 
 def _with_inner(schema: dict[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:

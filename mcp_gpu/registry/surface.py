@@ -95,7 +95,7 @@ class SurfaceServer:
     def _resources(self) -> Resources:
         from mcp_gpu.registry.resource import Resources
 
-        return Resources(self._surface.resources())
+        return Resources([each for each in self._surface.resources() if each.tool in self._tools])
 
     def join(self, server: Server[Any]) -> None:
         """Answer on this server."""
@@ -231,7 +231,10 @@ class SurfaceServer:
         if argument not in names:
             known = ", ".join(sorted(names)) or "none"
             raise MCPError(INVALID_PARAMS, f"No such argument here. Known: {known}")
-        return completes.get(argument)
+        completer = completes.get(argument)
+        if completer is not None and completer.tool is not None:
+            return completer if completer.tool in self._tools else None
+        return completer
 
 
 def _listened(notifications: object) -> Iterator[object]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import anyio
 from mcp_types import Tool as ListedTool
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from mcp_gpu.registry.arguments import Arguments
 from mcp_gpu.registry.schema import compact, outline
 
-__all__ = ["Answer", "Call", "Tool", "ToolError", "UnknownResource"]
+__all__ = ["Answer", "Call", "Right", "Tool", "ToolError", "UnknownResource"]
 
 PROGRESS_SECONDS = 1.0
 """How long a tool waits for a client to take a progress notification, which it may well lose."""
@@ -28,6 +28,19 @@ class ToolError(Exception):
 
 class UnknownResource(Exception):
     """There is none at this URI. The text says what there is."""
+
+
+class Right(NamedTuple):
+    """A right in Kubernetes that a caller has to have to be told what the tool reads there: the
+    server's own account may read more than the caller."""
+
+    verb: str
+    resource: str
+    """Of the core group, with its subresource: pods, pods/log."""
+    namespace: str
+    """Empty: in all."""
+    needed: bool = True
+    """False: without it the tool tells less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,8 @@ class Call:
     caller: str = "unknown"
     """The client's own name and version, which it may make up: for logs alone."""
     report: Callable[[float, float | None, str | None], Awaitable[None]] = _unheard
+    withheld: frozenset[str] = frozenset()
+    """Resources of Kubernetes that the caller may not read, of those that are not `needed`."""
 
     async def progress(
         self, done: float, total: float | None = None, message: str | None = None
@@ -58,6 +73,10 @@ class Call:
         """Tell a caller who asked for it. Gives up on one who does not listen."""
         with anyio.move_on_after(PROGRESS_SECONDS):
             await self.report(done, total, message)
+
+
+def _none(arguments: Arguments) -> Sequence[Right]:
+    return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +89,8 @@ class Tool(Generic[A]):
     arguments: type[A]
     result: type[BaseModel]
     run: Callable[[A, Call], Awaitable[Answer]]
+    rights: Callable[[A], Sequence[Right]] = _none
+    """What the caller has to be allowed to read in Kubernetes, where callers' rights are asked."""
 
     def listed(self) -> ListedTool:
         """How `tools/list` shows it."""

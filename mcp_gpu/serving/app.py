@@ -51,6 +51,9 @@ LARGE_BODIES = 32
 """Longer bodies that may be on their way at once: clients that never finish theirs would otherwise
 hold `body_bytes` each, a GiB together. Others are served meanwhile."""
 
+WITHHELD = "mcp_gpu.withheld"
+"""Where a request's scope says what its caller may not read, for `mcp_gpu.registry`."""
+
 QUIET_SECONDS = 60.0
 """How often the log repeats that requests are sent away."""
 
@@ -163,9 +166,10 @@ class App:
                 return message
             if origin is not None:
                 origin.asked = _asked(message)
-            denied = await self._gate.permit(caller, message)
-            if denied is not None:
-                return denied
+            withheld = await self._gate.permit(caller, message)
+            if isinstance(withheld, Response):
+                return withheld
+            scope[WITHHELD] = withheld
             shed = await _turn(visit, message, receive)
             if shed is not None:
                 return self._sent_away(name, shed)

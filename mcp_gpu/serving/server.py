@@ -82,6 +82,12 @@ class Served(Protocol):
     def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
         """The tools whose content a request would be shown: a caller needs the right to each."""
 
+    def rights(
+        self, method: str, params: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str, str, bool]]:
+        """What a request's caller has to be allowed to read in Kubernetes: verb, resource of the
+        core group, namespace (empty: all), and whether nothing is told without it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
@@ -206,7 +212,7 @@ def _listen_http(
 
     if endpoint.open_to_all and not endpoint.access.anonymous:
         raise ListenError(OPEN_DOOR)
-    gate = Gate(endpoint.access, served.needs)
+    gate = Gate(endpoint.access, served.needs, served.rights)
     certificate = None if endpoint.tls is None else Certificate(endpoint.tls)
     sockets = bind(endpoint)
     if endpoint.open_to_all or endpoint.in_the_clear:

@@ -98,3 +98,6 @@ class GatewaySettings(ServeSettings, FleetSettings):
     node_metrics: bool = False
     """Name each node on /metrics, with the path in use: one series per node, and their names for
     whoever reads that page."""
+    without_tools: Names = ()
+    """Tools that are not served, nor what shows their answers: RBAC of Kubernetes grants rights to
+    the gateway, and cannot tell its tools apart."""

@@ -53,7 +53,8 @@ class ServeSettings(TelemetrySettings):
     Default: any."""
     access_review: bool = False
     """Let cluster RBAC decide which tools a caller may call (SubjectAccessReview: verb call, API
-    group gpu.mcp, resource tools, the tool's name). Holders of a static token may call all."""
+    group gpu.mcp, resource tools, the tool's name), and what these read in Kubernetes for them
+    (verb get, resources pods and pods/log). Holders of a static token may call all."""
     access_namespace: str = ""
     """Namespace in which it is asked. Default: the pod's own."""
     oauth_issuer: str = ""

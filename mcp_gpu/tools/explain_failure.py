@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Annotated, Final
 
 from pydantic import Field
 
 from mcp_gpu.fleet.router import Router
-from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.registry import Answer, Arguments, Call, Right, Tool, ToolError
 from mcp_gpu.workloads.failure.model import Explanation
 from mcp_gpu.workloads.reads import Workloads
 
@@ -46,7 +46,7 @@ def gateway_tool(
     async def run(arguments: FailureArguments, call: Call) -> Answer:
         from mcp_gpu.tools.explain_failure_text import lines, within_text
 
-        found = await answer(router, workloads, arguments, clock=clock)
+        found = await answer(router, workloads, arguments, clock=clock, withheld=call.withheld)
         return Answer(within_text(lines(found)), found)
 
     return Tool(
@@ -62,7 +62,13 @@ def gateway_tool(
         arguments=FailureArguments,
         result=Explanation,
         run=run,
+        rights=_rights,
     )
+
+
+def _rights(arguments: FailureArguments) -> Sequence[Right]:
+    where = arguments.namespace
+    return (Right("get", "pods", where), Right("get", "pods/log", where, needed=False))
 
 
 async def answer(
@@ -71,6 +77,7 @@ async def answer(
     arguments: FailureArguments,
     *,
     clock: Callable[[], float] = time.time,
+    withheld: Collection[str] = (),
 ) -> Explanation:
     """The explanation.
 
@@ -85,7 +92,7 @@ async def answer(
 
     cluster = chosen_cluster(workloads, arguments.cluster)
     prefix = f"{cluster}/" if len(workloads.clusters) > 1 else ""
-    reads = workloads.reads(cluster)
+    reads = workloads.reads(cluster, withheld)
     scene = await gather(reads, arguments.pod, arguments.namespace, clock())
 
     @cache

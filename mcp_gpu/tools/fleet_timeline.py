@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -32,7 +33,10 @@ NODES_TOLD: Final = 24
 GPUS_LISTED: Final = 8
 CHANGES_LISTED: Final = 3
 EVENTS_LISTED: Final = 5
-"""Of one node, and of one GPU, in a summary: those that changed most, and the latest."""
+"""Of one node, and of one GPU, in a summary: those that changed most, and the gravest."""
+
+WRONG_TOLD: Final = 3
+"""Events that went wrong, in the text of one node of a summary."""
 
 
 class GatewayArguments(FleetArguments, TimelineArguments):
@@ -40,8 +44,8 @@ class GatewayArguments(FleetArguments, TimelineArguments):
 
     node: NodeName | None = Field(
         default=None,
-        description="One node, closely: for a gpu, statistics and series. Default: where in the "
-        "fleet most changed.",
+        description="One node, closely: with statistics, for a gpu with series. Default: where in "
+        "the fleet most changed.",
     )
 
 
@@ -58,8 +62,8 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
         name=NAME,
         title="Timeline of the fleet's GPUs",
         description=(
-            "Say what NVIDIA GPUs have done over the last minutes or hours. With node and gpu: "
-            "what changed and when, events, statistics and series of temperature, power, clocks, "
+            "Say what NVIDIA GPUs have done over the last minutes or hours. With node: events, "
+            "what changed and when, statistics; with gpu too series of temperature, power, clocks, "
             "utilization, memory, throttling and error counters. Without node: on which nodes "
             "most changed. Time without readings is told as unknown, never as 0."
         ),
@@ -104,7 +108,7 @@ async def _summary(router: Router, arguments: GatewayArguments, call: Call) -> A
         limit=arguments.limit,
         detail="summary",
         shortened=_shortened,
-        cursor=lambda node: f"{node.weight:g} {node.node}",
+        cursor=lambda node: f"{node.weight!r} {node.node}",  # all its digits
     )
     lines = _lines(told, len(changed), everything.failures if start is None else ())
     return Answer(_within(lines), told)
@@ -129,8 +133,15 @@ async def _ask(
 
 
 def _whole(found: FanOut[NodeTimeline]) -> FleetTimeline:
+    from mcp_gpu.tools.timeline_text import late_words
+
     nodes = sorted((of_fleet(FleetNodeTimeline, each) for each in found.answers), key=_order)
-    return FleetTimeline(**shared(found), nodes_unchanged=0, nodes=tuple(nodes))
+    return FleetTimeline(
+        **shared(found),
+        nodes_unchanged=0,
+        nodes_recorded_late=sum(bool(late_words(node)) for node in nodes),
+        nodes=tuple(nodes),
+    )
 
 
 def _order(node: FleetNodeTimeline) -> tuple[float, str]:
@@ -143,8 +154,8 @@ def _begin(cursor: str | None) -> tuple[float, str] | None:
         return None
     weight, _, node = cursor.partition(" ")
     try:
-        if node:
-            return -float(weight), node
+        if node and math.isfinite(begin := float(weight)):
+            return -begin, node
     except ValueError:
         pass
     raise ToolError(f'"cursor" of {NAME} must be the next_cursor of a page before.')
@@ -178,8 +189,6 @@ def _short_gpu(gpu: GpuTimeline) -> GpuTimeline:
 
 
 def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -> Iterator[str]:
-    from mcp_gpu.tools.timeline_text import change_words, event_words
-
     answered = f"{told.coverage.nodes_answered} of {counted(told.coverage.nodes_asked)} answered"
     yield f"{answered}: something changed on {changed}, most first"
     if told.simulated:
@@ -187,12 +196,11 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
     if told.coverage.said_of_discovery:
         yield told.coverage.said_of_discovery
     yield from failure_lines(told.failures_by_reason, failures)
+    if told.nodes_recorded_late:
+        late = counted(told.nodes_recorded_late)
+        yield f"{late} recorded for a part of this time only: what was before is unknown."
     for node in told.nodes[:NODES_TOLD]:
-        every = [(gpu.gpu_index, change) for gpu in node.gpus for change in gpu.changes]
-        every.sort(key=lambda each: -each[1].weight)
-        parts = [f"GPU {index} {change_words(each)}" for index, each in every[:CHANGES_LISTED]]
-        parts += map(event_words, node.events[: max(CHANGES_LISTED - len(parts), 1)])
-        yield f"{node.node}: {'; '.join(parts)}"
+        yield f"{node.node}: {'; '.join(_parts(node))}"
     left = len(told.nodes) - NODES_TOLD
     if left > 0:
         yield f"{counted(left, 'more node')} in the structured content."
@@ -202,7 +210,21 @@ def _lines(told: FleetTimeline, changed: int, failures: Sequence[NodeFailure]) -
         omitted = counted(told.nodes_omitted, "more node")
         yield f'{omitted}: call again with cursor "{told.next_cursor}".'
     if told.nodes:
-        yield "Ask with node and gpu for statistics and series."
+        yield "Ask with node for statistics, with gpu too for series."
+
+
+def _parts(node: FleetNodeTimeline) -> list[str]:
+    """What went wrong, the greatest changes, and if there is room what else happened."""
+    from mcp_gpu.tools.timeline_text import change_words, event_words
+
+    every = [(gpu.gpu_index, change) for gpu in node.gpus for change in gpu.changes]
+    every.sort(key=lambda each: -each[1].weight)
+    changed = [f"GPU {index} {change_words(each)}" for index, each in every]
+    wrong = [event_words(each) for each in node.events if each.severity != "info"]
+    other = [event_words(each) for each in node.events if each.severity == "info"]
+    parts = wrong[:WRONG_TOLD]
+    parts += changed[: max(CHANGES_LISTED - len(parts), 1)]
+    return parts + other[: max(CHANGES_LISTED - len(parts), 0)]
 
 
 def _within(lines: Iterator[str] | Sequence[str]) -> str:

@@ -22,6 +22,10 @@ class FleetTimeline(FleetAnswer):
     nodes_unchanged: int = Field(
         description="Nodes that answered where nothing changed by as much as is worth telling."
     )
+    nodes_recorded_late: int = Field(
+        description="Nodes that answered whose readings begin within this stretch: what they did "
+        "before is unknown."
+    )
     nodes: tuple[FleetNodeTimeline, ...] = Field(
         description="The node that was asked for; else those where something changed, most first."
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
 
 from mcp_gpu.fleet.router import Router
-from mcp_gpu.registry import Answer, Arguments, Call, Tool, ToolError
+from mcp_gpu.registry import Answer, Arguments, Call, Right, Tool, ToolError
 from mcp_gpu.tools.explain_failure import ObjectName, chosen_cluster
 from mcp_gpu.tools.fleet_arguments import NodeName
 from mcp_gpu.tools.moments import seconds
@@ -89,7 +89,7 @@ def gateway_tool(
     async def run(arguments: IncidentArguments, call: Call) -> Answer:
         from mcp_gpu.tools.incident_text import report_text
 
-        found = await answer(router, workloads, arguments, clock=clock)
+        found = await answer(router, workloads, arguments, clock=clock, withheld=call.withheld)
         return Answer(report_text(found), found)
 
     return Tool(
@@ -105,7 +105,13 @@ def gateway_tool(
         arguments=IncidentArguments,
         result=IncidentReport,
         run=run,
+        rights=_rights,
     )
+
+
+def _rights(arguments: IncidentArguments) -> Sequence[Right]:
+    """In all namespaces, for a single pod too: a report names its neighbours on the node."""
+    return (Right("get", "pods", ""), Right("get", "pods/log", "", needed=False))
 
 
 async def answer(
@@ -114,6 +120,7 @@ async def answer(
     arguments: IncidentArguments,
     *,
     clock: Callable[[], float] = time.time,
+    withheld: Collection[str] = (),
 ) -> IncidentReport:
     """The report.
 
@@ -129,7 +136,7 @@ async def answer(
 
     wanted = _wanted(arguments, workloads)
     several = len(workloads.clusters) > 1
-    reads, now = workloads.reads(wanted.cluster), clock()
+    reads, now = workloads.reads(wanted.cluster, withheld), clock()
     scene = None
     if wanted.pod is not None:
         scene = await gathering.gather(reads, wanted.pod[1], wanted.pod[0], now)

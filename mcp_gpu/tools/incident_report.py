@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.actions import weight
@@ -12,6 +12,7 @@ from mcp_gpu.tools.incident_gathering import Told, around, on_node
 from mcp_gpu.tools.incident_telemetry import snapshots
 from mcp_gpu.tools.node_agent import NodeAgent
 from mcp_gpu.tools.pod_gpus import look
+from mcp_gpu.tools.spans import numbers
 from mcp_gpu.workloads.failure.gathering import gather as gather_pod
 from mcp_gpu.workloads.failure.model import Explanation
 from mcp_gpu.workloads.failure.scene import Scene
@@ -124,8 +125,7 @@ class Reporter:
         own = [each for each in found if any(seed.pod == pod for seed in each.seeds)]
         if own:
             return own[-1]
-        held = {each.gpu_index for each in explanation.gpus if each.gpu_index is not None}
-        return next((each for each in here if each.gpus & held), None)
+        return next((each for each in here if each.gpus & _held(explanation)), None)
 
     def _here(self, found: Sequence[Incident]) -> tuple[Incident, ...]:
         """Those of the window."""
@@ -159,10 +159,7 @@ class Reporter:
         self, chosen: Incident | None, explanation: Explanation | None
     ) -> frozenset[int]:
         gpus = frozenset() if chosen is None else chosen.gpus
-        if explanation is None:
-            return gpus
-        held = (each.gpu_index for each in explanation.gpus)
-        return gpus.union(index for index in held if index is not None)
+        return gpus | _held(explanation)
 
     def _id(self, incident: Incident) -> str:
         found = IncidentId.of(incident.anchor, node=self._told.node, cluster=self._cluster)
@@ -193,12 +190,14 @@ class Reporter:
         timeline, omitted = moments(near, begin, end if zero is None else zero, end)
         seeds = chosen.seeds if chosen else ()
         listed = self._here(found)
-        pods = told_of.pods.affected(chosen.gpus if chosen else (), begin, end)
+        apart = chosen is None and told_of.scene is not None
+        pods = () if apart else told_of.pods.affected(chosen.gpus if chosen else (), begin, end)
+        own = chosen.gpus if chosen else _held(explanation) if apart else None
         identity = self._id(chosen) if chosen else str(self._identity or "")
         return IncidentReport(
             incident_id=identity,
-            title=self._title(chosen),
-            severity=chosen.severity if chosen else self._severity_now(),
+            title=self._title(chosen, explanation, listed),
+            severity=chosen.severity if chosen else self._severity_now(own),
             node=told(told_of.node),
             pod="" if not (explanation and explanation.pod) else
             f"{explanation.namespace}/{explanation.pod}",
@@ -211,7 +210,7 @@ class Reporter:
             followed=tuple(sentence(each, chosen.anchor.at) for each in seeds[1 : FOLLOWED + 1])
             if chosen else (),
             followed_omitted=max(len(seeds) - 1 - FOLLOWED, 0),
-            first_step=self._first_step(chosen, explanation),
+            first_step=self._first_step(own, explanation),
             timeline=timeline,
             timeline_omitted=omitted,
             xids=() if told_of.xids is None else xids.meanings(told_of.xids.groups, begin, end),
@@ -235,16 +234,32 @@ class Reporter:
             moments=len(incident.seeds),
         )
 
-    def _title(self, chosen: Incident | None) -> str:
+    def _title(
+        self,
+        chosen: Incident | None,
+        explanation: Explanation | None,
+        listed: Sequence[Incident],
+    ) -> str:
         if chosen is not None:
             return self._named(chosen.anchor)
         if self._identity is not None:
             return "What began this incident is not known any more."
-        where = told(self._told.node or "the pod")
-        return (
-            f"Nothing of {where} is known to have gone wrong from {utc(self._stretch.since)} to "
-            f"{utc(self._stretch.until)}."
-        )
+        when = f"from {utc(self._stretch.since)} to {utc(self._stretch.until)}"
+        if explanation is None or not explanation.pod:
+            where = told(self._told.node or "the pod")
+            return f"Nothing of {where} is known to have gone wrong {when}."
+        pod = told(f"{explanation.namespace}/{explanation.pod}")
+        return f"No incident of pod {pod} is known {when}.{self._elsewhere(explanation, listed)}"
+
+    def _elsewhere(self, explanation: Explanation, listed: Sequence[Incident]) -> str:
+        """What its node has seen meanwhile, which is not known to be the pod's."""
+        if not listed:
+            return ""
+        held = sorted(_held(explanation))
+        owns = f"It held GPU {numbers(held)}" if held else "Which GPUs it held is not known"
+        more = f", and {len(listed) - 1} more" if len(listed) > 1 else ""
+        named, identity = self._named(listed[0].anchor), self._id(listed[0])
+        return f" {owns}; on its node something else went wrong: {named}: {identity}{more}."
 
     def _named(self, seen: Seen) -> str:
         _, _, said = sentence(seen, seen.at).partition(", ")
@@ -260,30 +275,40 @@ class Reporter:
                 action=told(f"{each.action}: {each.advice}", 500),
             )
 
-    def _severity_now(self) -> Severity:
-        return min((each.severity for each in self._now()), key=SEVERITIES.index, default="info")
+    def _severity_now(self, own: Collection[int] | None) -> Severity:
+        found = (each.severity for each in self._now() if _concerns(own, each.gpu_index))
+        return min(found, key=SEVERITIES.index, default="info")
 
-    def _first_step(self, chosen: Incident | None, explanation: Explanation | None) -> str:
+    def _first_step(self, own: Collection[int] | None, explanation: Explanation | None) -> str:
         """Of a pod that was asked for what explains it; of a node what its GPUs need."""
         step = "" if explanation is None else explanation.first_step
         failed = explanation is not None and explanation.category not in WELL
         if self._told.scene is not None and failed:
             return step
-        return next(self._steps(chosen), step or "Nothing that could be read asks for anything.")
+        return next(self._steps(own), step or "Nothing that could be read asks for anything.")
 
-    def _steps(self, chosen: Incident | None) -> Iterator[str]:
+    def _steps(self, own: Collection[int] | None) -> Iterator[str]:
         told_of = self._told
-        devices = () if chosen is None or told_of.xids is None else told_of.xids.devices
-        sick = [
-            each
-            for each in devices
-            if weight(each.action)
-            and (each.gpu_index is None or chosen is None or each.gpu_index in chosen.gpus)
-        ]
+        devices = () if own is None or told_of.xids is None else told_of.xids.devices
+        sick = [each for each in devices if weight(each.action) and _concerns(own, each.gpu_index)]
         for each in sorted(sick, key=lambda each: -weight(each.action)):
             yield told(f"{each.device}: {each.action}: {each.advice}", 500)
         for now in self._now():
-            own = chosen is None or now.gpu_index is None or now.gpu_index in chosen.gpus
-            if own and now.severity == "critical":
+            if now.severity == "critical" and _concerns(own, now.gpu_index):
                 where = "" if now.gpu_index is None else f"GPU {now.gpu_index}: "
                 yield f"{where}{now.action}"
+
+
+def _held(explanation: Explanation | None) -> frozenset[int]:
+    """GPUs of the pod that is explained, as far as they are known."""
+    gpus = () if explanation is None else explanation.gpus
+    return frozenset(each.gpu_index for each in gpus if each.gpu_index is not None)
+
+
+def _concerns(own: Collection[int] | None, gpu: int | None) -> bool:
+    """Whether what is said of a GPU, or of the node as a whole, is of those that are told of.
+
+    Args:
+        own: None: all of the node.
+    """
+    return own is None or gpu is None or gpu in own

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.health.model import Severity
-from mcp_gpu.gpu.xid.catalogue import entry
 from mcp_gpu.gpu.xid.report import XidGroup, utc
 from mcp_gpu.tools.timeline_model import (
     Change,
@@ -42,8 +41,6 @@ METRICS: Final[tuple[MetricName, ...]] = (
 
 _XID: Final = re.compile(r"(SXid|Xid) ([0-9]{1,5})\b")
 
-_WELL: Final = ("the GPU answers again", "the GPU came", "NVML answers again")
-
 
 def of_events(events: Iterable[TimelineEvent], groups: Sequence[XidGroup]) -> Iterator[Seen]:
     """What the agent noted. Xids are judged with the whole of the node's."""
@@ -68,28 +65,15 @@ def _judged(event: TimelineEvent, groups: Sequence[XidGroup]) -> tuple[str, Seve
     named = _XID.match(event.text) if event.kind == "xid" else None
     if named is not None:
         kind, code = named[1].lower(), int(named[2])
-        return xids.key(kind, code), _of_xid(kind, code, event.gpu_index, groups)
-    if event.kind in ("gpu", "nvml"):
-        return event.kind, "info" if event.text in _WELL else "critical"
-    if event.kind == "action":
-        return "action", "info" if event.text.endswith("nothing any more") else "critical"
+        for group in groups:
+            alike = None in (event.gpu_index, group.gpu_index) or event.gpu_index == group.gpu_index
+            if (group.kind, group.code) == (kind, code) and alike:
+                return xids.key(kind, code), xids.severity(group)
+        return xids.key(kind, code), event.severity
     if event.kind == "verdict":
         verdict = event.text.split(" ", 1)[0].rstrip(",")
-        severities: dict[str, Severity] = {"failed": "critical", "degraded": "warning"}
-        return f"verdict {verdict}", severities.get(verdict, "info")
-    if event.kind == "slowed":
-        return "slowed", "warning" if "slowed by hw_" in event.text else "info"
-    return event.kind, "info"
-
-
-def _of_xid(kind: str, code: int, gpu: int | None, groups: Sequence[XidGroup]) -> Severity:
-    for group in groups:
-        alike = None in (gpu, group.gpu_index) or gpu == group.gpu_index
-        if (group.kind, group.code) == (kind, code) and alike:
-            return xids.severity(group)
-    known = entry(code) if kind == "xid" else None
-    # Of some the code alone does not say.
-    return "warning" if known is None or known.severity == "follow" else known.severity
+        return f"verdict {verdict}", event.severity
+    return event.kind, event.severity
 
 
 def of_changes(gpus: Iterable[GpuTimeline]) -> Iterator[Seen]:

@@ -33,7 +33,8 @@ def report_text(found: IncidentReport) -> str:
 
 
 def _blocks(found: IncidentReport) -> Iterator[str]:
-    yield f"### Incident {found.incident_id}".rstrip() if found.began else "### No incident"
+    none = "### No incident of this pod" if found.pod else "### No incident"
+    yield f"### Incident {found.incident_id}".rstrip() if found.began else none
     for heading, lines, room in _parts(found):
         kept = list(_within(lines, room))
         if kept:
@@ -52,7 +53,7 @@ def _within(lines: Sequence[str], room: int) -> Iterator[str]:
 
 
 def _parts(found: IncidentReport) -> Iterator[Part]:
-    zero = f" (T+0 is {found.began})" if found.began else ""
+    zero = f" (T+0 is {found.began})" if found.began else " of the node" if found.pod else ""
     yield "", list(_head(found)), 1_300
     yield f"Timeline{zero}", list(_timeline(found)), 2_100
     yield "Xids", list(_xids(found)), 600

@@ -91,9 +91,9 @@ def agent_tool(
         description=(
             "Say what this node's NVIDIA GPUs have done over the last minutes or hours: what "
             "changed and when (levels that shifted, errors that came), events (Xids, GPUs lost, "
-            "clocks lowered, verdicts), and for one GPU statistics and series of temperature, "
-            "power, clocks, utilization, memory, throttling and error counters. Time without "
-            "readings is told as unknown, never as 0."
+            "clocks lowered, verdicts), statistics, and for one GPU series of temperature, power, "
+            "clocks, utilization, memory, throttling and error counters. Time without readings is "
+            "told as unknown, never as 0."
         ),
         arguments=TimelineArguments,
         result=NodeTimeline,
@@ -131,7 +131,8 @@ def _answer(
             f"{MOST_POINTS:,}: name a gpu, fewer metrics or fewer points."
         )
     metrics: tuple[str, ...] = arguments.metrics or tuple(METRICS)
-    wanted = Wanted(since, stretch.until, now, metrics, drawn, arguments.points, closely)
+    figured = metrics if closely else MAIN
+    wanted = Wanted(since, stretch.until, now, metrics, drawn, arguments.points, figured)
     gpus = tuple(gpu_timeline(recorder, gpu, wanted) for gpu in chosen)
     happened = events(
         recorder.events(since, stretch.until),

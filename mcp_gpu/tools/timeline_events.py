@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
+from mcp_gpu.gpu.health.model import SEVERITIES, Severity
 from mcp_gpu.gpu.model import Snapshot
 from mcp_gpu.gpu.recorder.events import Event
 from mcp_gpu.gpu.xid.catalogue import entry
@@ -13,27 +15,44 @@ from mcp_gpu.gpu.xid.model import Burst
 from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.tools.timeline_model import TimelineEvent
 
-__all__ = ["EVENTS_TOLD", "event_weight", "events"]
+__all__ = ["EVENTS_TOLD", "event_severity", "event_weight", "events"]
 
 EVENTS_TOLD: Final = 60
-"""Events in an answer; older ones are counted."""
+"""Events in an answer; lighter and older ones are counted."""
 
-_WEIGHTS: Final = {
-    "gpu": 50.0,
-    "nvml": 50.0,
-    "action": 50.0,
-    "xid": 20.0,
-    "reset": 20.0,
-    "verdict": 10.0,
-    "slowed": 5.0,
-    "driver": 5.0,
-}
-"""What an event is compared with changes of metrics by; others weigh 1. This project's choice."""
+_WEIGHTS: Final[dict[Severity, float]] = {"critical": 1000.0, "warning": 20.0, "info": 2.0}
+"""What an event is compared with changes of metrics by. This project's choice: nothing that a job
+does to readings weighs as much as a GPU that is lost."""
+
+_VERDICTS: Final[dict[str, Severity]] = {"failed": "critical", "degraded": "warning"}
+
+_XID: Final = re.compile(r"Xid ([0-9]{1,5})\b")
+
+_WELL: Final = ("the GPU answers again", "the GPU came", "NVML answers again")
 
 
 def event_weight(event: TimelineEvent) -> float:
     """How much an event says of a node beside changes of metrics."""
-    return _WEIGHTS.get(event.kind, 1.0)
+    return _WEIGHTS[event.severity]
+
+
+def event_severity(kind: str, text: str) -> Severity:
+    """How bad it is by itself; of an Xid by its code."""
+    match kind:
+        case "xid":
+            named = _XID.match(text)
+            known = None if named is None else entry(int(named[1]))
+            # Of some the code alone does not say.
+            return "warning" if known is None or known.severity == "follow" else known.severity
+        case "gpu" | "nvml":
+            return "info" if text in _WELL else "critical"
+        case "action":
+            return "info" if text.endswith("nothing any more") else "critical"
+        case "verdict":
+            return _VERDICTS.get(text.split(" ", 1)[0].rstrip(","), "info")
+        case "slowed":
+            return "warning" if "slowed by hw_" in text else "info"
+    return "info"
 
 
 def events(
@@ -45,7 +64,7 @@ def events(
     now: float,
     uuid: str | None,
 ) -> list[TimelineEvent]:
-    """All of them, newest first.
+    """All of them, the gravest first, then the newest.
 
     Args:
         uuid: leave out those of other GPUs; None: of all.
@@ -57,6 +76,7 @@ def events(
             each.last_at,
             TimelineEvent(
                 kind=each.kind,
+                severity=event_severity(each.kind, each.text),
                 at=utc(each.at),
                 seconds_ago=_ago(each.at, now),
                 last_seconds_ago=_ago(each.last_at, now),
@@ -72,21 +92,24 @@ def events(
         gpu = places.get(burst.first.bus_id)
         if burst.first.at > until or (uuid is not None and gpu is not None and gpu.uuid != uuid):
             continue
+        text = _named(burst)
         found.append(
             (
                 burst.last_at,
                 TimelineEvent(
                     kind="xid",
+                    severity=event_severity("xid", text),
                     at=utc(burst.first.at),
                     seconds_ago=_ago(burst.first.at, now),
                     last_seconds_ago=_ago(burst.last_at, now),
                     count=burst.count,
                     gpu_index=None if gpu is None else gpu.index,
-                    text=_named(burst),
+                    text=text,
                 ),
             )
         )
-    return [event for _, event in sorted(found, key=lambda each: -each[0])]
+    found.sort(key=lambda each: (SEVERITIES.index(each[1].severity), -each[0]))
+    return [event for _, event in found]
 
 
 def _named(burst: Burst) -> str:

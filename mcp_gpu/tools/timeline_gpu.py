@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,17 @@ CHANGES_TOLD: Final = 8
 
 _DIGITS: Final = 4
 """Of levels: more than sensors have."""
+
+MOST_WEIGHT: Final = 500.0
+"""Of one change, be it ever so large: an event that is critical weighs more."""
+
+MEMORY: Final = "memory_used_bytes"
+
+MEMORY_WEIGHT: Final = 10.0
+"""The most of a change of memory. Jobs that begin and end are no trouble: a warning weighs more."""
+
+MEMORY_TOLD: Final = 2
+"""Changes of one GPU's memory that are told; the rest are counted."""
 
 NO_READING: Final = "no reading in this stretch"
 
@@ -56,12 +67,15 @@ class Wanted:
     """Those of them to make series of."""
     points: int
     """Of each series, at most."""
-    statistics: bool
+    figured: Collection[str]
+    """Those to make statistics of."""
 
 
 def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimeline:
     """What a GPU has done."""
     changes: list[Change] = []
+    omitted = 0
+    firsts: list[float] = []
     figures: list[Statistics] = []
     series: list[Series] = []
     unavailable: dict[str, str] = {}
@@ -73,8 +87,14 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         if cells is None or found is None:
             unavailable[metric.name] = _why(metric, gpu)
             continue
-        changes += _changes(metric, cells, found, wanted.now)
-        if wanted.statistics:
+        firsts.append(cells.start + known(cells.mean)[0][0] * cells.step)
+        changed = _changes(metric, cells, found, wanted.now)
+        if metric.name == MEMORY:
+            changed.sort(key=lambda change: -abs(change.after - (change.before or 0.0)))
+            omitted += len(changed[MEMORY_TOLD:])
+            del changed[MEMORY_TOLD:]
+        changes += changed
+        if metric.name in wanted.figured:
             figures.append(_statistics(metric, found))
         if metric.name in wanted.drawn:
             series.append(_series(metric, cells, wanted.points))
@@ -83,8 +103,9 @@ def gpu_timeline(recorder: Recorder, gpu: Subject, wanted: Wanted) -> GpuTimelin
         gpu_index=gpu.index,
         uuid=gpu.uuid,
         name=gpu.name,
+        recorded_since=utc(max(min(firsts), wanted.since)) if firsts else None,
         changes=tuple(changes[:CHANGES_TOLD]),
-        changes_omitted=max(len(changes) - CHANGES_TOLD, 0),
+        changes_omitted=omitted + max(len(changes) - CHANGES_TOLD, 0),
         throttle_reasons=None if gpu.now is None else gpu.now.throttle_reasons,
         statistics=tuple(figures),
         series=tuple(series),
@@ -126,8 +147,12 @@ def _change(
         seconds_ago=round(max(now - at, 0.0), 1),
         before=None if before is None else _rounded(metric, before),
         after=_rounded(metric, after),
-        weight=round(size / metric.least, 1),
+        weight=round(min(size / metric.least, _most(metric)), 1),
     )
+
+
+def _most(metric: Metric) -> float:
+    return MEMORY_WEIGHT if metric.name == MEMORY else MOST_WEIGHT
 
 
 def _statistics(metric: Metric, found: Summary) -> Statistics:

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
+from mcp_gpu.gpu.health.model import Severity
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools.moments import moment, seconds
@@ -115,7 +116,8 @@ class Change(Wire, defer_build=True):
     before: float | None = Field(description="Mean level until then; null for errors.")
     after: float = Field(description="Mean level from then on; how many errors came.")
     weight: float = Field(
-        description="In times of the least that is worth telling: what is compared between metrics."
+        description="In times of the least that is worth telling, up to a most: what is compared "
+        "between metrics."
     )
 
 
@@ -151,6 +153,7 @@ class TimelineEvent(Wire, defer_build=True):
     kind: str = Field(
         description="xid, gpu, nvml, driver, reset, slowed, action, verdict or clock."
     )
+    severity: Severity = Field(description="By itself; of an Xid by its code.")
     at: str = Field(description="When it began, in UTC.")
     seconds_ago: float
     last_seconds_ago: float = Field(description="The same of the last of `count` alike.")
@@ -165,15 +168,20 @@ class GpuTimeline(Wire, defer_build=True):
     gpu_index: int
     uuid: str | None
     name: str | None
+    recorded_since: str | None = Field(
+        description="First reading in this stretch, in UTC; null: none. What was before is unknown."
+    )
     changes: tuple[Change, ...] = Field(description="The greatest first.")
     changes_omitted: int
     throttle_reasons: tuple[str, ...] | None = Field(
         description="Why its clocks are lowered now; null: not known."
     )
     statistics: tuple[Statistics, ...] = Field(
+        description="Of the metrics that were named; else of one GPU all, of several the main five."
+    )
+    series: tuple[Series, ...] = Field(
         description="Of one GPU that was asked for, or of metrics that were named."
     )
-    series: tuple[Series, ...] = Field(description="As statistics.")
     unavailable: dict[str, str] = Field(
         description="Metric without any reading in this stretch to the reason."
     )
@@ -195,5 +203,5 @@ class NodeTimeline(Wire):
     )
     weight: float = Field(description="The greatest of its changes and events; 0: none.")
     gpus: tuple[GpuTimeline, ...] = Field(description="By index.")
-    events: tuple[TimelineEvent, ...] = Field(description="Newest first.")
-    events_omitted: int = Field(description="Older ones.")
+    events: tuple[TimelineEvent, ...] = Field(description="The gravest first, then the newest.")
+    events_omitted: int = Field(description="Lighter and older ones.")

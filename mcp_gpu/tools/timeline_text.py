@@ -1,10 +1,12 @@
-"""Timelines for a model's or a person's eye: what changed first, then figures, never long."""
+"""Timelines for a model's or a person's eye: what happened, then what changed, then figures."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from mcp_gpu.tools.moments import moment
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.sparkline import sparkline
 from mcp_gpu.tools.timeline_model import (
@@ -16,7 +18,15 @@ from mcp_gpu.tools.timeline_model import (
 )
 from mcp_gpu.tools.xids import within
 
-__all__ = ["ago", "change_level", "change_words", "event_words", "node_lines", "node_text"]
+__all__ = [
+    "ago",
+    "change_level",
+    "change_words",
+    "event_words",
+    "late_words",
+    "node_lines",
+    "node_text",
+]
 
 TEXT_CHARS: Final = 8_000
 """The text of one node is never longer."""
@@ -26,7 +36,13 @@ LINE_CHARS: Final = 400
 CHANGES_TOLD: Final = 24
 """Of all GPUs of a node."""
 
+ALIKE_TOLD: Final = 8
+"""Of those the changes of one metric."""
+
 EVENTS_TOLD: Final = 12
+
+LATE: Final = 0.05
+"""Share of the time; readings that begin later than that after the stretch are told as such."""
 
 DRAWN: Final = 60
 """Points of a series drawn in a line; of more only the structured content has them."""
@@ -68,7 +84,7 @@ def node_text(found: NodeTimeline) -> str:
 
 
 def node_lines(found: NodeTimeline) -> Iterator[str]:
-    """One node: what changed, what happened, and figures where they were asked for."""
+    """One node: what happened, what changed, and figures."""
     yield f"{found.node}: {found.since} to {found.until}, {counted(len(found.gpus), 'GPU')}"
     if found.simulated:
         yield "SIMULATED: no real hardware stands behind these figures."
@@ -76,22 +92,32 @@ def node_lines(found: NodeTimeline) -> Iterator[str]:
         yield f"! {found.message}"
     if found.unsaved:
         yield f"! Would not outlive the agent: {found.unsaved}"
-    yield from _changes(found.gpus)
+    late = late_words(found)
+    if late:
+        yield f"! {late}"
     for event in found.events[:EVENTS_TOLD]:
         yield f"EVENT {event_words(event)}"
     left = len(found.events) - EVENTS_TOLD + found.events_omitted
     if left > 0:
-        yield f"{counted(left, 'more event')} before"
+        yield f"{counted(left, 'more event')}, lighter or older"
+    yield from _changes(found.gpus)
     for gpu in found.gpus:
-        yield from _gpu(gpu)
+        drawn = len(found.gpus) == 1 or gpu.series
+        yield from _gpu(gpu, _before(gpu, found)) if drawn else _briefly(gpu, _before(gpu, found))
 
 
 def _changes(gpus: Sequence[GpuTimeline]) -> Iterator[str]:
     every = [(gpu, change) for gpu in gpus for change in gpu.changes]
     every.sort(key=lambda each: (-each[1].weight, each[0].gpu_index))
-    for gpu, change in every[:CHANGES_TOLD]:
+    alike: Counter[str] = Counter()
+    told = 0
+    for gpu, change in every:
+        alike[change.metric] += 1
+        if alike[change.metric] > ALIKE_TOLD or told == CHANGES_TOLD:
+            continue
+        told += 1
         yield f"CHANGED GPU {gpu.gpu_index} {change_words(change)}"
-    left = len(every) - CHANGES_TOLD + sum(gpu.changes_omitted for gpu in gpus)
+    left = len(every) - told + sum(gpu.changes_omitted for gpu in gpus)
     if left > 0:
         yield f"{counted(left, 'more change')}, smaller ones"
     blind = [gpu for gpu in gpus if gpu.unavailable and not (gpu.statistics or gpu.changes)]
@@ -99,14 +125,46 @@ def _changes(gpus: Sequence[GpuTimeline]) -> Iterator[str]:
         yield "Nothing changed by as much as is worth telling."
 
 
-def _gpu(gpu: GpuTimeline) -> Iterator[str]:
+def late_words(found: NodeTimeline) -> str:
+    """That readings begin long after the stretch does; empty: they do not."""
+    known = [gpu for gpu in found.gpus if gpu.recorded_since is not None]
+    shares = [_before(gpu, found) for gpu in known]
+    if not shares or min(shares) < LATE:
+        return ""
+    first = min(gpu.recorded_since or "" for gpu in known)
+    return (
+        f"Recorded since {first}: of the {100 * min(shares):.0f} % of the time before, no reading"
+    )
+
+
+def _before(gpu: GpuTimeline, found: NodeTimeline) -> float:
+    """What share of the stretch had passed when the GPU gave its first reading in it."""
+    since, first, until = (
+        None if each is None else moment(each)
+        for each in (found.since, gpu.recorded_since, found.until)
+    )
+    if since is None or first is None or until is None or until <= since:
+        return 0.0
+    return min(max((first - since) / (until - since), 0.0), 1.0)
+
+
+def _briefly(gpu: GpuTimeline, before: float) -> Iterator[str]:
+    """One of several."""
+    if gpu.statistics:
+        figures = "; ".join(_statistics(each, before) for each in gpu.statistics)
+        yield clipped(f"GPU {gpu.gpu_index}: {figures}", LINE_CHARS)
+    if gpu.unavailable and not gpu.statistics:
+        yield clipped(f"GPU {gpu.gpu_index} unknown: {_reasons(gpu.unavailable)}", LINE_CHARS)
+
+
+def _gpu(gpu: GpuTimeline, before: float) -> Iterator[str]:
     if gpu.statistics:
         slowed = ", ".join(gpu.throttle_reasons or ())
         now = f"  slowed now by {slowed}" if slowed else ""
         yield f"GPU {gpu.gpu_index}  {gpu.name or '?'}  {gpu.uuid or 'UUID unknown'}{now}"
     drawn = {series.metric: series.values for series in gpu.series}
     for each in gpu.statistics:
-        yield f"  {_statistics(each)}{_drawn(drawn.get(each.metric, ()))}"
+        yield f"  {_statistics(each, before)}{_drawn(drawn.get(each.metric, ()))}"
     if gpu.unavailable:
         yield clipped(f"GPU {gpu.gpu_index} unknown: {_reasons(gpu.unavailable)}", LINE_CHARS)
 
@@ -115,9 +173,11 @@ def _drawn(values: Sequence[float | None]) -> str:
     return f"  {sparkline(values)}" if 0 < len(values) <= DRAWN else ""
 
 
-def _statistics(each: Statistics) -> str:
+def _statistics(each: Statistics, before: float) -> str:
+    """Args: before: share of the time that is known to lie before the first reading."""
     unknown = f"; {100 * each.unknown_share:.0f} % of the time unknown"
-    tail = unknown if each.unknown_share >= 0.005 else ""
+    told = before >= LATE and each.unknown_share < before + LATE
+    tail = unknown if each.unknown_share >= 0.005 and not told else ""
     if each.total is not None:
         return f"{each.metric} +{each.total:.0f}{tail}"
     low, high, mean, p95, last = (

@@ -7,12 +7,22 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["Document", "is_path_part", "moment", "number", "part", "parts", "word"]
+__all__ = ["Document", "is_path_part", "moment", "number", "part", "parts", "trim", "word"]
 
 Document = Mapping[str, Any]
 """An object as the API server gives it, or the items of a list below `items`."""
 
 NAME: Final = re.compile(r"(?!\.\.?$)[A-Za-z0-9._:-]{1,253}")
+
+
+ANNOTATION_CHARS: Final = 4_096
+"""Of those that are kept."""
+
+_OF_CONTAINERS: Final = (
+    "args", "command", "env", "envFrom", "lifecycle", "livenessProbe", "readinessProbe",
+    "startupProbe", "volumeMounts",
+)  # fmt: skip
+"""What nobody here looks at, however long its owner makes it."""
 
 
 def is_path_part(name: str) -> bool:
@@ -58,6 +68,28 @@ def moment(document: object, *path: str) -> float | None:
     except ValueError:
         return None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def trim(document: Document) -> None:
+    """Drop from an object of the API server's what nobody here looks at and most of it may be."""
+    _drop(part(document, "metadata"), "managedFields")
+    annotations = part(document, "metadata", "annotations")
+    _drop(annotations, *(key for key, text in annotations.items() if not _is_short(text)))
+    for spec in (part(document, "spec"), part(document, "spec", "template", "spec")):
+        _drop(spec, "volumes")
+        for kind in ("containers", "initContainers", "ephemeralContainers"):
+            for container in parts(spec, kind):
+                _drop(container, *_OF_CONTAINERS)
+
+
+def _is_short(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= ANNOTATION_CHARS
+
+
+def _drop(document: Document, *keys: str) -> None:
+    if isinstance(document, dict):
+        for key in keys:
+            document.pop(key, None)
 
 
 def _list(document: object, path: tuple[str, ...]) -> Sequence[object]:

@@ -6,7 +6,7 @@ that names it, and the rest of the answer stands.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ import anyio
 from pydantic import Field
 
 from mcp_gpu.gpu.wire import Wire
-from mcp_gpu.workloads.documents import Document, is_path_part, parts, word
+from mcp_gpu.workloads.documents import Document, is_path_part, parts, trim, word
 from transports.kubernetes import KubernetesApi, KubernetesError
 from transports.text import one_line, visible
 
@@ -28,6 +28,19 @@ PARALLEL: Final = 8
 
 LISTED: Final = 500
 """Objects of one list: what comes after them is a gap."""
+
+PAGE: Final = 50
+"""Of them read at a time."""
+
+PAGE_BYTES: Final = 16 << 20
+"""Longest page or object: a page of pods is 1 MiB where they are as usual, and 75 where they are as
+large as may be."""
+
+LISTS: Final = 3
+"""Lists read at a time, over all calls: each takes several times its bytes of memory."""
+
+LIST_SECONDS: Final = 10.0
+"""For all pages of one list, with the wait for its turn."""
 
 LOG_LINES: Final = 200
 LOG_BYTES: Final = 65_536
@@ -56,10 +69,19 @@ class Reads:
 
     Args:
         api: entered by its owner; None: there is no cluster to ask.
+        lists: shared by all calls. Default: one for this call.
+        withheld: resources that the caller may not read, though the gateway may: `pods/log`.
     """
 
-    def __init__(self, api: KubernetesApi | None) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi | None,
+        lists: anyio.CapacityLimiter | None = None,
+        withheld: Collection[str] = (),
+    ) -> None:
         self._api = api
+        self._withheld = withheld
+        self._lists = lists or anyio.CapacityLimiter(LISTS)
         self._gaps: dict[str, Gap] = {}
         self._found: dict[str, Any] = {}
         self._locks: dict[str, anyio.Lock] = {}
@@ -103,7 +125,7 @@ class Reads:
     async def list(
         self, path: str, plural: str, namespace: str = "", **selectors: str
     ) -> tuple[Document, ...]:
-        """The objects of a kind, of one namespace or of all; none where they cannot be read.
+        """The objects of a kind, of one namespace or of all, as far as they can be read.
 
         Args:
             selectors: `fieldSelector`, `labelSelector`: the server sends only what fits.
@@ -114,14 +136,31 @@ class Reads:
         if where is None:
             return ()
         query = "&".join(f"{key}={value}" for key, value in sorted(selectors.items()))
-        ask = partial(self._document, where, {"limit": str(LISTED), **selectors})
         grant = _grant("list", path, plural, namespace)
-        page = await self._read(f"{where}?{query}", ask, what, grant)
-        if page is None:
-            return ()
-        if word(page, "metadata", "continue"):
-            self.miss(what, f"only the first {LISTED} are looked at")
-        return parts(page, "items")
+        gather = partial(self._pages, where, selectors, what, grant)
+        return await self._once(f"{where}?{query}", gather)
+
+    async def _pages(
+        self, where: str, selectors: Mapping[str, str], what: str, grant: str
+    ) -> tuple[Document, ...]:
+        """A list page by page, of which each is trimmed before the next is read."""
+        found: list[Document] = []
+        params = {"limit": str(min(PAGE, LISTED)), **selectors}
+        with anyio.move_on_after(LIST_SECONDS) as scope:
+            async with self._lists:
+                while len(found) < LISTED:
+                    page = await self._ask(partial(self._document, where, params), what, grant)
+                    if page is None:
+                        break
+                    found += parts(page, "items")
+                    params["continue"] = word(page, "metadata", "continue")
+                    if not params["continue"]:
+                        break
+                else:
+                    self.miss(what, f"only the first {LISTED} are looked at")
+        if scope.cancelled_caught:
+            self.miss(what, f"not all of it was read within {LIST_SECONDS:g} s")
+        return tuple(found[:LISTED])
 
     async def log(
         self, namespace: str, pod: str, container: str, *, previous: bool
@@ -141,6 +180,9 @@ class Reads:
             "tailLines": str(LOG_LINES),
         }
         grant = f"get pods/log in {namespace}"
+        if "pods/log" in self._withheld:
+            self.miss(what, "forbidden to the caller", grant)
+            return None
         ask = partial(self._text, f"{where}/{pod}/log", params)
         text = await self._read(f"{where}/{pod}/log?{container}&{previous}", ask, what, grant)
         return None if text is None else tuple(text.splitlines()[-LOG_LINES:])
@@ -158,10 +200,13 @@ class Reads:
     async def _read(
         self, key: str, ask: Callable[[KubernetesApi], Awaitable[T]], what: str, grant: str
     ) -> T | None:
+        return await self._once(key, partial(self._ask, ask, what, grant))
+
+    async def _once(self, key: str, ask: Callable[[], Awaitable[T]]) -> T:
         async with self._locks.setdefault(key, anyio.Lock()):
             if key not in self._found:
-                self._found[key] = await self._ask(ask, what, grant)
-            found: T | None = self._found[key]
+                self._found[key] = await ask()
+            found: T = self._found[key]
             return found
 
     async def _ask(
@@ -185,9 +230,11 @@ class Reads:
     async def _document(
         path: str, params: Mapping[str, str] | None, api: KubernetesApi
     ) -> Document:
-        document = await api.get(path, params, seconds=READ_SECONDS)
+        document = await api.get(path, params, seconds=READ_SECONDS, most_bytes=PAGE_BYTES)
         if not isinstance(document, dict):
             raise KubernetesError("the answer is no object")
+        for each in (document, *parts(document, "items")):
+            trim(each)
         return document
 
     @staticmethod
@@ -205,13 +252,18 @@ class Workloads:
 
     def __init__(self, apis: Mapping[str, KubernetesApi]) -> None:
         self._apis = dict(apis)
+        self._lists = anyio.CapacityLimiter(LISTS)
 
-    def reads(self, cluster: str = "") -> Reads:
-        """For one call, of that cluster; without a name, of the only one."""
+    def reads(self, cluster: str = "", withheld: Collection[str] = ()) -> Reads:
+        """For one call, of that cluster; without a name, of the only one.
+
+        Args:
+            withheld: resources that the caller may not read.
+        """
         if cluster in self._apis:
-            return Reads(self._apis[cluster])
+            return Reads(self._apis[cluster], self._lists, withheld)
         only = next(iter(self._apis.values())) if len(self._apis) == 1 else None
-        return Reads(only)
+        return Reads(only, self._lists, withheld)
 
     @property
     def clusters(self) -> tuple[str, ...]:

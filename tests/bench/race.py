@@ -10,7 +10,7 @@ from bench.calls import TOOL, caller
 from bench.figures import Section, Variant, interleaved, medians, rounds_of
 from bench.processes import PROGRAM, child, listening_port
 from mcp_gpu.gateway import open_fleet
-from mcp_gpu.settings import FleetSettings
+from mcp_gpu.settings.fleet import FleetSettings
 from mcp_gpu.tools.inventory import NodeInventory
 from support.cluster import Cluster
 

@@ -13,7 +13,7 @@ from bench.farm import Farm
 from bench.figures import Section
 from bench.recording import uid_of
 from bench.scale import ask, gateway_over, healthy_agents
-from mcp_gpu.settings import FleetSettings
+from mcp_gpu.settings.fleet import FleetSettings
 from transports.base import Target, Transport
 from transports.http import HttpTransport
 from transports.memory import MemoryTransport

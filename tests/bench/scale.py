@@ -141,6 +141,11 @@ class _Served:
     def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
         return ()
 
+    def rights(
+        self, method: str, params: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str, str, bool]]:
+        return ()
+
 
 @asynccontextmanager
 async def _listening(agents: Sequence[Agent]) -> AsyncIterator[list[Target]]:

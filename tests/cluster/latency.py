@@ -25,7 +25,7 @@ from cluster.pods import Pod, pods
 from cluster.probes import SELECTOR, probes
 from cluster.release import CALL, CALL_SECONDS, Release, image, installed, ways
 from mcp_gpu.gateway import make_transports, open_fleet
-from mcp_gpu.settings import FleetSettings
+from mcp_gpu.settings.fleet import FleetSettings
 from mcp_gpu.tools.inventory import NAME, NodeInventory
 from transports.base import Target, Transport
 from transports.registry import known

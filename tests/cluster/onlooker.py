@@ -18,7 +18,7 @@ from mcp_gpu.node.holdings import Attribution
 from mcp_gpu.node.occupants import Occupants
 from mcp_gpu.node.pod_resources import PodResources
 from mcp_gpu.node.process_pods import ProcessPods
-from mcp_gpu.settings import AgentSettings
+from mcp_gpu.settings.agent import AgentSettings
 from mcp_gpu.tools.processes_account import account
 
 GPUS = 4

@@ -486,6 +486,11 @@ class Fixtures:
     def needs(self, method: str, params: Mapping[str, Any]) -> Iterable[str]:
         return ()
 
+    def rights(
+        self, method: str, params: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str, str, bool]]:
+        return ()
+
 
 class _PrintUrl:
     """Where `serve` says that it listens."""

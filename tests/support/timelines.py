@@ -57,6 +57,7 @@ def node_timeline(node: str, *changes: Change, **other: Any) -> NodeTimeline:
             gpu_index=index,
             uuid=f"GPU-{index}",
             name=H100,
+            recorded_since="2026-11-26T09:10:00Z",
             changes=changes if index == 3 else (),
             changes_omitted=0,
             throttle_reasons=(),

@@ -37,6 +37,14 @@ gateway is, so that it meets what the gateway meets. */}}
 {{- end }}
 {{- end }}
 
+{{/* The tools that are not served. What explains a failure reads mostly by rights that other tools
+need too, and RBAC cannot tell them apart. */}}
+{{- define "mcp-gpu.withoutTools" -}}
+{{- $given := .Values.gateway.withoutTools -}}
+{{- if not .Values.rbac.failures }}{{ $given = concat $given (list "explain_failure" "get_incident_report") }}{{ end -}}
+{{- uniq $given | join "," -}}
+{{- end }}
+
 {{/* How agents are found and reached. */}}
 {{- define "mcp-gpu.reachEnv" -}}
 {{- $transports := include "mcp-gpu.transports" . -}}

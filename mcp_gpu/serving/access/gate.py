@@ -49,6 +49,9 @@ QUERY_NAMES = frozenset({"access_token", "token"})
 _TOKEN = re.compile(r"[!-~]+")
 
 Needs = Callable[[str, Mapping[str, Any]], Iterable[str]]
+Reads = Callable[[str, Mapping[str, Any]], Iterable[tuple[str, str, str, bool]]]
+
+_NOTHING: frozenset[str] = frozenset()
 
 
 class Gate:
@@ -56,13 +59,15 @@ class Gate:
 
     Args:
         needs: the tools whose content a request would be shown, by its method and parameters.
+        reads: what its caller has to be allowed to read in Kubernetes: verb, resource, namespace,
+            and whether nothing is told without it.
 
     Raises:
         ListenError: the token file cannot be used, or this is no pod and has to be one.
     """
 
-    def __init__(self, policy: AccessPolicy, needs: Needs) -> None:
-        self._needs = needs
+    def __init__(self, policy: AccessPolicy, needs: Needs, reads: Reads) -> None:
+        self._needs, self._reads = needs, reads
         self._verifiers: list[Verifier] = []
         self._rights: Rights | None = None
         self._challenge: dict[str, str] = {}
@@ -167,16 +172,20 @@ class Gate:
             )
         return caller
 
-    async def permit(self, caller: Caller | None, message: JSONRPCMessage) -> Response | None:
-        """The refusal of a message that this caller may not send; None if it may."""
+    async def permit(
+        self, caller: Caller | None, message: JSONRPCMessage
+    ) -> Response | frozenset[str]:
+        """The refusal of a message that this caller may not send; or what is to be withheld from
+        the answer, as resources of Kubernetes."""
         if (
             self._rights is None
             or caller is None
             or caller.kind == "static"
             or not isinstance(message, JSONRPCRequest | JSONRPCNotification)
         ):
-            return None
-        for tool in sorted(self._needs(message.method, message.params or {})):
+            return _NOTHING
+        asked = message.params or {}
+        for tool in sorted(self._needs(message.method, asked)):
             try:
                 if await self._rights.may_call(caller, tool):
                     continue
@@ -184,7 +193,18 @@ class Gate:
                 return self._unverifiable("whether you may call this tool", error)
             logger.info("%.200r lacks the right to call %.100r", caller.name, tool)
             return refusal(403, self._rights.missing(caller, tool))
-        return None
+        withheld = set()
+        for verb, resource, namespace, needed in self._reads(message.method, asked):
+            try:
+                if await self._rights.may_read(caller, verb, resource, namespace):
+                    continue
+            except Unverifiable as error:
+                return self._unverifiable("whether you may read what this tool tells", error)
+            if needed:
+                logger.info("%.200r lacks %s %s in %.253r", caller.name, verb, resource, namespace)
+                return refusal(403, self._rights.unread(caller, verb, resource, namespace))
+            withheld.add(resource)
+        return frozenset(withheld)
 
     async def _known(self, token: str) -> Caller | None:
         """Whose token it is. Kinds that need not ask come first, and one that cannot be asked is

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -44,18 +45,35 @@ class Rights:
         """
         if len(tool) > NAME_CHARS:
             return False
+        wanted = {
+            "group": GROUP,
+            "resource": RESOURCE,
+            "verb": VERB,
+            "name": tool,
+            "namespace": self._namespace,
+        }
+        return await self._may(caller, wanted)
+
+    async def may_read(self, caller: Caller, verb: str, resource: str, namespace: str) -> bool:
+        """Whether the caller has a right to a resource of the core group, as `pods/log`, in a
+        namespace; empty: in all.
+
+        Raises:
+            Unverifiable: the API server does not answer.
+        """
+        kind, _, subresource = resource.partition("/")
+        wanted = {"group": "", "resource": kind, "verb": verb, "namespace": namespace}
+        return await self._may(
+            caller, wanted | ({"subresource": subresource} if subresource else {})
+        )
+
+    async def _may(self, caller: Caller, wanted: Mapping[str, str]) -> bool:
         spec = {
             "user": caller.name,
             "uid": caller.uid,
             "groups": list(caller.groups),
             "extra": {key: list(values) for key, values in caller.extra.items()},
-            "resourceAttributes": {
-                "group": GROUP,
-                "resource": RESOURCE,
-                "verb": VERB,
-                "name": tool,
-                "namespace": self._namespace,
-            },
+            "resourceAttributes": wanted,
         }
         key = sha256(json.dumps(spec, sort_keys=True).encode()).digest()
         return await self._answers.get(key, partial(self._ask, spec))
@@ -68,6 +86,14 @@ class Rights:
             f"{caller.name!r} may not call the tool {shown!r}: the right {VERB!r} on {what!r} in "
             f"namespace {self._namespace} is missing. If there is such a tool (tools/list), it is "
             f"granted by: {self._grant(caller, shown)}"
+        )
+
+    def unread(self, caller: Caller, verb: str, resource: str, namespace: str) -> str:
+        """What to say to a caller who may call the tool, and not read what it tells."""
+        where = f"namespace {namespace}" if namespace else "all namespaces"
+        return (
+            f"{caller.name!r} may call this tool, and not read what it tells: the right {verb!r} "
+            f"on {resource!r} in {where} is missing. The gateway's own rights are no one else's."
         )
 
     async def _ask(self, spec: Any) -> tuple[bool, float]:

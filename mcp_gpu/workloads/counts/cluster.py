@@ -1,14 +1,16 @@
 """What the cluster believes of a node against what its driver says: device plugin, label, slices.
 
 Capacity counts devices, not GPUs: with time-slicing or MPS each GPU is several replicas, with MIG
-each instance is one. Where it is not known how many devices a GPU is made into, every number that
-could be right is taken for right.
+each instance is one. Where no label says how many devices a GPU is made into, every number that
+could be right is taken for right; where one does, a number that only another plugin's sharing could
+make is told with low confidence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mcp_gpu.gpu.health.model import Confidence
 from mcp_gpu.workloads.counts.hardware import fallen
 from mcp_gpu.workloads.counts.model import (
     COUNT_LABEL,
@@ -28,6 +30,14 @@ REPLICAS_LABEL = f"{GPU_RESOURCE}.replicas"
 PRODUCT_LABEL = f"{GPU_RESOURCE}.product"
 WORKLOAD_LABEL = f"{GPU_RESOURCE}.workload.config"
 GKE_CLIENTS_LABEL = "cloud.google.com/gke-max-shared-clients-per-gpu"
+
+MOST_GPUS = 16
+"""Of one machine: more whole devices than that are made by sharing."""
+
+_PERHAPS_SHARED = (
+    " Or another plugin shares the GPUs otherwise than the labels say: then this is as it should "
+    "be."
+)
 
 _RESTART = (
     "Restart the device plugin's pod on this node (kubectl delete pod, its DaemonSet makes it "
@@ -222,18 +232,20 @@ def _outdated(counted: Counted, seen: Advertised) -> Iterator[Disagreement]:
     driver = counted.driver
     if driver is None or not driver.count or not driver.instances_known:
         return
-    told = [*_whole_outdated(driver, seen), *_mig_outdated(driver, seen)]
-    if not told:
+    whole, cut = _whole_outdated(driver, seen), list(_mig_outdated(driver, seen))
+    if whole is None and not cut:
         return
+    confidence: Confidence = "medium" if whole is None or cut else whole[1]
     yield Disagreement(
         code="device_plugin_outdated",
         gpus=(),
         title="What the device plugin hands out is not what the driver has.",
         cause="The plugin looks at GPUs when it starts: one has come, gone or been cut anew since, "
-        "or the plugin's container has only some of them.",
-        evidence=tuple(told),
+        "or the plugin's container has only some of them."
+        + (_PERHAPS_SHARED if confidence == "low" else ""),
+        evidence=(*(() if whole is None else whole[:1]), *cut),
         fix=f"Mend what is wrong with the GPUs first, if anything is. {_RESTART}",
-        confidence="medium",
+        confidence=confidence,
     )
 
 
@@ -249,18 +261,32 @@ def _bases(driver: Driver) -> set[int]:
     return bases - {0}
 
 
-def _whole_outdated(driver: Driver, seen: Advertised) -> Iterator[str]:
+def _whole_outdated(driver: Driver, seen: Advertised) -> tuple[str, Confidence] | None:
+    """What contradicts what, and how surely."""
     whole = _whole(seen.capacity)
     if not whole or driver.count is None:
-        return
+        return None
     bases, shares = _bases(driver), replicas(seen.labels)
-    # Others share GPUs, too, and say so nowhere: what can be a multiple is no contradiction, but
-    # for as many as there were before one was lost.
-    before = shares == 1 and whole == driver.most and driver.most > driver.count
-    if whole in bases or (any(whole % base == 0 for base in bases) and not before):
-        return
+    if whole in {base * (shares or 1) for base in bases}:
+        return None
+    confidence: Confidence = "medium"
+    if any(whole % base == 0 for base in bases) and not _were_as_many(whole, shares, driver, seen):
+        # Others share GPUs, too, and say so nowhere. Without a label any multiple may be theirs;
+        # beside one those that are more than a machine could have had.
+        if shares is None or whole > MOST_GPUS * shares:
+            return None
+        confidence = "low"
     each = f" at {shares} replicas each" if shares is not None and shares > 1 else ""
-    yield f"capacity: {whole} of {GPU_RESOURCE}{each}; NVML counts {driver.count}"
+    return f"capacity: {whole} of {GPU_RESOURCE}{each}; NVML counts {driver.count}", confidence
+
+
+def _were_as_many(whole: int, shares: int | None, driver: Driver, seen: Advertised) -> bool:
+    """Whether somebody has counted the GPUs that the capacity is made of: the agent, before one was
+    lost, or GPU feature discovery."""
+    if shares is None:
+        return False
+    label = _number(seen.labels.get(COUNT_LABEL))
+    return whole in {each * shares for each in (driver.most, label) if each}
 
 
 def _mig_outdated(driver: Driver, seen: Advertised) -> Iterator[str]:

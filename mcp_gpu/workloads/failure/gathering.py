@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import anyio
 
+from mcp_gpu.workloads.claims import PATH
 from mcp_gpu.workloads.documents import Document, is_path_part, moment, parts, word
 from mcp_gpu.workloads.failure.endings import first_death
 from mcp_gpu.workloads.failure.scene import Happening, Scene, happenings
@@ -224,17 +225,19 @@ def _claims_of(pod: Document) -> tuple[str, ...]:
 
 
 async def _claims(reads: Reads, names: Sequence[str], namespace: str) -> tuple[Document, ...]:
-    found = [
-        await reads.get("/apis/resource.k8s.io/v1", "resourceclaims", name, namespace)
-        for name in names
-    ]
-    return tuple(each for each in found if each is not None)
+    found: dict[str, Document | None] = {}
+
+    async def look(name: str) -> None:
+        found[name] = await reads.get(PATH, "resourceclaims", name, namespace)
+
+    async with anyio.create_task_group() as tasks:  # a slow API server is waited for once
+        for name in names:
+            tasks.start_soon(look, name)
+    return tuple(each for name in names if (each := found[name]) is not None)
 
 
 async def _slices(reads: Reads, node_name: str) -> tuple[Document, ...]:
-    return await reads.list(
-        "/apis/resource.k8s.io/v1", "resourceslices", fieldSelector=f"spec.nodeName={node_name}"
-    )
+    return await reads.list(PATH, "resourceslices", fieldSelector=f"spec.nodeName={node_name}")
 
 
 def _node_of(events: Sequence[Happening]) -> str:

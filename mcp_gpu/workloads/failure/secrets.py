@@ -12,19 +12,41 @@ __all__ = ["SCANNED_CHARS", "safe_line", "without_secrets"]
 SCANNED_CHARS: Final = 4_096
 """Looked at of one text."""
 
+_NAMED: Final = (
+    r"(?<![\w-])(?=[\w-]*?(?:token|passw(?:or)?d|passphrase|pwd|secret|credential|authorization"
+    r"|cookie|(?:api|access|account|private)[_-]?key))[\w-]++"
+    r"(?:(?:\\?[\"'])?\s*+[=:]{1,2}+>?\s*+|\\?[\"']\s*+,\s*+(?=\\?[\"']))"
+)
+"""`password: `, `"token": `, `'secret', `."""
+
+_ASSIGNED: Final = r"(?<![\w-])(?=[\w-]*?(?:pass|sig|signature|session|auth)=)[\w-]++="
+"""Words that only an equals sign makes a name: there is a backward pass, and a CUDA session."""
+
+_BEFORE_A_BLANK: Final = (
+    r"(?<![\w-])(?:--?(?=[\w-]*?(?:token|passw(?:or)?d|passphrase|pwd|secret|credentials?|key)"
+    r"(?![\w-]))[\w-]++"
+    r"|(?-i:(?=[A-Z0-9_]*?(?:TOKEN|PASSWORD|PASSWD|PWD|SECRET|CREDENTIALS|_KEY)(?![\w-]))"
+    r"[A-Z0-9_]++))\s++"
+    r"(?!-|(?:and|are|argument|cannot|environment|expects?|for|from|has|in|invalid|is|missing|must"
+    r"|needs?|not|or|required|requires|to|variable|was)(?![\w-]))"
+)
+"""`--password `, `AWS_SECRET_ACCESS_KEY `, unless a sentence about it goes on."""
+
 _SECRETS: Final = re.compile(
-    r"(?<![\w-])(?P<name>"
-    r"(?=[\w-]*?(?:token|passw(?:or)?d|secret|api_?-?key|authorization|credential))[\w-]++)"
-    r"(?P<is>(?:\\?[\"'])?\s*+(?:[=:]{1,2}+>?)\s*+)"
+    rf"(?P<head>{_NAMED}|{_ASSIGNED}|{_BEFORE_A_BLANK})"
     r"(?:(?P<quote>\\?[\"'])(?:(?!(?P=quote))(?:\\{3}[\"']|\\.|.))*+(?P=quote)?"
+    r"|-----begin [\w ]{0,40}private key.*+"
     r"|(?:(?:bearer|basic|digest|negotiate|token)\s++)?[^\s\"',;]+)"
-    r"|(?P<user>//)[^/@\s]++@"
-    r"|\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AKIA|ey[JK][\w-]{8,1024}+\.)"
-    r"[\w.-]{8,}",
+    r"|(?P<pem>-----begin [\w ]{0,40}private key-----).*+"
+    r"|(?P<short>\b(?:mysql|mysqldump|mysqladmin|mariadb|sshpass)\s(?:[^\n]{0,200}?\s)?-p\s{0,4})\S+"
+    r"|(?P<scheme>\b(?:bearer|basic)\s++)(?=[a-z.~+/_-]*+[\d=])[\w.~+/=-]{8,}"
+    r"|(?P<user>//)(?:[^/@\s]++|[^/@\s:]++:[^@\s]{1,256}+)@"
+    r"|\b(?:hf_|sk-|gh[oprsu]_|github_pat_|glpat-|nvapi-|AIza|xox[abeprs]-|AKIA|ASIA"
+    r"|ey[JK][\w-]{8,1024}+\.)[\w.-]{8,}",
     re.IGNORECASE | re.DOTALL,
 )
 """Its time is proportional to the text, whatever that is: a name is looked at from its first letter
-alone, and nothing that has been taken is given back."""
+alone, what has been taken is not given back, and all else has a bound."""
 
 
 def safe_line(text: str, most: int) -> str:
@@ -33,12 +55,14 @@ def safe_line(text: str, most: int) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with asterisks for what looks like a password or a token."""
+    """The text with asterisks for what looks like a password or a token. What is without them
+    stays as it is."""
 
     def hidden(found: re.Match[str]) -> str:
-        if found["name"]:
-            quote = found["quote"] or ""
-            return f"{found['name']}{found['is']}{quote}***{quote}"
-        return "//***@" if found["user"] else "***"
+        if found["user"]:
+            return "//***@"
+        quote = found["quote"] or ""
+        kept = found["head"] or found["pem"] or found["short"] or found["scheme"] or ""
+        return f"{kept}{quote}***{quote}"
 
     return _SECRETS.sub(hidden, text)

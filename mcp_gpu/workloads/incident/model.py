@@ -155,7 +155,7 @@ class IncidentReport(Wire):
         description="Empty: nothing is known to have gone wrong (`began` is null), "
         "or where it did has a name that is none."
     )
-    title: str = Field(description="What T+0 is, in one sentence.")
+    title: str = Field(description="What T+0 is; without one, whose incident is not known.")
     severity: Severity
     node: str = Field(description="Empty: the pod was on none, or it is not known on which.")
     pod: str = Field(description="namespace/name of the one explained; empty: none.")

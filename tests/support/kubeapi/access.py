@@ -45,6 +45,8 @@ class FakeCluster:
         self.knows_audiences = True
         self.granted: set[tuple[str, str]] = set()
         """User and tool."""
+        self.readable: set[tuple[str, str, str]] = set()
+        """User, resource of the core group, and namespace: empty for all."""
         self.fault: Fault = None
         self.asked: Counter[str] = Counter()
         self.specs: list[Any] = []
@@ -121,6 +123,11 @@ class FakeCluster:
 
     def _right(self, spec: Any) -> dict[str, Any]:
         wanted = spec["resourceAttributes"]
+        if wanted["group"] == "":
+            assert wanted["verb"] == "get"
+            resource = "/".join(filter(None, (wanted["resource"], wanted.get("subresource", ""))))
+            granted = {(spec["user"], resource, each) for each in (wanted["namespace"], "")}
+            return {"allowed": bool(granted & self.readable)}
         right = {"group": "gpu.mcp", "resource": "tools", "verb": "call", "namespace": "gpu"}
         fits = wanted == {**right, "name": wanted["name"]}
         return {"allowed": fits and (spec["user"], wanted["name"]) in self.granted}

@@ -31,9 +31,9 @@ from mcp_gpu.tools.allocation_model import (
 )
 from mcp_gpu.tools.allocation_text import device_words, gib, idle_words, pod_name, stray_words
 from mcp_gpu.tools.failures import failure_lines
-from mcp_gpu.tools.fleet_allocation import NO_POD, GatewayArguments, whole
+from mcp_gpu.tools.fleet_allocation import GatewayArguments, whole
 from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
-from mcp_gpu.tools.fleet_allocation_text import gap_lines, totals_line
+from mcp_gpu.tools.fleet_allocation_text import gap_lines, nothing, totals_line
 from mcp_gpu.tools.spans import numbers
 
 __all__ = ["render", "run"]
@@ -46,7 +46,7 @@ def run(settings: PsSettings) -> int:
         print(found.model_dump_json(indent=2))
     else:
         with standard_output() as console:
-            render(found, console)
+            render(found, console, named=bool(settings.pod or settings.pod_namespace))
     return 1 if found.failures_by_reason or found.nodes_unattributed else 0
 
 
@@ -74,8 +74,12 @@ async def _fetch(settings: PsSettings) -> FleetAllocation:
             return await whole(found, arguments, fleet.workloads)
 
 
-def render(found: FleetAllocation, console: Console) -> None:
-    """Print a row for each GPU that a container holds, what is free, and what is not known."""
+def render(found: FleetAllocation, console: Console, *, named: bool) -> None:
+    """Print a row for each GPU that a container holds, what is free, and what is not known.
+
+    Args:
+        named: whether only some pods were asked for.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("NODE", "POD", "CONTAINER", "GPU", "BUSY", "MEMORY (GiB)", "STATE", "OWNER"):
         table.add_column(heading, overflow="fold")
@@ -85,7 +89,7 @@ def render(found: FleetAllocation, console: Console) -> None:
     if table.row_count:
         console.print(table)
     else:
-        console.print(NO_POD)
+        console.print(nothing(found, named=named))
     print_block(_free(found), console, "green")
     print_block(_unknown(found), console, "magenta")
     print_block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")

@@ -13,7 +13,7 @@ from mcp_types import CallToolResult
 
 from mcp_gpu.tools import fleet_allocation_join
 from mcp_gpu.tools.allocation_model import Stray
-from mcp_gpu.tools.fleet_allocation import NO_POD, gateway_tool
+from mcp_gpu.tools.fleet_allocation import gateway_tool
 from mcp_gpu.workloads.claims import NO_UUID
 from mcp_gpu.workloads.reads import Workloads
 from support import served
@@ -181,13 +181,24 @@ async def test_one_pod_is_found_wherever_it_is(server: FakeApiServer) -> None:
         AllocationAgent("n2", holder("train/w1", "n2", 2), holder("dev/w2", "n2", 3)),
     )
     async with gateway(server, *agents) as client:
-        found = data(await ask(client, namespace="train", pod="w1"))
+        answer = await ask(client, namespace="train", pod="w1")
         nothing = await ask(client, pod="nobody")
+    found = data(answer)
     (node,) = found["nodes"]
     assert (node["node"], [gpu["index"] for gpu in node["gpus"]]) == ("n2", [2])
     assert list(pods(found)) == ["train/w1"]
     assert server.count("get", "pods") == 1
-    assert text(nothing).endswith(NO_POD)
+    every = [
+        (told["pods"], told["gpus"], told["held"]) for told in (found["totals"], node["totals"])
+    ]
+    assert every == [(3, 8, 3), (2, 4, 2)], "whichever pods are asked for"
+    assert "n2: 2 pods on 2 of 4 GPUs, 2 free (says the kubelet); asked for: 1 pod" in text(answer)
+    assert data(nothing)["totals"]["gpus"] == 8
+    assert "No such pod holds a GPU" in text(nothing)
+    async with gateway(None, AllocationAgent("n1", why="no socket")) as client:
+        blind = text(await ask(client, pod="w1"))
+    assert "0 pods on 0 of 4 GPUs, 0 free, 4 unknown" in blind
+    assert "unknown on every node that answered" in blind
 
 
 async def test_claims_are_joined_to_gpus_through_slices(server: FakeApiServer) -> None:

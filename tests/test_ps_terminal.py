@@ -73,4 +73,5 @@ async def test_without_a_kubelet_it_says_so_and_fails(tmp_path: Path) -> None:
     ) as here:
         found = await ps(*ways(here)[1])
     assert found.status == 1
+    assert found.lines[0] == "Who holds the GPUs is unknown on every node that answered."
     assert any(line.startswith("! a: ") and "No such file" in line for line in found.lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pydantic import Field
@@ -11,22 +11,17 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.allocation import KubernetesName
 from mcp_gpu.tools.allocation_account import holds
-from mcp_gpu.tools.allocation_model import NAME, NodeAllocation
-from mcp_gpu.tools.fleet_allocation_join import Join, totals
-from mcp_gpu.tools.fleet_allocation_model import (
-    AllocationTotals,
-    FleetAllocation,
-    FleetNodeAllocation,
-    FleetPod,
-)
-from mcp_gpu.tools.fleet_allocation_text import lines
+from mcp_gpu.tools.allocation_model import NAME, AllocationTotals, NodeAllocation
+from mcp_gpu.tools.fleet_allocation_join import Join
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
+from mcp_gpu.tools.fleet_allocation_text import lines, nothing
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
 from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page
 from mcp_gpu.workloads.reads import Workloads
 
-__all__ = ["NO_POD", "GatewayArguments", "gateway_tool", "whole"]
+__all__ = ["GatewayArguments", "gateway_tool", "whole"]
 
 RANKS: Final = {"idle": 0, "unknown": 1, "rest": 2}
 """What nodes are sorted by: something to look into, nothing known, the others."""
@@ -35,8 +30,6 @@ PODS_LISTED: Final = 16
 """Pods per node in a summary; the node's totals are over all."""
 
 GAPS_LISTED: Final = 20
-
-NO_POD: Final = "No such pod holds a GPU, as far as the nodes that answered can say."
 
 
 class GatewayArguments(FleetArguments):
@@ -78,7 +71,7 @@ def gateway_tool(router: Router, workloads: Workloads) -> Tool[GatewayArguments]
         failures = found.failures if start is None else ()
         text = [*lines(told, failures)]
         if arguments.narrow and not told.nodes:
-            text.append(NO_POD)
+            text.append(nothing(told, named=True))
         return Answer("\n".join(text), told)
 
     return Tool(
@@ -101,7 +94,7 @@ async def whole(
 ) -> FleetAllocation:
     """All of the fleet at once, for a reader without a context to fill."""
     everything = _merged(found, arguments)
-    return await _joined(everything, everything.nodes, arguments, workloads)
+    return await _joined(everything, arguments, workloads)
 
 
 async def _page(
@@ -120,16 +113,14 @@ async def _page(
         shortened=lambda node: node if arguments.narrow else _shortened(node),
         cursor=lambda node: f"{_rank(node)} {node.node}",
     )
-    return await _joined(told, everything.nodes, arguments, workloads)
+    return await _joined(told, arguments, workloads)
 
 
 def _merged(found: FanOut[NodeAllocation], arguments: GatewayArguments) -> FleetAllocation:
     nodes = []
     for answer in found.answers:
         pods = tuple(FleetPod(**dict(pod)) for pod in answer.data.pods)
-        none = AllocationTotals(pods=0, gpus=0, held=0, idle=0, free=0, unknown=0, strays=0)
-        node = of_fleet(FleetNodeAllocation, answer, pods=pods, terminated=0, totals=none)
-        nodes.append(node.model_copy(update={"totals": totals(node)}))
+        nodes.append(of_fleet(FleetNodeAllocation, answer, pods=pods, terminated=0))
     listed = [node for node in nodes if not arguments.narrow or node.pods or node.source == "none"]
     return FleetAllocation(
         **shared(found),
@@ -143,20 +134,19 @@ def _merged(found: FanOut[NodeAllocation], arguments: GatewayArguments) -> Fleet
 
 async def _joined(
     told: FleetAllocation,
-    every: Sequence[FleetNodeAllocation],
     arguments: GatewayArguments,
     workloads: Workloads,
 ) -> FleetAllocation:
     """With what Kubernetes adds to the nodes that are told."""
     join = Join(workloads, arguments.wants if arguments.narrow else None)
     nodes = await join.nodes(told.nodes)
+    counts = _changed(told.totals, told.nodes, nodes)
     if arguments.narrow:
         nodes = tuple(map(_narrowed, (node for node in nodes if node.pods)))
-    changed = {node.node: node.totals for node in nodes}
     return told.model_copy(
         update={
             "nodes": nodes,
-            "totals": _sum(changed.get(node.node, node.totals) for node in every),
+            "totals": counts,
             "gaps": join.gaps[:GAPS_LISTED],
             "gaps_omitted": max(len(join.gaps) - GAPS_LISTED, 0),
         }
@@ -168,6 +158,21 @@ def _sum(every: Iterator[AllocationTotals]) -> AllocationTotals:
     return AllocationTotals(
         **{
             name: sum(getattr(each, name) for each in counts)
+            for name in AllocationTotals.model_fields
+        }
+    )
+
+
+def _changed(
+    totals: AllocationTotals,
+    before: Iterable[FleetNodeAllocation],
+    after: Iterable[FleetNodeAllocation],
+) -> AllocationTotals:
+    """The fleet's totals, where of some of its nodes more has come out."""
+    old, new = (_sum(node.totals for node in nodes) for nodes in (before, after))
+    return AllocationTotals(
+        **{
+            name: getattr(totals, name) - getattr(old, name) + getattr(new, name)
             for name in AllocationTotals.model_fields
         }
     )
@@ -192,5 +197,4 @@ def _shortened(node: FleetNodeAllocation) -> FleetNodeAllocation:
 def _narrowed(node: FleetNodeAllocation) -> FleetNodeAllocation:
     """With those GPUs alone that the pods hold."""
     gpus = tuple(gpu for gpu in node.gpus if any(holds(pod, gpu) for pod in node.pods))
-    told = node.model_copy(update={"gpus": gpus})
-    return told.model_copy(update={"totals": totals(told)})
+    return node.model_copy(update={"gpus": gpus})

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mcp_gpu.gpu.wire import Wire
-from mcp_gpu.tools.allocation_model import NodeAllocation, PodAllocation
+from mcp_gpu.tools.allocation_model import AllocationTotals, NodeAllocation, PodAllocation
 from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.workloads.reads import Gap
 
-__all__ = ["AllocationTotals", "FleetAllocation", "FleetNodeAllocation", "FleetPod"]
+__all__ = ["FleetAllocation", "FleetNodeAllocation", "FleetPod"]
 
 
 class FleetPod(PodAllocation):
@@ -27,23 +26,10 @@ class FleetPod(PodAllocation):
     )
 
 
-class AllocationTotals(Wire):
-    """GPUs, with MIG instances counted as their GPU."""
-
-    pods: int
-    gpus: int
-    held: int
-    idle: int = Field(description="Held, and quiet.")
-    free: int
-    unknown: int = Field(description="Of which it is not known whether they are held.")
-    strays: int = Field(description="Processes outside of any allocation, as far as seen.")
-
-
 class FleetNodeAllocation(NodeAllocation):
     """One node's, and how it was had."""
 
     via: str = Field(description="Path the answer took: http, command, ...")
-    totals: AllocationTotals = Field(description="Of the node, whatever is listed.")
     terminated: int = Field(description="Pods left out that the kubelet lists and that are over.")
     pods: tuple[FleetPod, ...]
 
@@ -51,7 +37,7 @@ class FleetNodeAllocation(NodeAllocation):
 class FleetAllocation(FleetAnswer):
     """Which pods hold which GPUs of the fleet. Totals are over all nodes that answered."""
 
-    totals: AllocationTotals
+    totals: AllocationTotals = Field(description="Of all pods, whichever are asked for.")
     nodes_unattributed: int = Field(description="Nodes that cannot say who holds their GPUs.")
     gaps: tuple[Gap, ...] = Field(description="What could not be read of Kubernetes.")
     gaps_omitted: int

@@ -6,19 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.fleet.model import NodeFailure
+from mcp_gpu.tools.allocation_model import AllocationTotals
 from mcp_gpu.tools.allocation_text import gpu_notes, headline, notes, pod_lines, pod_name
 from mcp_gpu.tools.failures import failure_lines
-from mcp_gpu.tools.fleet_allocation_model import (
-    AllocationTotals,
-    FleetAllocation,
-    FleetNodeAllocation,
-    FleetPod,
-)
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import within
 
-__all__ = ["gap_lines", "lines", "pod_words", "totals_line"]
+__all__ = ["gap_lines", "lines", "nothing", "pod_words", "totals_line"]
 
 TEXT_CHARS: Final = 6_000
 """Room for nodes. With all that stands around them the text stays under 8,000 characters."""
@@ -52,6 +48,21 @@ def lines(told: FleetAllocation, failures: Sequence[NodeFailure]) -> Iterator[st
     if told.next_cursor is not None:
         omitted = counted(told.nodes_omitted, "more node")
         yield f'{omitted}: call again with cursor "{told.next_cursor}".'
+
+
+def nothing(told: FleetAllocation, *, named: bool) -> str:
+    """What is known where no pod is told.
+
+    Args:
+        named: whether only some pods were asked for.
+    """
+    answered = told.coverage.nodes_answered
+    if not answered:
+        return "Who holds the GPUs is unknown: no node answered."
+    if told.nodes_unattributed == answered:
+        return "Who holds the GPUs is unknown on every node that answered."
+    which = "No such pod" if named else "No pod"
+    return f"{which} holds a GPU, as far as the nodes that answered can say."
 
 
 def totals_line(totals: AllocationTotals) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import anyio
@@ -33,8 +34,13 @@ from mcp_gpu.tools.allocation_text import device_words, gib, idle_words, pod_nam
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_allocation import GatewayArguments, whole
 from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
-from mcp_gpu.tools.fleet_allocation_text import gap_lines, nothing, totals_line
-from mcp_gpu.tools.spans import numbers
+from mcp_gpu.tools.fleet_allocation_text import (
+    gap_lines,
+    nothing,
+    totals_line,
+    unattributed_lines,
+)
+from mcp_gpu.tools.spans import numbers, spans
 
 __all__ = ["render", "run"]
 
@@ -157,7 +163,11 @@ def _free(found: FleetAllocation) -> Iterator[str]:
 
 
 def _unknown(found: FleetAllocation) -> Iterator[str]:
+    yield from unattributed_lines(found)
+    alike: defaultdict[str, list[str]] = defaultdict(list)
     for node in found.nodes:
-        if node.why:
-            yield f"! {node.node}: {node.why}"
+        if node.why and node.source != "none":
+            alike[node.why].append(node.node)
+    yield from (f"! {spans(names)}: {why}" for why, names in alike.items())
+    for node in found.nodes:
         yield from (f"! {node.node}: {stray_words(stray)}" for stray in node.strays)

@@ -163,7 +163,7 @@ async def test_a_pod_that_is_over_holds_nothing(server: FakeApiServer) -> None:
         holder("train/deleted", "n1", 2),
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     (node,) = data(answer)["nodes"]
     assert node["terminated"] == 1
     assert {pod["pod"]: pod["phase"] for pod in node["pods"]} == {
@@ -228,7 +228,7 @@ async def test_claims_are_joined_to_gpus_through_slices(server: FakeApiServer) -
         holder("dra/lost", "n1", claims=[]),
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     found = data(answer)
     told = {
         each["name"]: each
@@ -271,7 +271,7 @@ async def test_a_right_that_is_missing_is_named_and_the_rest_stands(
         "n1", holder("dra/p", "n1", 3, claims=[claim("c", "dra", "n1", "gpu-0")])
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     found = data(answer)
     (gap,) = found["gaps"]
     assert (gap["why"], gap["grant"]) == ("forbidden", grant)
@@ -301,7 +301,7 @@ async def test_where_nobody_can_say_requests_are_a_guess(server: FakeApiServer) 
     await server.apply(pod_object("elsewhere", "n2", gpus=1))
     blind = AllocationAgent("n1", why="no socket")
     async with gateway(server, blind) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
         server.deny("list", "pods")
         refused = await ask(client)
     found = data(answer)
@@ -395,3 +395,32 @@ async def test_an_api_server_that_hangs_costs_a_gap(
     assert pod["phase"] is None
     assert [gap["why"] for gap in found["gaps"]] == ["not within 0.3 s"]
     assert found["totals"]["held"] == 1
+
+
+async def test_of_a_large_fleet_many_nodes_are_told_at_once() -> None:
+    why = "kubelet.sock: Permission denied; " + "what grants it, at length, " * 8
+    agents = [
+        *(AllocationAgent(f"blind-{each:02}", why=why) for each in range(60)),
+        *(
+            AllocationAgent(
+                f"node-{each:02}",
+                *(holder(f"a/p{gpu}", f"node-{each:02}", gpu) for gpu in range(4)),
+            )
+            for each in range(40)
+        ),
+    ]
+    async with gateway(None, *agents) as client:
+        first = await ask(client, limit=100)
+        whole = data(await ask(client, nodes=["node-00"]))
+        told, calls, cursor = [*data(first)["nodes"]], 1, data(first)["next_cursor"]
+        while cursor is not None:
+            found = data(await ask(client, limit=100, cursor=cursor))
+            told, calls, cursor = [*told, *found["nodes"]], calls + 1, found["next_cursor"]
+    assert [node["node"] for node in told] == sorted(agent.node for agent in agents)
+    assert calls <= 9
+    (reason,) = data(first)["unattributed"]
+    assert (reason["nodes"], reason["names"], reason["why"]) == (60, "blind-00-blind-59", why)
+    assert text(first).count("Permission denied") == 1
+    assert "! blind-00-blind-59: holders unknown: kubelet.sock: Permission denied" in text(first)
+    assert all(node["gpus"] == [] for node in told), "none is idle or out of order"
+    assert len(whole["nodes"][0]["gpus"]) == 4, "asked by name it is told whole"

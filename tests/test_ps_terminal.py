@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import anyio
+from mcp_types import CallToolResult
+from rich.console import Console
 
 from mcp_gpu.gpu.simulator import load_fleet, snapshot
+from mcp_gpu.ps import render
+from mcp_gpu.tools.fleet_allocation import gateway_tool
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation
+from mcp_gpu.workloads.reads import Workloads
+from support import served
+from support.allocation import AllocationAgent
 from support.cluster import cluster
+from support.fleet import Agent
 from support.kubelet import Kubelet, plugin, pod
+from support.results import data
 from support.terminal import WIDTH, Run, run, ways
 
 FLEET = """
@@ -75,3 +86,28 @@ async def test_without_a_kubelet_it_says_so_and_fails(tmp_path: Path) -> None:
     assert found.status == 1
     assert found.lines[0] == "Who holds the GPUs is unknown on every node that answered."
     assert any(line.startswith("! a: ") and "No such file" in line for line in found.lines)
+
+
+def shown(found: FleetAllocation, width: int) -> list[str]:
+    """At a terminal of so many columns."""
+    out = StringIO()
+    render(found, Console(width=width, file=out, highlight=False, emoji=False), named=False)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+async def told(*agents: Agent) -> FleetAllocation:
+    """What a gateway of these agents answers."""
+    by_name = {agent.node: agent for agent in agents}
+    async with served.gateway(
+        lambda router: gateway_tool(router, Workloads({})), by_name
+    ) as client:
+        answer = await client.call_tool("get_pod_gpu_allocation", {"detail": "full", "limit": 100})
+    assert isinstance(answer, CallToolResult)
+    return FleetAllocation.model_validate(data(answer))
+
+
+async def test_nodes_that_cannot_say_for_one_reason_are_one_line() -> None:
+    why = "kubelet.sock: Permission denied"
+    lines = shown(await told(*(AllocationAgent(f"n-{each:02}", why=why) for each in range(40))), 80)
+    assert "! n-00-n-39: holders unknown: kubelet.sock: Permission denied" in lines
+    assert len(lines) < 10

@@ -64,11 +64,15 @@ def headline(allocation: NodeAllocation) -> str:
     return f"{allocation.node}: {', '.join(parts)} (says {says}){some}"
 
 
-def notes(allocation: NodeAllocation) -> Iterator[str]:
-    """What is missing."""
+def notes(allocation: NodeAllocation, *, whys: bool = True) -> Iterator[str]:
+    """What is missing.
+
+    Args:
+        whys: with the reason why not all is known of holders.
+    """
     if allocation.message is not None:
         yield f"! {allocation.message}"
-    if allocation.why:
+    if allocation.why and whys:
         yield clipped(f"! {allocation.why}", WHY_CHARS)
 
 

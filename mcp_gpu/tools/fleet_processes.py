@@ -122,6 +122,8 @@ def _order(node: FleetNodeProcesses) -> Place:
 
 
 def _shortened(node: FleetNodeProcesses) -> FleetNodeProcesses:
+    if not node.host_processes:  # each of which would give the node's reason
+        return node.model_copy(update={"gpus": (), "attention": node.attention[:ATTENTION_TOLD]})
     gpus = sorted(node.gpus, key=lambda gpu: (-(gpu.unaccounted_memory_bytes or 0), gpu.index))
     return node.model_copy(
         update={"gpus": tuple(gpus[:GPUS_LISTED]), "attention": node.attention[:ATTENTION_TOLD]}

@@ -17,7 +17,7 @@ from mcp_gpu.tools.fleet_processes_model import FleetNodeProcesses, FleetProcess
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page
 from mcp_gpu.tools.processes_model import NAME, STATES, NodeProcesses
-from mcp_gpu.tools.processes_text import headline, process_count, process_lines
+from mcp_gpu.tools.processes_text import headline, process_count, process_lines, unread_lines
 from mcp_gpu.tools.spans import clipped, counted, spans
 from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import within
@@ -169,6 +169,7 @@ def _nodes(nodes: Iterable[FleetNodeProcesses], detail: Detail) -> Iterator[str]
         if node.message is not None:
             yield f"  ! {node.message}"
         yield from (f"  ! {text}" for text in node.attention)
+        yield from (f"  {line}" for line in unread_lines(node))
         lines = list(process_lines(node.processes))
         shown = lines if detail == "full" else lines[:TOLD]
         yield from shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mcp_gpu.tools.fleet_allocation import gateway_tool
 from mcp_gpu.tools.fleet_allocation_model import FleetAllocation
 from mcp_gpu.workloads.reads import Workloads
 from support import served
-from support.allocation import AllocationAgent
+from support.allocation import AllocationAgent, holder
 from support.cluster import cluster
 from support.fleet import Agent
 from support.kubelet import Kubelet, plugin, pod
@@ -111,3 +112,24 @@ async def test_nodes_that_cannot_say_for_one_reason_are_one_line() -> None:
     lines = shown(await told(*(AllocationAgent(f"n-{each:02}", why=why) for each in range(40))), 80)
     assert "! n-00-n-39: holders unknown: kubelet.sock: Permission denied" in lines
     assert len(lines) < 10
+
+
+async def test_a_terminal_shows_a_container_in_one_row_and_leaves_out_what_does_not_fit() -> None:
+    node = "ip-10-0-12-34.us-west-2.compute.internal"
+    found = await told(
+        AllocationAgent(node, holder("ml-research/llama3-70b-pretrain-0-7f9k2", node, 0, 1, 2))
+    )
+    narrow = shown(found, 80)
+    assert narrow[0].split() == [
+        "NODE", "POD", "CONTAINER", "GPU", "BUSY", "MEMORY", "(GiB)", "STATE",
+    ]  # fmt: skip
+    assert narrow[1].split()[0] == "ip-10-0-12-34"
+    assert re.search(r"  main       GPU 0-2  [0-9-]+ %  +[0-9.]+/238.9  ", narrow[1])
+    assert len(narrow[: narrow.index("")]) <= 4, "the heading, and a row of three lines"
+    piped = shown(found, 400)
+    assert piped[1].startswith(f"{node}  ml-research/llama3-70b-pretrain-0-7f9k2  main  ")
+    assert piped[2] == ""
+    assert piped[0].endswith("OWNER")
+    names = ("n.a", "n.b")
+    two = await told(*(AllocationAgent(name, holder("a/p", name, 0)) for name in names))
+    assert [line.split()[0] for line in shown(two, 60)[1:3]] == ["n.a", "n.b"]

@@ -933,6 +933,35 @@ async def test_a_pod_that_runs_on_a_gpu_that_failed_is_told_so() -> None:
     assert found["first_step"].startswith("REBOOT_NODE")
 
 
+async def test_a_pod_that_runs_on_a_node_that_is_not_ready_is_not_said_to_be_well() -> None:
+    ready = {"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "PLEG"}
+    running = status({"running": {"startedAt": at("10:00:10")}})
+    found, told = await explained(pod(running, phase="Running"), node(ready))
+    assert found["category"] == "still_running"
+    assert "n1 is not ready" in told.splitlines()[0]
+    assert "KubeletNotReady: PLEG" in told
+    assert "describe_gpu_node of n1" in found["first_step"]
+
+
+async def test_a_container_that_runs_again_is_said_to() -> None:
+    again = status({"running": {"startedAt": at("10:02:40")}}, last=died(1))
+    found, told = await explained(pod(again, phase="Running"))
+    assert found["category"] == "your_code"
+    assert "Container main runs again since " in told.splitlines()[0]
+    waits = status(waiting("CrashLoopBackOff"), last=died(1))
+    _, told = await explained(pod(waits, phase="Running"))
+    assert "runs again" not in told
+
+
+async def test_of_the_program_one_alternative_is_enough() -> None:
+    faults = [("10:00:20", line(13)), ("10:00:25", line(31)), ("10:02:20", line(79))]
+    container = status(died(1), allocatedResourcesStatus=GPU_0)
+    found, _ = await explained(pod(container), agent=WholeAgent("n1", *faults))
+    considered = [each["category"] for each in found["alternatives"]]
+    assert found["category"] == "gpu_hardware"
+    assert considered.count("your_code") == 1
+
+
 async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:
     found, _ = await explained(pod(status(died(3, message="checkpoint lost; token=abcdef"))))
     assert '"checkpoint lost; token=***"' in facts(found)

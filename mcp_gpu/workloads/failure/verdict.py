@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.gpu.xid.report import utc
-from mcp_gpu.workloads.documents import moment, parts, word
+from mcp_gpu.workloads.documents import moment, part, parts, word
 from mcp_gpu.workloads.failure.beginnings import beginnings
 from mcp_gpu.workloads.failure.endings import (
     ASKED_TO_END,
@@ -26,7 +26,7 @@ from mcp_gpu.workloads.failure.model import (
     HeldGpu,
     Weight,
 )
-from mcp_gpu.workloads.failure.scene import Scene
+from mcp_gpu.workloads.failure.scene import Scene, condition
 from mcp_gpu.workloads.failure.secrets import SCANNED_CHARS, safe_line, without_secrets
 from mcp_gpu.workloads.failure.statements import statements
 from mcp_gpu.workloads.failure.words import LINE_CHARS, last_words
@@ -66,7 +66,7 @@ def explain(
     causes = [_agreed(cause, words) for cause in causes]
     causes += words
     causes += _by_ending(scene)
-    verdict = _verdict(scene, sight, held, causes)
+    verdict = _again(scene, _verdict(scene, sight, held, causes))
     evidence = tuple(dict.fromkeys(_evidence(scene, verdict, causes)))
     death = scene.death
     return Explanation(
@@ -172,7 +172,7 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
     if stated or scene.death is not None or scene.phase not in ("Running", "Pending"):
         return None
     at = moment(scene.pod, "status", "startTime")
-    facts = (Fact.of("status of pod", f"phase {scene.phase}", at),)
+    facts: tuple[Fact, ...] = (Fact.of("status of pod", f"phase {scene.phase}", at),)
     if scene.phase == "Pending":
         return Cause(
             Weight.STATED, "still_running", "unknown", "medium",
@@ -181,11 +181,41 @@ def _alive(scene: Scene, causes: Sequence[Cause]) -> Cause | None:
         )  # fmt: skip
     says = "It runs, and none of its containers has died."
     step = "If it hangs, look at its GPUs: get_gpu_health of its node."
+    silent = _not_ready(scene)
+    if silent is not None:
+        says = f"{scene.node_name} is not ready, so that it may run no longer: {silent.text}"
+        step = f"See why the node is not ready: describe_gpu_node of {scene.node_name}."
+        facts = (*facts, silent)
     for sick in causes:
         if sick.weight in (Weight.HARDWARE, Weight.SEEN):
             says, step = f"{says} But: {sick.says}", sick.first_step
             break
     return Cause(Weight.STATED, "still_running", "unknown", "high", says, step, facts)
+
+
+def _not_ready(scene: Scene) -> Fact | None:
+    """What the node says of itself that is not ready; None: it is, or was not read."""
+    ready = condition(scene.node, "Ready")
+    if word(ready, "status") in ("", "True"):
+        return None
+    said = f"{word(ready, 'reason')}: {word(ready, 'message')}"
+    return Fact.of(f"node {scene.node_name}", said, moment(ready, "lastTransitionTime"))
+
+
+def _again(scene: Scene, verdict: Cause) -> Cause:
+    """That the container which is explained has been started again and runs, where it does."""
+    death = scene.death
+    if death is None or not death.previous or scene.phase != "Running":
+        return verdict
+    statuses = parts(scene.pod, "status", "containerStatuses")
+    mine = next((each for each in statuses if word(each, "name") == death.container), {})
+    running = part(mine, "state", "running")
+    if not running:
+        return verdict
+    began = moment(running, "startedAt")
+    since = "" if began is None else f" since {utc(began)}"
+    says = f"Container {death.container} runs again{since}. Before: {verdict.says}"
+    return verdict.but(says=says)
 
 
 def _nothing(scene: Scene) -> Cause:
@@ -284,9 +314,13 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
 
 def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternative]:
     told: set[str] = {verdict.category, verdict.says, "unknown"}
+    listed: set[Category] = set()
     for cause in sorted(causes, key=lambda cause: cause.weight):
         # Of hints each says something of its own; of others one of a category is enough.
         key = cause.says if cause.weight is Weight.HINT else cause.category
+        if cause.category == "your_code" and cause.category in listed:
+            continue  # of the program it says enough
         if key not in told and cause.category != "unknown":
             told |= {key, cause.says}
+            listed.add(cause.category)
             yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

@@ -62,7 +62,7 @@ class GatewayArguments(FleetArguments):
     @property
     def brief(self) -> bool:
         """Whether the whole fleet is asked about, with what is out of the ordinary alone."""
-        return self.detail == "summary" and self.nodes is None and not self.narrow
+        return self.detail == "summary" and self.only is None and not self.narrow
 
     @property
     def narrow(self) -> bool:
@@ -85,7 +85,7 @@ def gateway_tool(router: Router, workloads: Workloads) -> Tool[GatewayArguments]
                 NAME,
                 {name: value for name, value in named.items() if value is not None},
                 NodeAllocation,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
         told = await _page(found, arguments, start, workloads)

@@ -43,12 +43,22 @@ class FleetArguments(Arguments):
         max_length=NODES_NAMED,
         description="Only these nodes; default all.",
     )
+    node: NodeName | None = Field(
+        default=None, min_length=1, description="The same for one node, as other tools name theirs."
+    )
     limit: int = Field(default=50, ge=1, le=500, description="Most nodes to list.")
     cursor: str | None = Field(
         default=None,
         max_length=CURSOR_CHARS,
         description="next_cursor of the page before, with the same arguments.",
     )
+
+    @property
+    def only(self) -> tuple[str, ...] | None:
+        """The nodes that are asked for, by whichever argument; None: all."""
+        if self.node is None:
+            return self.nodes
+        return tuple(dict.fromkeys((self.node, *(self.nodes or ()))))
 
 
 @contextmanager

@@ -61,10 +61,10 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 NAME,
                 {"detail": arguments.detail, "severity": arguments.severity},
                 NodeHealth,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
-        everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
+        everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.only))
         told = _page(everything, arguments, start)
         text = lines(
             told,

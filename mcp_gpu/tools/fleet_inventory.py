@@ -65,7 +65,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 NAME,
                 {"detail": arguments.detail},
                 NodeInventory,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
         inventory = merge(found, arguments)

@@ -66,10 +66,10 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 NAME,
                 {"limit": ASKED[arguments.detail]},
                 NodeProcesses,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
-        everything = _whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
+        everything = _whole(found, every_node=arguments.detail == "full" or bool(arguments.only))
         told = page(
             everything,
             [node for node in everything.nodes if start is None or _order(node) > start],

@@ -66,7 +66,7 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 NAME,
                 {"detail": "full" if _singly(arguments) else "summary"},
                 NodeTopology,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
         everything = whole(found)
@@ -159,7 +159,7 @@ def _rank(node: FleetNodeTopology) -> str:
 
 def _singly(arguments: GatewayArguments) -> bool:
     """Whether single nodes are to be told whole."""
-    return arguments.detail == "full" or arguments.nodes is not None
+    return arguments.detail == "full" or arguments.only is not None
 
 
 def _page(

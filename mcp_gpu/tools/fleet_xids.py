@@ -81,10 +81,10 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
                 NAME,
                 asked_of_agents(arguments),
                 NodeXids,
-                nodes=arguments.nodes,
+                nodes=arguments.only,
                 progress=call.progress,
             )
-        everything = whole(found, every_node=arguments.nodes is not None)
+        everything = whole(found, every_node=arguments.only is not None)
         told = _page(everything, arguments, start)
         text = within(lines(told, arguments.detail, arguments.codes), TEXT_CHARS[arguments.detail])
         return Answer("\n".join(text), told)

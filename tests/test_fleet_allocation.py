@@ -15,6 +15,7 @@ from mcp_gpu.tools import fleet_allocation_join
 from mcp_gpu.tools.allocation_model import Stray
 from mcp_gpu.tools.fleet_allocation import gateway_tool
 from mcp_gpu.workloads.claims import NO_UUID
+from mcp_gpu.workloads.pods import requested
 from mcp_gpu.workloads.reads import Workloads
 from support import served
 from support.allocation import AllocationAgent, claim, holder, uuid
@@ -424,3 +425,22 @@ async def test_of_a_large_fleet_many_nodes_are_told_at_once() -> None:
     assert "! blind-00-blind-59: holders unknown: kubelet.sock: Permission denied" in text(first)
     assert all(node["gpus"] == [] for node in told), "none is idle or out of order"
     assert len(whole["nodes"][0]["gpus"]) == 4, "asked by name it is told whole"
+
+
+async def test_what_a_pod_asks_for_is_read_alike_everywhere() -> None:
+    def container(name: str, count: int, **more: str) -> dict[str, Any]:
+        return {"name": name, "resources": {"requests": {GPU: str(count)}}, **more}
+
+    spec = {
+        "initContainers": [
+            container("sidecar", 1, restartPolicy="Always"),
+            container("fetch", 4),
+        ],
+        "containers": [container("main", 2), {"name": "odd", "resources": {"limits": [GPU]}}],
+    }
+    assert requested({"spec": spec}) == {GPU: 5}, "the sidecar runs while the other fetches"
+    spec["initContainers"].reverse()
+    assert requested({"spec": spec}) == {GPU: 4}
+    spec["containers"].append(container("other", 3))
+    assert requested({"spec": spec}) == {GPU: 6}
+    assert requested({"spec": {"containers": "none"}}) == {}

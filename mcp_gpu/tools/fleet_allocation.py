@@ -22,7 +22,7 @@ from mcp_gpu.tools.fleet_allocation_model import (
 )
 from mcp_gpu.tools.fleet_allocation_text import lines, nothing
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page, short
 from mcp_gpu.tools.spans import clipped, spans
@@ -80,14 +80,14 @@ def gateway_tool(router: Router, workloads: Workloads) -> Tool[GatewayArguments]
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
         named = {"namespace": arguments.namespace, "pod": arguments.pod}
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {name: value for name, value in named.items() if value is not None},
-                NodeAllocation,
-                nodes=arguments.only,
-                progress=call.progress,
-            )
+        found = await asked(
+            router,
+            NAME,
+            {name: value for name, value in named.items() if value is not None},
+            NodeAllocation,
+            arguments,
+            call,
+        )
         told = await _page(found, arguments, start, workloads)
         failures = found.failures if start is None else ()
         text = [*lines(told, failures)]

@@ -12,7 +12,7 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_processes_model import FleetNodeProcesses, FleetProcesses
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page
@@ -61,14 +61,9 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {"limit": ASKED[arguments.detail]},
-                NodeProcesses,
-                nodes=arguments.only,
-                progress=call.progress,
-            )
+        found = await asked(
+            router, NAME, {"limit": ASKED[arguments.detail]}, NodeProcesses, arguments, call
+        )
         everything = _whole(found, every_node=arguments.detail == "full" or bool(arguments.only))
         told = page(
             everything,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from mcp_gpu.node.holdings import Device
 from mcp_gpu.settings.terminal import PsSettings
 from mcp_gpu.terminal import (
     LIMIT,
+    WHOLE,
     agents,
     all_pages,
     explained,
@@ -25,16 +28,22 @@ from mcp_gpu.terminal import (
 from mcp_gpu.tools.allocation_model import (
     NAME,
     AllocatedGpu,
+    AllocatedMig,
     ContainerAllocation,
     HeldClaim,
     NodeAllocation,
 )
 from mcp_gpu.tools.allocation_text import device_words, gib, idle_words, pod_name, stray_words
 from mcp_gpu.tools.failures import failure_lines
-from mcp_gpu.tools.fleet_allocation import NO_POD, GatewayArguments, whole
-from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
-from mcp_gpu.tools.fleet_allocation_text import gap_lines, totals_line
-from mcp_gpu.tools.spans import numbers
+from mcp_gpu.tools.fleet_allocation import GatewayArguments, whole
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetPod
+from mcp_gpu.tools.fleet_allocation_text import (
+    gap_lines,
+    nothing,
+    totals_line,
+    unattributed_lines,
+)
+from mcp_gpu.tools.spans import numbers, spans
 
 __all__ = ["render", "run"]
 
@@ -46,7 +55,7 @@ def run(settings: PsSettings) -> int:
         print(found.model_dump_json(indent=2))
     else:
         with standard_output() as console:
-            render(found, console)
+            render(found, console, named=bool(settings.pod or settings.pod_namespace))
     return 1 if found.failures_by_reason or found.nodes_unattributed else 0
 
 
@@ -74,18 +83,20 @@ async def _fetch(settings: PsSettings) -> FleetAllocation:
             return await whole(found, arguments, fleet.workloads)
 
 
-def render(found: FleetAllocation, console: Console) -> None:
-    """Print a row for each GPU that a container holds, what is free, and what is not known."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NODE", "POD", "CONTAINER", "GPU", "BUSY", "MEMORY (GiB)", "STATE", "OWNER"):
-        table.add_column(heading, overflow="fold")
-    for node in found.nodes:
-        for row in _rows(node):
-            table.add_row(*row)
+def render(found: FleetAllocation, console: Console, *, named: bool) -> None:
+    """Print a row for each container that holds GPUs, what is free, and what is not known.
+
+    Args:
+        named: whether only some pods were asked for.
+    """
+    table = _table(found, {node.node: node.node for node in found.nodes}, owners=True)
+    room = console.options.update(max_width=WHOLE)
+    if Measurement.get(console, room, table).maximum > console.width:
+        table = _table(found, _short_names(found), owners=False)
     if table.row_count:
         console.print(table)
     else:
-        console.print(NO_POD)
+        console.print(nothing(found, named=named))
     print_block(_free(found), console, "green")
     print_block(_unknown(found), console, "magenta")
     print_block(failure_lines(found.failures_by_reason, found.failures), console, "magenta")
@@ -97,48 +108,93 @@ def render(found: FleetAllocation, console: Console) -> None:
         console.print("[magenta]simulated: no real hardware stands behind some of these GPUs[/]")
 
 
-def _rows(node: FleetNodeAllocation) -> Iterator[tuple[str, ...]]:
-    gpus = {gpu.index: gpu for gpu in node.gpus}
-    for pod in node.pods:
-        for container in pod.containers:
-            for what, busy, memory, state in _held(container, gpus):
-                yield (
-                    escape(node.node),
-                    escape(pod_name(pod)),
-                    escape(container.container),
-                    escape(what),
-                    busy,
-                    memory,
-                    state or _state(pod),
-                    escape(pod.owner or "-"),
-                )
+def _table(found: FleetAllocation, names: Mapping[str, str], *, owners: bool) -> Table:
+    """A row for each container.
+
+    Args:
+        names: what nodes are called in it.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("NODE", "POD", "CONTAINER", "GPU"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("BUSY", "MEMORY (GiB)", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    if owners:
+        table.add_column("OWNER", overflow="fold")
+    for node in found.nodes:
+        gpus = {gpu.index: gpu for gpu in node.gpus}
+        for pod in node.pods:
+            for container in pod.containers:
+                what, busy, memory, state = _held(container, gpus)
+                about = (names[node.node], pod_name(pod), container.container, what)
+                owner = [escape(pod.owner or "-")] if owners else []
+                table.add_row(*map(escape, about), busy, memory, state or _state(pod), *owner)
+    return table
+
+
+def _short_names(found: FleetAllocation) -> dict[str, str]:
+    """Nodes without their domain, where that leaves them apart."""
+    names = {node.node: node.node.partition(".")[0] for node in found.nodes}
+    apart = len(set(names.values())) == len(names)
+    return names if apart else {name: name for name in names}
 
 
 def _held(
-    container: ContainerAllocation, gpus: dict[int, AllocatedGpu]
-) -> Iterator[tuple[str, str, str, str]]:
+    container: ContainerAllocation, gpus: Mapping[int, AllocatedGpu]
+) -> tuple[str, str, str, str]:
+    """What a container holds, how busy that is, its memory and its state, if that is known."""
+    whole: dict[int, AllocatedGpu] = {}
+    cut: dict[int, AllocatedGpu] = {}
+    parts: dict[str, AllocatedMig] = {}
+    alone: set[int] = set()
+    others: list[str] = []
     held: list[Device | HeldClaim] = [*container.devices, *container.claims]
     for each in held:
         gpu = None if each.gpu_index is None else gpus.get(each.gpu_index)
+        words = device_words(each)
         if gpu is None or (isinstance(each, HeldClaim) and each.admin):
-            yield device_words(each), "-", "-", ""
-            continue
-        part = next((mig for mig in gpu.mig if mig.uuid and mig.uuid == each.mig_uuid), None)
-        whole = each.mig_profile is None
-        busy = gpu.utilization_percent if whole else None
-        memory = gpu if whole else part
-        yield (
-            f"{device_words(each)} {gpu.name or '?'}",
-            "-" if busy is None else f"{busy} %",
-            "-" if memory is None else _memory(memory.memory_used_bytes, memory.memory_total_bytes),
-            f"[yellow]{idle_words(gpu)}[/]" if gpu.idle else "",
-        )
-    for resource, count in container.requested.items():
-        yield f"{count} {resource}", "-", "-", "[yellow]guess[/]"
+            others.append(words)
+        elif each.mig_profile is not None:
+            others.append(words)
+            cut[gpu.index] = gpu
+            parts |= {mig.uuid: mig for mig in gpu.mig if mig.uuid and mig.uuid == each.mig_uuid}
+        elif words == f"GPU {gpu.index}":
+            alone.add(gpu.index)
+            whole[gpu.index] = gpu
+        else:  # a share of it, which is one of several
+            others.append(words)
+            whole[gpu.index] = gpu
+    told = [f"GPU {numbers(alone)}"] if alone else []
+    told += [*others, *(f"{count} {name}" for name, count in container.requested.items())]
+    state = "[yellow]guess[/]" if container.requested else _idle([*(whole | cut).values()])
+    busy = [each.utilization_percent for each in whole.values()]
+    return ", ".join(told), _range(busy), _memory([*whole.values(), *parts.values()]), state
 
 
-def _memory(used: int | None, total: int | None) -> str:
-    return "-" if used is None or total is None else f"{gib(used)}/{gib(total)}"
+def _idle(gpus: Sequence[AllocatedGpu]) -> str:
+    """How many of a container's GPUs are idle; empty: none is."""
+    idle = [gpu for gpu in gpus if gpu.idle]
+    if not idle:
+        return ""
+    latest = idle_words(min(idle, key=lambda gpu: gpu.quiet_seconds or 0.0))
+    return f"[yellow]{latest if len(idle) == len(gpus) else f'{len(idle)} of {len(gpus)} IDLE'}[/]"
+
+
+def _range(percents: Iterable[int | None]) -> str:
+    known = [each for each in percents if each is not None]
+    if not known:
+        return "-"
+    low, high = min(known), max(known)
+    return f"{low} %" if low == high else f"{low}-{high} %"
+
+
+def _memory(held: Sequence[AllocatedGpu | AllocatedMig]) -> str:
+    """What is used of all that a container holds, and how much that is."""
+    used = [each.memory_used_bytes for each in held if each.memory_used_bytes is not None]
+    total = [each.memory_total_bytes for each in held if each.memory_total_bytes is not None]
+    if not held or len(used) < len(held) or len(total) < len(held):
+        return "-"
+    return f"{gib(sum(used))}/{gib(sum(total))}"
 
 
 def _state(pod: FleetPod) -> str:
@@ -153,7 +209,11 @@ def _free(found: FleetAllocation) -> Iterator[str]:
 
 
 def _unknown(found: FleetAllocation) -> Iterator[str]:
+    yield from unattributed_lines(found)
+    alike: defaultdict[str, list[str]] = defaultdict(list)
     for node in found.nodes:
-        if node.why:
-            yield f"! {node.node}: {node.why}"
+        if node.why and node.source != "none":
+            alike[node.why].append(node.node)
+    yield from (f"! {spans(names)}: {why}" for why, names in alike.items())
+    for node in found.nodes:
         yield from (f"! {node.node}: {stray_words(stray)}" for stray in node.strays)

@@ -1036,6 +1036,15 @@ async def test_a_container_that_was_started_again_is_said_to_run() -> None:
     assert "It has been started again since, and runs." in told.splitlines()[0]
 
 
+async def test_of_the_program_one_alternative_is_enough() -> None:
+    faults = [("10:00:20", line(13)), ("10:00:25", line(31)), ("10:02:20", line(79))]
+    container = status(died(1), allocatedResourcesStatus=GPU_0)
+    found, _ = await explained(pod(container), agent=WholeAgent("n1", *faults))
+    considered = [each["category"] for each in found["alternatives"]]
+    assert found["category"] == "gpu_hardware"
+    assert considered.count("your_code") == 1
+
+
 async def test_a_termination_message_of_one_line_is_told_and_of_many_only_what_is_known() -> None:
     found, _ = await explained(pod(status(died(3, message="checkpoint lost; token=abcdef"))))
     assert '"checkpoint lost; token=***"' in facts(found)

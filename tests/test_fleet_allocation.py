@@ -12,8 +12,9 @@ from mcp_types import CallToolResult
 
 from mcp_gpu.tools import fleet_allocation_join
 from mcp_gpu.tools.allocation_model import Stray
-from mcp_gpu.tools.fleet_allocation import NO_POD, gateway_tool
+from mcp_gpu.tools.fleet_allocation import gateway_tool
 from mcp_gpu.workloads.claims import NO_UUID
+from mcp_gpu.workloads.pods import requested
 from mcp_gpu.workloads.reads import Workloads
 from support import served
 from support.allocation import AllocationAgent, claim, holder, uuid
@@ -162,7 +163,7 @@ async def test_a_pod_that_is_over_holds_nothing(server: FakeApiServer) -> None:
         holder("train/deleted", "n1", 2),
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     (node,) = data(answer)["nodes"]
     assert node["terminated"] == 1
     assert {pod["pod"]: pod["phase"] for pod in node["pods"]} == {
@@ -180,13 +181,24 @@ async def test_one_pod_is_found_wherever_it_is(server: FakeApiServer) -> None:
         AllocationAgent("n2", holder("train/w1", "n2", 2), holder("dev/w2", "n2", 3)),
     )
     async with gateway(server, *agents) as client:
-        found = data(await ask(client, namespace="train", pod="w1"))
+        answer = await ask(client, namespace="train", pod="w1")
         nothing = await ask(client, pod="nobody")
+    found = data(answer)
     (node,) = found["nodes"]
     assert (node["node"], [gpu["index"] for gpu in node["gpus"]]) == ("n2", [2])
     assert list(pods(found)) == ["train/w1"]
     assert server.count("get", "pods") == 1
-    assert text(nothing).endswith(NO_POD)
+    every = [
+        (told["pods"], told["gpus"], told["held"]) for told in (found["totals"], node["totals"])
+    ]
+    assert every == [(3, 8, 3), (2, 4, 2)], "whichever pods are asked for"
+    assert "n2: 2 pods on 2 of 4 GPUs, 2 free (says the kubelet); asked for: 1 pod" in text(answer)
+    assert data(nothing)["totals"]["gpus"] == 8
+    assert "No such pod holds a GPU" in text(nothing)
+    async with gateway(None, AllocationAgent("n1", why="no socket")) as client:
+        blind = text(await ask(client, pod="w1"))
+    assert "0 pods on 0 of 4 GPUs, 0 free, 4 unknown" in blind
+    assert "unknown on every node that answered" in blind
 
 
 async def test_claims_are_joined_to_gpus_through_slices(server: FakeApiServer) -> None:
@@ -216,7 +228,7 @@ async def test_claims_are_joined_to_gpus_through_slices(server: FakeApiServer) -
         holder("dra/lost", "n1", claims=[]),
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     found = data(answer)
     told = {
         each["name"]: each
@@ -259,7 +271,7 @@ async def test_a_right_that_is_missing_is_named_and_the_rest_stands(
         "n1", holder("dra/p", "n1", 3, claims=[claim("c", "dra", "n1", "gpu-0")])
     )
     async with gateway(server, agent) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
     found = data(answer)
     (gap,) = found["gaps"]
     assert (gap["why"], gap["grant"]) == ("forbidden", grant)
@@ -289,7 +301,7 @@ async def test_where_nobody_can_say_requests_are_a_guess(server: FakeApiServer) 
     await server.apply(pod_object("elsewhere", "n2", gpus=1))
     blind = AllocationAgent("n1", why="no socket")
     async with gateway(server, blind) as client:
-        answer = await ask(client)
+        answer = await ask(client, detail="full")
         server.deny("list", "pods")
         refused = await ask(client)
     found = data(answer)
@@ -383,3 +395,51 @@ async def test_an_api_server_that_hangs_costs_a_gap(
     assert pod["phase"] is None
     assert [gap["why"] for gap in found["gaps"]] == ["not within 0.3 s"]
     assert found["totals"]["held"] == 1
+
+
+async def test_of_a_large_fleet_many_nodes_are_told_at_once() -> None:
+    why = "kubelet.sock: Permission denied; " + "what grants it, at length, " * 8
+    agents = [
+        *(AllocationAgent(f"blind-{each:02}", why=why) for each in range(60)),
+        *(
+            AllocationAgent(
+                f"node-{each:02}",
+                *(holder(f"a/p{gpu}", f"node-{each:02}", gpu) for gpu in range(4)),
+            )
+            for each in range(40)
+        ),
+    ]
+    async with gateway(None, *agents) as client:
+        first = await ask(client, limit=100)
+        whole = data(await ask(client, nodes=["node-00"]))
+        told, calls, cursor = [*data(first)["nodes"]], 1, data(first)["next_cursor"]
+        while cursor is not None:
+            found = data(await ask(client, limit=100, cursor=cursor))
+            told, calls, cursor = [*told, *found["nodes"]], calls + 1, found["next_cursor"]
+    assert [node["node"] for node in told] == sorted(agent.node for agent in agents)
+    assert calls <= 9
+    (reason,) = data(first)["unattributed"]
+    assert (reason["nodes"], reason["names"], reason["why"]) == (60, "blind-00-blind-59", why)
+    assert text(first).count("Permission denied") == 1
+    assert "! blind-00-blind-59: holders unknown: kubelet.sock: Permission denied" in text(first)
+    assert all(node["gpus"] == [] for node in told), "none is idle or out of order"
+    assert len(whole["nodes"][0]["gpus"]) == 4, "asked by name it is told whole"
+
+
+async def test_what_a_pod_asks_for_is_read_alike_everywhere() -> None:
+    def container(name: str, count: int, **more: str) -> dict[str, Any]:
+        return {"name": name, "resources": {"requests": {GPU: str(count)}}, **more}
+
+    spec = {
+        "initContainers": [
+            container("sidecar", 1, restartPolicy="Always"),
+            container("fetch", 4),
+        ],
+        "containers": [container("main", 2), {"name": "odd", "resources": {"limits": [GPU]}}],
+    }
+    assert requested({"spec": spec}) == {GPU: 5}, "the sidecar runs while the other fetches"
+    spec["initContainers"].reverse()
+    assert requested({"spec": spec}) == {GPU: 4}
+    spec["containers"].append(container("other", 3))
+    assert requested({"spec": spec}) == {GPU: 6}
+    assert requested({"spec": {"containers": "none"}}) == {}

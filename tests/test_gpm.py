@@ -91,7 +91,7 @@ def test_it_is_what_lies_between_the_last_two_samples(
     for gpu in gpus:
         assert gpu.gpm is not None
         assert "gpm" not in gpu.unavailable
-        assert (gpu.gpm.seconds, gpu.gpm.measured_at) == (3.0, NOON)
+        assert (gpu.gpm.seconds, gpu.gpm.measured_at) == (3.0, "2027-01-15T08:00:00Z")
         assert gpu.gpm.unavailable == {}
         activity = one.node.gpus[gpu.index].activity
         assert gpu.gpm.sm_activity_percent == pytest.approx(100 * activity, abs=0.01)

@@ -491,7 +491,7 @@ async def test_a_thousand_nodes_fit_a_context_whatever_their_state(state: str) -
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"node": "a"}, 'unknown argument "node"'),
+        ({"host": "a"}, 'unknown argument "host"'),
         ({"detail": "everything"}, '"detail"'),
         ({"severity": "error"}, '"severity"'),
         ({"limit": 0}, '"limit"'),

@@ -235,7 +235,7 @@ async def test_a_thousand_nodes_fit_a_context_whatever_their_state(state: str) -
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"node": "a"}, 'unknown argument "node"'),
+        ({"host": "a"}, 'unknown argument "host"'),
         ({"detail": "everything"}, '"detail"'),
         ({"limit": 0}, '"limit"'),
         ({"limit": "5"}, '"limit"'),
@@ -260,3 +260,14 @@ async def test_the_gateway_answers_only_what_its_schema_promises() -> None:
         (tool,) = (await client.list_tools()).tools
         for detail in ("summary", "full"):
             check("gateway", tool, (await ask(client, detail=detail)).structured_content)
+
+
+async def test_one_node_may_be_named_as_other_tools_name_theirs() -> None:
+    async with gateway(fleet(4)) as client:
+        one = data(await ask(client, node="node-0001"))
+        more = data(await ask(client, node="node-0001", nodes=["node-0003", "node-0001"]))
+        unknown = await ask(client, node="nowhere")
+    assert [node["node"] for node in one["nodes"]] == ["node-0001"]
+    assert [node["node"] for node in more["nodes"]] == ["node-0001", "node-0003"]
+    assert unknown.is_error
+    assert "Unknown nodes" in text(unknown)

@@ -135,3 +135,12 @@ def test_a_listing_and_its_makers_name_the_same_tools(listing: Path) -> None:
         from_listing(listing, {})
     with pytest.raises(ValueError, match="does not list other"):
         from_listing(listing, {"demo": lambda: DEMO, "other": lambda: DEMO})
+
+
+def test_a_node_is_named_alike_wherever_nodes_are_asked_for() -> None:
+    listed = json.loads(gateway.LISTING.read_text())
+    tools = listed["tools"] if isinstance(listed, dict) else listed
+    asked = {tool["name"]: tool["inputSchema"]["properties"] for tool in tools}
+    of_fleets = {name for name, properties in asked.items() if "nodes" in properties}
+    assert len(of_fleets) >= 8
+    assert {name for name in of_fleets if "node" not in asked[name]} == set()

@@ -365,6 +365,30 @@ async def test_a_fleet_tells_what_asks_for_a_look_first() -> None:
     assert [node["node"] for node in one["nodes"]] == ["idle"]
 
 
+async def test_a_fleet_tells_of_which_gpu_nothing_is_known_and_why() -> None:
+    lost = board(process(7), gpus=2, faults=(Lost(kind="lost", gpu=1),))
+    agents: dict[str, Agent] = {"half": ProcessAgent("half", (await told(lost))[0])}
+    async with gateway(agents) as client:
+        for detail in ("summary", "full"):
+            answer = await ask(client, detail=detail)
+            assert data(answer)["nodes"][0]["state"] == "unknown"
+            assert "  ! GPU 1: processes unknown: " in text(answer)
+
+
+async def test_nodes_whose_processes_cannot_be_seen_take_little_room() -> None:
+    blind = (await kinds())["blind"]
+    agents: dict[str, Agent] = {
+        f"n{each:02}": ProcessAgent(f"n{each:02}", blind) for each in range(60)
+    }
+    async with gateway(agents) as client:
+        answer = await ask(client, limit=60)
+        whole = data(await ask(client, nodes=["n00"], detail="full"))
+    found = data(answer)
+    assert len(found["nodes"]) >= 20
+    assert {gpu for node in found["nodes"] for gpu in node["gpus"]} == set()
+    assert whole["nodes"][0]["gpus"] != []
+
+
 async def test_many_nodes_fit_and_pages_tell_each_of_them_once() -> None:
     answers = await kinds()
     names = [f"node-{number:03}" for number in range(60)]

@@ -232,3 +232,13 @@ async def test_what_cannot_be_completed_is_an_error(
     with pytest.raises(MCPError) as caught:
         await client.complete(PromptReference(name=prompt), {"name": argument, "value": ""})
     assert caught.value.code == -32602
+
+
+def test_a_pod_without_a_namespace_is_looked_for_in_the_one_that_is_found() -> None:
+    prompt = next(each for each in PROMPTS["gateway"] if each.name == "why-is-my-job-slow")
+    bare = written(prompt, {"pod": "train-0"}, every_tool())
+    assert "in which namespace, NAMESPACE from here on" in bare
+    assert '`explain_failure {"pod": "train-0"}` with "namespace" NAMESPACE' in bare
+    whole = written(prompt, {"pod": "ml/train-0"}, every_tool())
+    assert "NAMESPACE" not in whole
+    assert '"namespace": "ml"' in whole

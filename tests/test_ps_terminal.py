@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from pathlib import Path
 
 import anyio
+from mcp_types import CallToolResult
+from rich.console import Console
 
 from mcp_gpu.gpu.simulator import load_fleet, snapshot
+from mcp_gpu.ps import render
+from mcp_gpu.tools.fleet_allocation import gateway_tool
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation
+from mcp_gpu.workloads.reads import Workloads
+from support import served
+from support.allocation import AllocationAgent, holder
 from support.cluster import cluster
+from support.fleet import Agent
 from support.kubelet import Kubelet, plugin, pod
+from support.results import data
 from support.terminal import WIDTH, Run, run, ways
 
 FLEET = """
@@ -73,6 +85,7 @@ async def test_without_a_kubelet_it_says_so_and_fails(tmp_path: Path) -> None:
     ) as here:
         found = await ps(*ways(here)[1])
     assert found.status == 1
+    assert found.lines[0] == "Who holds the GPUs is unknown on every node that answered."
     assert any(line.startswith("! a: ") and "No such file" in line for line in found.lines)
 
 
@@ -99,3 +112,49 @@ container_id = "{"ab" * 32}"
     assert node["allocatable"] == {"nvidia.com/gpu": 3}
     assert "strays" not in node["unavailable"]
     assert [each["pod_uid"] for each in node["pods"]] == [uid]
+
+
+def shown(found: FleetAllocation, width: int) -> list[str]:
+    """At a terminal of so many columns."""
+    out = StringIO()
+    render(found, Console(width=width, file=out, highlight=False, emoji=False), named=False)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+async def told(*agents: Agent) -> FleetAllocation:
+    """What a gateway of these agents answers."""
+    by_name = {agent.node: agent for agent in agents}
+    async with served.gateway(
+        lambda router: gateway_tool(router, Workloads({})), by_name
+    ) as client:
+        answer = await client.call_tool("get_pod_gpu_allocation", {"detail": "full", "limit": 100})
+    assert isinstance(answer, CallToolResult)
+    return FleetAllocation.model_validate(data(answer))
+
+
+async def test_nodes_that_cannot_say_for_one_reason_are_one_line() -> None:
+    why = "kubelet.sock: Permission denied"
+    lines = shown(await told(*(AllocationAgent(f"n-{each:02}", why=why) for each in range(40))), 80)
+    assert "! n-00-n-39: holders unknown: kubelet.sock: Permission denied" in lines
+    assert len(lines) < 10
+
+
+async def test_a_terminal_shows_a_container_in_one_row_and_leaves_out_what_does_not_fit() -> None:
+    node = "ip-10-0-12-34.us-west-2.compute.internal"
+    found = await told(
+        AllocationAgent(node, holder("ml-research/llama3-70b-pretrain-0-7f9k2", node, 0, 1, 2))
+    )
+    narrow = shown(found, 80)
+    assert narrow[0].split() == [
+        "NODE", "POD", "CONTAINER", "GPU", "BUSY", "MEMORY", "(GiB)", "STATE",
+    ]  # fmt: skip
+    assert narrow[1].split()[0] == "ip-10-0-12-34"
+    assert re.search(r"  main       GPU 0-2  [0-9-]+ %  +[0-9.]+/238.9  ", narrow[1])
+    assert len(narrow[: narrow.index("")]) <= 4, "the heading, and a row of three lines"
+    piped = shown(found, 400)
+    assert piped[1].startswith(f"{node}  ml-research/llama3-70b-pretrain-0-7f9k2  main  ")
+    assert piped[2] == ""
+    assert piped[0].endswith("OWNER")
+    names = ("n.a", "n.b")
+    two = await told(*(AllocationAgent(name, holder("a/p", name, 0)) for name in names))
+    assert [line.split()[0] for line in shown(two, 60)[1:3]] == ["n.a", "n.b"]

@@ -23,8 +23,8 @@ class Gpm(Wire):
 
     seconds: float = 0.0
     """Between the two samples."""
-    measured_at: float = 0.0
-    """When the later one was taken, Unix seconds."""
+    measured_at: str = ""
+    """When the later one was taken, in UTC."""
     sm_activity_percent: float | None = None
     """Multiprocessors that had work: what `utilization_gpu_percent` is taken for and is not."""
     sm_occupancy_percent: float | None = None

@@ -15,6 +15,7 @@ from mcp_gpu.gpu.errors import LASTING, NOT_SUPPORTED, Code, NvmlError
 from mcp_gpu.gpu.gpm import FIRST_SAMPLE, METRICS, Gpm
 from mcp_gpu.gpu.nvml import Nvml
 from mcp_gpu.gpu.table import Missing
+from mcp_gpu.gpu.xid.report import utc
 
 APART_SECONDS: Final = 0.5
 """Samples closer to each other are not taken: NVIDIA's own tools leave 100 ms between two, and
@@ -108,7 +109,7 @@ class Meter:
                     round(answer, 2) if name.endswith("_percent") else round(answer * _MIB)
                 )
         seconds = round(newer.ticks - older.ticks, 3)
-        return Gpm(seconds=seconds, measured_at=newer.at, unavailable=unavailable, **values)
+        return Gpm(seconds=seconds, measured_at=utc(newer.at), unavailable=unavailable, **values)
 
     def free(self) -> None:
         """Give the memory back. Never raises."""

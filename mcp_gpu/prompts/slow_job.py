@@ -39,19 +39,23 @@ def prompt(*, fleet: bool) -> Prompt[SlowArguments]:
 def _text(name: str, tools: Set[str], *, fleet: bool) -> str:
     namespace, _, pod = name.rpartition("/")
     names = {"namespace": namespace, "pod": pod} if namespace else {"pod": pod}
+    there = "" if namespace else ' with "namespace" NAMESPACE'
     guide = Guide(f"Find out why the job of pod {name} is slow.", tools, fleet=fleet)
     node = "NODE" if fleet else None
     if guide.has("get_pod_gpu_allocation"):
+        found = "" if namespace or not fleet else ", and in which namespace, NAMESPACE from here on"
         guide.step(
             text=f"Call {guide.call('get_pod_gpu_allocation', **names)}: which GPUs the pod holds"
             + (" and on which node, NODE from here on" if fleet else " on this node")
+            + found
             + ". A guess is marked as one. If it holds none here, its GPUs cannot be what is slow: "
             "ask for the right pod.",
         )
     elif fleet:
-        option = f" -n {namespace}" if namespace else ""
+        option = f" -n {namespace}" if namespace else " -n NAMESPACE"
+        where = "" if namespace else ", and its NAMESPACE"
         guide.step(
-            text="No tool here says where a pod runs: ask for its node, NODE from here on "
+            text=f"No tool here says where a pod runs: ask for its node, NODE from here on{where} "
             f"(kubectl get pod {pod}{option} -o wide). Nor which of its GPUs the pod holds: what "
             "you find on another pod's GPU is no reason.",
         )
@@ -102,8 +106,8 @@ def _text(name: str, tools: Set[str], *, fleet: bool) -> str:
         )
     guide.step(
         "explain_failure",
-        text=f"If the pod was restarted or is dead, {guide.call('explain_failure', **names)}: it "
-        "is not slow, it failed.",
+        text=f"If the pod was restarted or is dead, {guide.call('explain_failure', **names)}"
+        f"{there}: it is not slow, it failed.",
     )
     guide.stop(
         "if the pod's GPUs are healthy, not held back and busy: the GPUs are not the reason. What "

@@ -21,7 +21,8 @@ class TriageArguments(Arguments):
 
     node: NodeName = Field(description="Node in trouble.")
     incident_id: IncidentId | None = Field(
-        default=None, description="Name of the incident, to stand in the report."
+        default=None,
+        description="Id of the incident, as a report of it gave; its report is asked for.",
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from mcp_gpu.gpu.xid.report import utc
 from mcp_gpu.node.holdings import Holder, Holdings
 from mcp_gpu.registry import Answer, Arguments, Call, Tool
-from mcp_gpu.tools.allocation_account import accounted, holds
+from mcp_gpu.tools.allocation_account import accounted, holds, totals
 from mcp_gpu.tools.allocation_model import (
     NAME,
     AgentAllocation,
@@ -129,6 +129,7 @@ def agent_tool(
         asked = [pod for pod in pods if _is_asked_for(pod, arguments)]
         told = tuple(_fitting(asked, PODS_BYTES))
         narrow = arguments.namespace is not None or arguments.pod is not None
+        loose = tuple(strays(seen, holdings, pods))
         past, left = await _past(recorder, arguments, holdings)
         allocation = AgentAllocation(
             node=node,
@@ -136,6 +137,7 @@ def agent_tool(
             message=trouble(snapshot),
             source=holdings.source,
             why=holdings.why,
+            totals=totals(counted, pods=len(pods), strays=len(loose)),
             pods=told,
             pods_omitted=len(asked) - len(told),
             # Which GPU a claim is may come out at the gateway only.
@@ -144,7 +146,7 @@ def agent_tool(
                 for gpu in counted
                 if not narrow or any(_unsure(pod) or holds(pod, gpu) for pod in asked)
             ),
-            strays=() if narrow else tuple(strays(seen, holdings, pods))[:STRAYS],
+            strays=() if narrow else loose[:STRAYS],
             allocatable=holdings.allocatable,
             age_seconds=reading_age(snapshot.fast_at),
             holders_age_seconds=holdings.age_seconds,

@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 
 from mcp_gpu.node.device_ids import is_whole_gpu_resource
 from mcp_gpu.node.holdings import Device
-from mcp_gpu.tools.allocation_model import AllocatedGpu, AllocatedMig, HeldClaim, PodAllocation
+from mcp_gpu.tools.allocation_model import (
+    AllocatedGpu,
+    AllocatedMig,
+    AllocationTotals,
+    HeldClaim,
+    PodAllocation,
+)
 
-__all__ = ["accounted", "holds"]
+__all__ = ["accounted", "holds", "totals"]
 
 LOOSE = "devices are held of which it is not known what GPU they are"
 
@@ -41,6 +47,19 @@ def accounted(
         return tuple(_with(gpu, dict.fromkeys(unknown), unknown) for gpu in gpus)
     count = _count(gpus, pods)
     return tuple(_accounted(gpu, count) for gpu in gpus)
+
+
+def totals(gpus: Sequence[AllocatedGpu], *, pods: int, strays: int) -> AllocationTotals:
+    """Of one node, whose GPUs these all are."""
+    return AllocationTotals(
+        pods=pods,
+        gpus=len(gpus),
+        held=sum(bool(gpu.holders) for gpu in gpus),
+        idle=sum(bool(gpu.idle) for gpu in gpus),
+        free=sum(bool(gpu.free) for gpu in gpus),
+        unknown=sum(gpu.holders is None for gpu in gpus),
+        strays=strays,
+    )
 
 
 def holds(pod: PodAllocation, gpu: AllocatedGpu) -> bool:

@@ -15,6 +15,7 @@ __all__ = [
     "AgentAllocation",
     "AllocatedGpu",
     "AllocatedMig",
+    "AllocationTotals",
     "ContainerAllocation",
     "HeldClaim",
     "NodeAllocation",
@@ -114,6 +115,18 @@ class Stray(Wire):
     pod_uid: str | None = Field(description="Null: a process of the node itself.")
 
 
+class AllocationTotals(Wire):
+    """GPUs, with MIG instances counted as their GPU."""
+
+    pods: int
+    gpus: int
+    held: int
+    idle: int = Field(description="Held, and quiet.")
+    free: int
+    unknown: int = Field(description="Of which it is not known whether they are held.")
+    strays: int = Field(description="Processes outside of any allocation, as far as seen.")
+
+
 class NodeAllocation(Wire):
     """Which pods hold which GPUs of one node."""
 
@@ -126,6 +139,9 @@ class NodeAllocation(Wire):
         "so that nothing is known of holders."
     )
     why: str = Field(description="What is missing of it, and why; empty: nothing is.")
+    totals: AllocationTotals = Field(
+        description="Of the node, whatever is listed and whichever pods are asked for."
+    )
     pods: tuple[PodAllocation, ...]
     pods_omitted: int = Field(description="Left out for room.")
     gpus: tuple[AllocatedGpu, ...]

@@ -57,27 +57,29 @@ _SAYS: Final[dict[Source, str]] = {
 
 def headline(allocation: NodeAllocation) -> str:
     """`n1: 2 pods hold 3 of 8 GPUs, 1 idle; 5 free (as the kubelet says)`."""
-    gpus = allocation.gpus
+    totals = allocation.totals
     if allocation.source == "none":
-        return f"{allocation.node}: holders UNKNOWN of {counted(len(gpus), 'GPU')}"
-    held = sum(bool(gpu.holders) for gpu in gpus)
-    idle = sum(bool(gpu.idle) for gpu in gpus)
-    free = sum(bool(gpu.free) for gpu in gpus)
-    unknown = sum(gpu.holders is None for gpu in gpus)
-    pods = len(allocation.pods) + allocation.pods_omitted
-    parts = [f"{counted(pods, 'pod')} on {held} of {counted(len(gpus), 'GPU')}"]
-    parts += [f"{idle} idle"] if idle else []
-    parts += [f"{free} free"]
-    parts += [f"{unknown} unknown"] if unknown else []
+        return f"{allocation.node}: holders UNKNOWN of {counted(totals.gpus, 'GPU')}"
+    every = counted(totals.gpus, "GPU")
+    parts = [f"{counted(totals.pods, 'pod')} on {totals.held} of {every}"]
+    parts += [f"{totals.idle} idle"] if totals.idle else []
+    parts += [f"{totals.free} free"]
+    parts += [f"{totals.unknown} unknown"] if totals.unknown else []
     says = _SAYS[allocation.source]
-    return f"{allocation.node}: {', '.join(parts)} (says {says})"
+    asked = len(allocation.pods) + allocation.pods_omitted
+    some = "" if asked == totals.pods else f"; asked for: {counted(asked, 'pod')}"
+    return f"{allocation.node}: {', '.join(parts)} (says {says}){some}"
 
 
-def notes(allocation: NodeAllocation) -> Iterator[str]:
-    """What is missing."""
+def notes(allocation: NodeAllocation, *, whys: bool = True) -> Iterator[str]:
+    """What is missing.
+
+    Args:
+        whys: with the reason why not all is known of holders.
+    """
     if allocation.message is not None:
         yield f"! {allocation.message}"
-    if allocation.why:
+    if allocation.why and whys:
         yield clipped(f"! {allocation.why}", WHY_CHARS)
 
 

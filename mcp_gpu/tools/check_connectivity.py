@@ -33,7 +33,7 @@ def connectivity_tool(checkup: Checkup) -> Tool[ConnectivityArguments]:
 
         with asking():
             found = await checkup.run(
-                nodes=arguments.nodes, every_path=arguments.every_path, progress=progress
+                nodes=arguments.only, every_path=arguments.every_path, progress=progress
             )
         everything = whole(found)
         told = page(everything, arguments.limit, arguments.cursor)

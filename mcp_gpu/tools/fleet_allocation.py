@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pydantic import Field
@@ -11,22 +12,23 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.allocation import KubernetesName
 from mcp_gpu.tools.allocation_account import holds
-from mcp_gpu.tools.allocation_model import NAME, NodeAllocation
-from mcp_gpu.tools.fleet_allocation_join import Join, totals
+from mcp_gpu.tools.allocation_model import NAME, AllocationTotals, NodeAllocation
+from mcp_gpu.tools.fleet_allocation_join import Join
 from mcp_gpu.tools.fleet_allocation_model import (
-    AllocationTotals,
     FleetAllocation,
     FleetNodeAllocation,
     FleetPod,
+    Unattributed,
 )
-from mcp_gpu.tools.fleet_allocation_text import lines
+from mcp_gpu.tools.fleet_allocation_text import lines, nothing
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.inventory import Detail
-from mcp_gpu.tools.pages import page
+from mcp_gpu.tools.pages import page, short
+from mcp_gpu.tools.spans import clipped, spans
 from mcp_gpu.workloads.reads import Workloads
 
-__all__ = ["NO_POD", "GatewayArguments", "gateway_tool", "whole"]
+__all__ = ["GatewayArguments", "gateway_tool", "whole"]
 
 RANKS: Final = {"idle": 0, "unknown": 1, "rest": 2}
 """What nodes are sorted by: something to look into, nothing known, the others."""
@@ -34,9 +36,16 @@ RANKS: Final = {"idle": 0, "unknown": 1, "rest": 2}
 PODS_LISTED: Final = 16
 """Pods per node in a summary; the node's totals are over all."""
 
+GUESSES_LISTED: Final = 4
+"""The same where it is a guess, which comes on top of what fits a page."""
+
 GAPS_LISTED: Final = 20
 
-NO_POD: Final = "No such pod holds a GPU, as far as the nodes that answered can say."
+REASONS_LISTED: Final = 8
+"""Reasons why nodes cannot say who holds their GPUs."""
+
+WHY_CHARS: Final = 60
+"""Of such a reason beside each of the nodes in a summary."""
 
 
 class GatewayArguments(FleetArguments):
@@ -49,6 +58,11 @@ class GatewayArguments(FleetArguments):
     detail: Detail = Field(
         default="summary", description="full: all pods and GPUs of each node listed."
     )
+
+    @property
+    def brief(self) -> bool:
+        """Whether the whole fleet is asked about, with what is out of the ordinary alone."""
+        return self.detail == "summary" and self.only is None and not self.narrow
 
     @property
     def narrow(self) -> bool:
@@ -66,19 +80,23 @@ def gateway_tool(router: Router, workloads: Workloads) -> Tool[GatewayArguments]
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
         named = {"namespace": arguments.namespace, "pod": arguments.pod}
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {name: value for name, value in named.items() if value is not None},
-                NodeAllocation,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
+        found = await asked(
+            router,
+            NAME,
+            {name: value for name, value in named.items() if value is not None},
+            NodeAllocation,
+            arguments,
+            call,
+        )
         told = await _page(found, arguments, start, workloads)
         failures = found.failures if start is None else ()
         text = [*lines(told, failures)]
+        if arguments.brief:
+            # The words above say of every GPU what it does and whether it is free.
+            nodes = tuple(_shortened(node, arguments) for node in told.nodes)
+            told = told.model_copy(update={"nodes": nodes})
         if arguments.narrow and not told.nodes:
-            text.append(NO_POD)
+            text.append(nothing(told, named=True))
         return Answer("\n".join(text), told)
 
     return Tool(
@@ -117,7 +135,7 @@ async def _page(
         first=start is None,
         limit=arguments.limit,
         detail=arguments.detail,
-        shortened=lambda node: node if arguments.narrow else _shortened(node),
+        shortened=lambda node: _shortened(node, arguments),
         cursor=lambda node: f"{_rank(node)} {node.node}",
     )
     return await _joined(told, everything.nodes, arguments, workloads)
@@ -127,14 +145,15 @@ def _merged(found: FanOut[NodeAllocation], arguments: GatewayArguments) -> Fleet
     nodes = []
     for answer in found.answers:
         pods = tuple(FleetPod(**dict(pod)) for pod in answer.data.pods)
-        none = AllocationTotals(pods=0, gpus=0, held=0, idle=0, free=0, unknown=0, strays=0)
-        node = of_fleet(FleetNodeAllocation, answer, pods=pods, terminated=0, totals=none)
-        nodes.append(node.model_copy(update={"totals": totals(node)}))
+        nodes.append(of_fleet(FleetNodeAllocation, answer, pods=pods, terminated=0))
     listed = [node for node in nodes if not arguments.narrow or node.pods or node.source == "none"]
+    reasons = _unattributed(nodes)
     return FleetAllocation(
         **shared(found),
         totals=_sum(node.totals for node in nodes),
         nodes_unattributed=sum(node.source == "none" for node in nodes),
+        unattributed=tuple(map(short, reasons[:REASONS_LISTED])),
+        unattributed_omitted=max(len(reasons) - REASONS_LISTED, 0),
         gaps=(),
         gaps_omitted=0,
         nodes=tuple(sorted(listed, key=_order)),
@@ -143,20 +162,26 @@ def _merged(found: FanOut[NodeAllocation], arguments: GatewayArguments) -> Fleet
 
 async def _joined(
     told: FleetAllocation,
-    every: Sequence[FleetNodeAllocation],
+    every: Iterable[FleetNodeAllocation],
     arguments: GatewayArguments,
     workloads: Workloads,
 ) -> FleetAllocation:
-    """With what Kubernetes adds to the nodes that are told."""
+    """With what Kubernetes adds to the nodes that are told.
+
+    Args:
+        every: the nodes with all of their GPUs, which claims may be of.
+    """
+    gpus = {node.node: node.gpus for node in every}
+    asked = [node.model_copy(update={"gpus": gpus[node.node]}) for node in told.nodes]
     join = Join(workloads, arguments.wants if arguments.narrow else None)
-    nodes = await join.nodes(told.nodes)
+    nodes = await join.nodes(asked)
+    counts = _changed(told.totals, told.nodes, nodes)
     if arguments.narrow:
         nodes = tuple(map(_narrowed, (node for node in nodes if node.pods)))
-    changed = {node.node: node.totals for node in nodes}
     return told.model_copy(
         update={
             "nodes": nodes,
-            "totals": _sum(changed.get(node.node, node.totals) for node in every),
+            "totals": counts,
             "gaps": join.gaps[:GAPS_LISTED],
             "gaps_omitted": max(len(join.gaps) - GAPS_LISTED, 0),
         }
@@ -173,6 +198,21 @@ def _sum(every: Iterator[AllocationTotals]) -> AllocationTotals:
     )
 
 
+def _changed(
+    totals: AllocationTotals,
+    before: Iterable[FleetNodeAllocation],
+    after: Iterable[FleetNodeAllocation],
+) -> AllocationTotals:
+    """The fleet's totals, where of some of its nodes more has come out."""
+    old, new = (_sum(node.totals for node in nodes) for nodes in (before, after))
+    return AllocationTotals(
+        **{
+            name: getattr(totals, name) - getattr(old, name) + getattr(new, name)
+            for name in AllocationTotals.model_fields
+        }
+    )
+
+
 def _rank(node: FleetNodeAllocation) -> str:
     if node.totals.idle or node.strays:
         return "idle"
@@ -183,14 +223,39 @@ def _order(node: FleetNodeAllocation) -> Place:
     return RANKS[_rank(node)], node.node
 
 
-def _shortened(node: FleetNodeAllocation) -> FleetNodeAllocation:
-    pods = node.pods[:PODS_LISTED]
+def _unattributed(nodes: Iterable[FleetNodeAllocation]) -> list[Unattributed]:
+    """Why nodes cannot say who holds their GPUs, the reason of most nodes first."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for node in nodes:
+        if node.source == "none":
+            alike[node.why].append(node.node)
+    return [
+        Unattributed(why=why, nodes=len(names), names=spans(names))
+        for why, names in sorted(alike.items(), key=lambda each: (-len(each[1]), each[0]))
+    ]
+
+
+def _shortened(node: FleetNodeAllocation, arguments: GatewayArguments) -> FleetNodeAllocation:
+    """As a summary tells it."""
+    if arguments.narrow:
+        return node
+    pods = node.pods[: GUESSES_LISTED if node.source == "none" else PODS_LISTED]
     omitted = node.pods_omitted + len(node.pods) - len(pods)
-    return node.model_copy(update={"pods": pods, "pods_omitted": omitted})
+    node = node.model_copy(update={"pods": pods, "pods_omitted": omitted})
+    return _without_rows(node) if arguments.brief else node
+
+
+def _without_rows(node: FleetNodeAllocation) -> FleetNodeAllocation:
+    """With the remarkable GPUs alone, and without what the fleet's answer says once."""
+    unavailable = {what: why for what, why in node.unavailable.items() if why != node.why}
+    why = clipped(node.why, WHY_CHARS) if node.source == "none" else node.why
+    gpus = tuple(gpu for gpu in node.gpus if gpu.idle or gpu.state != "ok")
+    if node.source == "none":
+        gpus = ()
+    return node.model_copy(update={"gpus": gpus, "unavailable": unavailable, "why": why})
 
 
 def _narrowed(node: FleetNodeAllocation) -> FleetNodeAllocation:
     """With those GPUs alone that the pods hold."""
     gpus = tuple(gpu for gpu in node.gpus if any(holds(pod, gpu) for pod in node.pods))
-    told = node.model_copy(update={"gpus": gpus})
-    return told.model_copy(update={"totals": totals(told)})
+    return node.model_copy(update={"gpus": gpus})

@@ -11,15 +11,15 @@ from typing import Final
 
 import anyio
 
-from mcp_gpu.tools.allocation_account import accounted
+from mcp_gpu.tools.allocation_account import accounted, totals
 from mcp_gpu.tools.allocation_model import ContainerAllocation, HeldClaim
-from mcp_gpu.tools.fleet_allocation_model import AllocationTotals, FleetNodeAllocation, FleetPod
+from mcp_gpu.tools.fleet_allocation_model import FleetNodeAllocation, FleetPod
 from mcp_gpu.workloads.claims import ClaimedGpu, claimed_gpu
 from mcp_gpu.workloads.pods import PodFacts, asking_pods, pod_facts
 from mcp_gpu.workloads.reads import Gap, Reads, Workloads
 from transports.text import visible
 
-__all__ = ["Join", "totals"]
+__all__ = ["Join"]
 
 JOIN_SECONDS: Final = 8.0
 """For all that one call reads of Kubernetes."""
@@ -92,12 +92,14 @@ class Join:
                 group.start_soon(one, position, pod)
         found = [facts[position] for position in range(len(node.pods))]
         pods = tuple(pod for pod in found if pod is not None)
+        over = len(found) - len(pods)
         gpus = node.gpus
+        counts = node.totals.model_copy(update={"pods": node.totals.pods - over})
         if self._wanted is None and not node.pods_omitted:
             gpus = accounted(gpus, pods)
-        update = {"pods": pods, "gpus": gpus, "terminated": len(found) - len(pods)}
-        told = node.model_copy(update=update)
-        return told.model_copy(update={"totals": totals(told)})
+            counts = totals(gpus, pods=counts.pods, strays=counts.strays)
+        update = {"pods": pods, "gpus": gpus, "terminated": over, "totals": counts}
+        return node.model_copy(update=update)
 
     def _place(self, node: str) -> tuple[str, str]:
         """The cluster, and the name that the node has there."""
@@ -176,21 +178,8 @@ class Join:
             for facts in await asking_pods(reads, name)
             if self._wanted is None or self._wanted(facts.namespace, facts.name)
         )
-        told = node.model_copy(update={"pods": pods})
-        return told.model_copy(update={"totals": totals(told)})
-
-
-def totals(node: FleetNodeAllocation) -> AllocationTotals:
-    """Of one node."""
-    return AllocationTotals(
-        pods=len(node.pods) + node.pods_omitted,
-        gpus=len(node.gpus),
-        held=sum(bool(gpu.holders) for gpu in node.gpus),
-        idle=sum(bool(gpu.idle) for gpu in node.gpus),
-        free=sum(bool(gpu.free) for gpu in node.gpus),
-        unknown=sum(gpu.holders is None for gpu in node.gpus),
-        strays=len(node.strays),
-    )
+        counts = node.totals.model_copy(update={"pods": len(pods)})
+        return node.model_copy(update={"pods": pods, "totals": counts})
 
 
 def _said(facts: PodFacts) -> dict[str, str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from mcp_gpu.gpu.wire import Wire
-from mcp_gpu.tools.allocation_model import NodeAllocation, PodAllocation
+from mcp_gpu.tools.allocation_model import AllocationTotals, NodeAllocation, PodAllocation
 from mcp_gpu.tools.fleet_answer import FleetAnswer
 from mcp_gpu.workloads.reads import Gap
 
-__all__ = ["AllocationTotals", "FleetAllocation", "FleetNodeAllocation", "FleetPod"]
+__all__ = ["FleetAllocation", "FleetNodeAllocation", "FleetPod", "Unattributed"]
 
 
 class FleetPod(PodAllocation):
@@ -27,35 +27,35 @@ class FleetPod(PodAllocation):
     )
 
 
-class AllocationTotals(Wire):
-    """GPUs, with MIG instances counted as their GPU."""
-
-    pods: int
-    gpus: int
-    held: int
-    idle: int = Field(description="Held, and quiet.")
-    free: int
-    unknown: int = Field(description="Of which it is not known whether they are held.")
-    strays: int = Field(description="Processes outside of any allocation, as far as seen.")
-
-
 class FleetNodeAllocation(NodeAllocation):
     """One node's, and how it was had."""
 
     via: str = Field(description="Path the answer took: http, command, ...")
-    totals: AllocationTotals = Field(description="Of the node, whatever is listed.")
     terminated: int = Field(description="Pods left out that the kubelet lists and that are over.")
     pods: tuple[FleetPod, ...]
+
+
+class Unattributed(Wire):
+    """Nodes that cannot say who holds their GPUs for the same reason."""
+
+    why: str
+    nodes: int
+    names: str = Field(description="Their names, as ranges.")
 
 
 class FleetAllocation(FleetAnswer):
     """Which pods hold which GPUs of the fleet. Totals are over all nodes that answered."""
 
-    totals: AllocationTotals
+    totals: AllocationTotals = Field(description="Of all pods, whichever are asked for.")
     nodes_unattributed: int = Field(description="Nodes that cannot say who holds their GPUs.")
+    unattributed: tuple[Unattributed, ...] = Field(
+        description="Those nodes by reason, most nodes first; whatever page this is."
+    )
+    unattributed_omitted: int = Field(description="Further reasons.")
     gaps: tuple[Gap, ...] = Field(description="What could not be read of Kubernetes.")
     gaps_omitted: int
     nodes: tuple[FleetNodeAllocation, ...] = Field(
         description="With idle allocations or strays first, then those that cannot say, then by "
-        "name. Those without a pod that was asked for are left out."
+        "name. Those without a pod that was asked for are left out. Without nodes, pod, namespace "
+        "or detail full, of the GPUs only those that are idle or not in order are told."
     )

@@ -6,19 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from mcp_gpu.fleet.model import NodeFailure
+from mcp_gpu.tools.allocation_model import AllocationTotals
 from mcp_gpu.tools.allocation_text import gpu_notes, headline, notes, pod_lines, pod_name
 from mcp_gpu.tools.failures import failure_lines
-from mcp_gpu.tools.fleet_allocation_model import (
-    AllocationTotals,
-    FleetAllocation,
-    FleetNodeAllocation,
-    FleetPod,
-)
+from mcp_gpu.tools.fleet_allocation_model import FleetAllocation, FleetNodeAllocation, FleetPod
 from mcp_gpu.tools.spans import clipped, counted
 from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import within
 
-__all__ = ["gap_lines", "lines", "pod_words", "totals_line"]
+__all__ = ["gap_lines", "lines", "nothing", "pod_words", "totals_line", "unattributed_lines"]
 
 TEXT_CHARS: Final = 6_000
 """Room for nodes. With all that stands around them the text stays under 8,000 characters."""
@@ -42,8 +38,7 @@ def lines(told: FleetAllocation, failures: Sequence[NodeFailure]) -> Iterator[st
         yield "SIMULATED: no real hardware stands behind some or all of these figures."
     if coverage.said_of_discovery:
         yield coverage.said_of_discovery
-    if told.nodes_unattributed:
-        yield f"Holders are unknown on {counted(told.nodes_unattributed)}."
+    yield from unattributed_lines(told)
     yield from within(_node_lines(told.nodes), TEXT_CHARS, LINE_CHARS)
     yield from failure_lines(told.failures_by_reason, failures)
     yield from gap_lines(told)
@@ -52,6 +47,21 @@ def lines(told: FleetAllocation, failures: Sequence[NodeFailure]) -> Iterator[st
     if told.next_cursor is not None:
         omitted = counted(told.nodes_omitted, "more node")
         yield f'{omitted}: call again with cursor "{told.next_cursor}".'
+
+
+def nothing(told: FleetAllocation, *, named: bool) -> str:
+    """What is known where no pod is told.
+
+    Args:
+        named: whether only some pods were asked for.
+    """
+    answered = told.coverage.nodes_answered
+    if not answered:
+        return "Who holds the GPUs is unknown: no node answered."
+    if told.nodes_unattributed == answered:
+        return "Who holds the GPUs is unknown on every node that answered."
+    which = "No such pod" if named else "No pod"
+    return f"{which} holds a GPU, as far as the nodes that answered can say."
 
 
 def totals_line(totals: AllocationTotals) -> str:
@@ -82,10 +92,20 @@ def pod_words(pod: FleetPod) -> str:
     return pod_name(pod) + (f" ({', '.join(about)})" if about else "")
 
 
+def unattributed_lines(told: FleetAllocation) -> Iterator[str]:
+    """The nodes that cannot say who holds their GPUs, those alike on one line."""
+    for each in told.unattributed:
+        yield clipped(f"! {each.names}: holders unknown: {each.why}", LINE_CHARS)
+    if told.unattributed_omitted:
+        yield f"! {counted(told.unattributed_omitted, 'more reason')} why holders are unknown"
+
+
 def _node_lines(nodes: Iterable[FleetNodeAllocation]) -> Iterator[str]:
     for node in nodes:
+        if node.source == "none" and not node.pods and node.message is None:
+            continue  # which is told already
         yield headline(node)
-        yield from (f"  {note}" for note in notes(node))
+        yield from (f"  {note}" for note in notes(node, whys=node.source != "none"))
         yield from (f"  {line}" for line in pod_lines(node, node.pods, pod_words))
         if node.pods_omitted:
             yield f"  {counted(node.pods_omitted, 'more pod')}: ask with nodes and detail full"

@@ -10,7 +10,7 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.gpu.health.model import Finding, GpuVerdict, Severity, Verdict
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_health_model import FleetHealth, FleetNodeHealth
 from mcp_gpu.tools.fleet_health_text import lines
 from mcp_gpu.tools.health_groups import gaps, groups
@@ -56,15 +56,15 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {"detail": arguments.detail, "severity": arguments.severity},
-                NodeHealth,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
-        everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
+        found = await asked(
+            router,
+            NAME,
+            {"detail": arguments.detail, "severity": arguments.severity},
+            NodeHealth,
+            arguments,
+            call,
+        )
+        everything = whole(found, every_node=arguments.detail == "full" or bool(arguments.only))
         told = _page(everything, arguments, start)
         text = lines(
             told,

@@ -13,7 +13,7 @@ from mcp_gpu.fleet.router import FanOut, NodeAnswer, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_answer import of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_model import DriverTotal, FleetInventory, FleetNode, ModelTotal, Totals
 from mcp_gpu.tools.inventory import NAME, Detail, NodeInventory, node_lines
 from mcp_gpu.tools.pages import page
@@ -60,14 +60,9 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
     """The tool as a gateway serves it: all agents asked at once, one answer."""
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {"detail": arguments.detail},
-                NodeInventory,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
+        found = await asked(
+            router, NAME, {"detail": arguments.detail}, NodeInventory, arguments, call
+        )
         inventory = merge(found, arguments)
         failures = found.failures if arguments.cursor is None else ()
         return Answer("\n".join(_text(inventory, arguments, failures)), inventory)

@@ -12,12 +12,12 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_processes_model import FleetNodeProcesses, FleetProcesses
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page
 from mcp_gpu.tools.processes_model import NAME, STATES, NodeProcesses
-from mcp_gpu.tools.processes_text import headline, process_count, process_lines
+from mcp_gpu.tools.processes_text import headline, process_count, process_lines, unread_lines
 from mcp_gpu.tools.spans import clipped, counted, spans
 from mcp_gpu.tools.ways import ways_line
 from mcp_gpu.tools.xids import within
@@ -61,15 +61,10 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {"limit": ASKED[arguments.detail]},
-                NodeProcesses,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
-        everything = _whole(found, every_node=arguments.detail == "full" or bool(arguments.nodes))
+        found = await asked(
+            router, NAME, {"limit": ASKED[arguments.detail]}, NodeProcesses, arguments, call
+        )
+        everything = _whole(found, every_node=arguments.detail == "full" or bool(arguments.only))
         told = page(
             everything,
             [node for node in everything.nodes if start is None or _order(node) > start],
@@ -122,6 +117,8 @@ def _order(node: FleetNodeProcesses) -> Place:
 
 
 def _shortened(node: FleetNodeProcesses) -> FleetNodeProcesses:
+    if not node.host_processes:  # each of which would give the node's reason
+        return node.model_copy(update={"gpus": (), "attention": node.attention[:ATTENTION_TOLD]})
     gpus = sorted(node.gpus, key=lambda gpu: (-(gpu.unaccounted_memory_bytes or 0), gpu.index))
     return node.model_copy(
         update={"gpus": tuple(gpus[:GPUS_LISTED]), "attention": node.attention[:ATTENTION_TOLD]}
@@ -167,6 +164,7 @@ def _nodes(nodes: Iterable[FleetNodeProcesses], detail: Detail) -> Iterator[str]
         if node.message is not None:
             yield f"  ! {node.message}"
         yield from (f"  ! {text}" for text in node.attention)
+        yield from (f"  {line}" for line in unread_lines(node))
         lines = list(process_lines(node.processes))
         shown = lines if detail == "full" else lines[:TOLD]
         yield from shown

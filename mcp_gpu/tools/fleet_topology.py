@@ -12,7 +12,7 @@ from mcp_gpu.fleet.router import FanOut, Router
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_domains import domain_line, domains
 from mcp_gpu.tools.fleet_topology_model import AlikeNodes, FleetNodeTopology, FleetTopology
 from mcp_gpu.tools.inventory import Detail
@@ -61,14 +61,14 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                {"detail": "full" if _singly(arguments) else "summary"},
-                NodeTopology,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
+        found = await asked(
+            router,
+            NAME,
+            {"detail": "full" if _singly(arguments) else "summary"},
+            NodeTopology,
+            arguments,
+            call,
+        )
         everything = whole(found)
         told = _page(everything, arguments, start)
         failures = everything.failures if start is None else ()
@@ -159,7 +159,7 @@ def _rank(node: FleetNodeTopology) -> str:
 
 def _singly(arguments: GatewayArguments) -> bool:
     """Whether single nodes are to be told whole."""
-    return arguments.detail == "full" or arguments.nodes is not None
+    return arguments.detail == "full" or arguments.only is not None
 
 
 def _page(

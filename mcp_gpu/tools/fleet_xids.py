@@ -12,7 +12,7 @@ from mcp_gpu.gpu.actions import ACTIONS, heaviest, weight
 from mcp_gpu.registry import Answer, Call, Tool
 from mcp_gpu.tools.failures import failure_lines
 from mcp_gpu.tools.fleet_answer import Place, begin, of_fleet, shared
-from mcp_gpu.tools.fleet_arguments import FleetArguments, asking
+from mcp_gpu.tools.fleet_arguments import FleetArguments, asked
 from mcp_gpu.tools.fleet_xids_model import FleetNodeXids, FleetXids, Pattern
 from mcp_gpu.tools.inventory import Detail
 from mcp_gpu.tools.pages import page, short
@@ -76,15 +76,8 @@ def gateway_tool(router: Router) -> Tool[GatewayArguments]:
 
     async def run(arguments: GatewayArguments, call: Call) -> Answer:
         start = begin(arguments.cursor, RANKS, tool=NAME)
-        with asking():
-            found = await router.fan_out(
-                NAME,
-                asked_of_agents(arguments),
-                NodeXids,
-                nodes=arguments.nodes,
-                progress=call.progress,
-            )
-        everything = whole(found, every_node=arguments.nodes is not None)
+        found = await asked(router, NAME, asked_of_agents(arguments), NodeXids, arguments, call)
+        everything = whole(found, every_node=arguments.only is not None)
         told = _page(everything, arguments, start)
         text = within(lines(told, arguments.detail, arguments.codes), TEXT_CHARS[arguments.detail])
         return Answer("\n".join(text), told)

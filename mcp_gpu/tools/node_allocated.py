@@ -9,7 +9,7 @@ from mcp_gpu.fleet.router import Router
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.tools.fleet_node_model import Allocated
 from mcp_gpu.workloads.documents import Document, word
-from mcp_gpu.workloads.nodes import requested
+from mcp_gpu.workloads.pods import is_over, requested
 from mcp_gpu.workloads.reads import Reads
 from transports.text import one_line
 
@@ -91,8 +91,12 @@ async def by_requests(reads: Reads, node: str) -> Allocated | None:
     pods = await reads.list("/api/v1", "pods", fieldSelector=f"spec.nodeName={node}")
     if not pods and reads.missed("pods") is not None:
         return None
-    names = [_name(pod) for pod in pods if requested((pod,))]
-    return _told(requested(pods), names, guess=True, source="pods' requests")
+    asking = [(pod, asked) for pod in pods if not is_over(pod) and (asked := requested(pod))]
+    total = Counter[str]()
+    for _, asked in asking:
+        total.update(asked)
+    names = [_name(pod) for pod, _ in asking]
+    return _told(dict(total), names, guess=True, source="pods' requests")
 
 
 def _told(

@@ -10,7 +10,7 @@ from mcp_gpu.tools.processes_model import NodeProcesses, ProcessRow
 from mcp_gpu.tools.spans import counted, numbers
 from transports.text import quoted
 
-__all__ = ["node_lines", "process_count", "process_lines"]
+__all__ = ["node_lines", "process_count", "process_lines", "unread_lines"]
 
 COMMAND_CHARS: Final = 80
 NAME_CHARS: Final = 120
@@ -31,7 +31,7 @@ def node_lines(told: NodeProcesses) -> Iterator[str]:
     if not told.host_processes:
         yield f"! processes unknown: {told.unavailable['processes']}; an empty list means nothing"
     yield from (f"! {text}" for text in told.attention)
-    yield from _unread(told)
+    yield from unread_lines(told)
     yield from process_lines(told.processes)
     if told.processes_omitted:
         yield f"{counted(told.processes_omitted, 'more row')} of processes: ask with a higher limit"
@@ -57,7 +57,7 @@ def _count(told: NodeProcesses) -> str:
     return f"{process_count(told.processes_count)} on GPU {numbers(on)} of {len(told.gpus)}"
 
 
-def _unread(told: NodeProcesses) -> Iterator[str]:
+def unread_lines(told: NodeProcesses) -> Iterator[str]:
     """GPUs of whose processes nothing is known, by reason."""
     if not told.host_processes:
         return

@@ -17,7 +17,7 @@ from mcp_gpu.workloads.documents import Document, moment, number, part, parts, w
 from mcp_gpu.workloads.reads import Reads
 from transports.text import one_line
 
-__all__ = ["ClusterNode", "Condition", "NodeEvent", "node_events", "read_cluster_node", "requested"]
+__all__ = ["ClusterNode", "Condition", "NodeEvent", "node_events", "read_cluster_node"]
 
 EVENTS_SECONDS: Final = 3600.0
 """How far back events are told; the API server keeps them about as long."""
@@ -152,33 +152,6 @@ def read_cluster_node(document: Document) -> ClusterNode:
         gpu_capacity=_gpus(capacity),
         gpu_allocatable=_gpus(allocatable),
     )
-
-
-def requested(pods: tuple[Document, ...]) -> dict[str, int]:
-    """Devices that the node's pods ask for, those that have ended left out. Init containers run
-    before the others, and the larger of both counts, as the scheduler has it."""
-    total: defaultdict[str, int] = defaultdict(int)
-    for pod in pods:
-        if word(pod, "status", "phase") in ("Succeeded", "Failed"):
-            continue
-        own: defaultdict[str, int] = defaultdict(int)
-        for container in parts(pod, "spec", "containers"):
-            for name, count in _gpus(_texts(_asked(container))).items():
-                own[name] += count
-        for container in parts(pod, "spec", "initContainers"):
-            for name, count in _gpus(_texts(_asked(container))).items():
-                if word(container, "restartPolicy") == "Always":
-                    own[name] += count
-                else:
-                    own[name] = max(own[name], count)
-        for name, count in own.items():
-            total[name] += count
-    return dict(total)
-
-
-def _asked(container: Document) -> Document:
-    """Of a device request and limit are the same, and either may be left out."""
-    return part(container, "resources", "limits") or part(container, "resources", "requests")
 
 
 async def node_events(reads: Reads, name: str, now: float) -> tuple[NodeEvent, ...] | None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from mcp_gpu.workloads.reads import Document, Reads
+from mcp_gpu.workloads.documents import Document, number, part, parts, word
+from mcp_gpu.workloads.reads import Reads
 
-__all__ = ["PodFacts", "asking_pods", "pod_facts"]
+__all__ = ["PodFacts", "asking_pods", "is_over", "pod_facts", "requested"]
 
 PATH: Final = "/api/v1"
 
 VENDOR: Final = "nvidia.com/"
+"""What names of resources of NVIDIA's device plugin begin with, renamed ones and those of MIG
+profiles too."""
 
 OVER: Final = frozenset({"Succeeded", "Failed"})
 """Phases in which a pod holds nothing any more, whatever a kubelet still lists."""
@@ -52,44 +54,55 @@ async def asking_pods(reads: Reads, node: str) -> tuple[PodFacts, ...]:
     return tuple(each for each in facts if each.requested and not each.is_over)
 
 
+def requested(pod: Document) -> dict[str, int]:
+    """Devices that a pod asks for, by resource: its containers and sidecars together, or as many as
+    an init container takes before them, with the sidecars that run already."""
+    running, most = Counter[str](), Counter[str]()
+    for container in parts(pod, "spec", "initContainers"):
+        asked = _asked(container)
+        if _is_sidecar(container):
+            running += asked
+        else:
+            most |= running + asked
+    for container in parts(pod, "spec", "containers"):
+        running += _asked(container)
+    return dict(most | running)
+
+
+def is_over(pod: Document) -> bool:
+    """Whether it holds nothing any more."""
+    return word(pod, "status", "phase") in OVER
+
+
 def _facts(pod: Document) -> PodFacts:
-    metadata, spec, status = (_part(pod, name) for name in ("metadata", "spec", "status"))
     # Of init containers those alone run on that are restarted.
-    sidecars = (
-        each for each in _items(spec, "initContainers") if each.get("restartPolicy") == "Always"
-    )
-    owners = [each for each in _items(metadata, "ownerReferences") if each.get("controller")]
+    sidecars = filter(_is_sidecar, parts(pod, "spec", "initContainers"))
+    owners = [each for each in parts(pod, "metadata", "ownerReferences") if each.get("controller")]
     return PodFacts(
-        namespace=str(metadata.get("namespace", "")),
-        name=str(metadata.get("name", "")),
-        uid=str(metadata.get("uid", "")),
-        node=str(spec.get("nodeName", "")),
-        phase=str(status.get("phase", "")),
-        owner=f"{owners[0].get('kind')}/{owners[0].get('name')}" if owners else "",
+        namespace=word(pod, "metadata", "namespace"),
+        name=word(pod, "metadata", "name"),
+        uid=word(pod, "metadata", "uid"),
+        node=word(pod, "spec", "nodeName"),
+        phase=word(pod, "status", "phase"),
+        owner=f"{word(owners[0], 'kind')}/{word(owners[0], 'name')}" if owners else "",
         requested={
-            str(container.get("name")): dict(asked)
-            for container in (*_items(spec, "containers"), *sidecars)
+            word(container, "name"): dict(asked)
+            for container in (*parts(pod, "spec", "containers"), *sidecars)
             if (asked := _asked(container))
         },
     )
 
 
+def _is_sidecar(container: Document) -> bool:
+    return word(container, "restartPolicy") == "Always"
+
+
 def _asked(container: Document) -> Counter[str]:
     # Of what cannot be overcommitted requests and limits are the same; one of them may be left out.
-    resources = _part(container, "resources")
     asked = Counter[str]()
     for name in ("limits", "requests"):
-        for resource, count in _part(resources, name).items():
-            if resource.startswith(VENDOR) and str(count).isdecimal():
-                asked[resource] = max(asked[resource], int(count))
+        resources = part(container, "resources", name)
+        asked |= Counter(
+            {each: number(resources, each) for each in resources if each.startswith(VENDOR)}
+        )
     return +asked
-
-
-def _part(document: Document, name: str) -> Mapping[str, Any]:
-    part = document.get(name)
-    return part if isinstance(part, dict) else {}
-
-
-def _items(document: Document, name: str) -> list[Mapping[str, Any]]:
-    items = document.get(name)
-    return [each for each in items if isinstance(each, dict)] if isinstance(items, list) else []

@@ -13,7 +13,7 @@ from mcp_gpu.node.device_ids import Devices
 from mcp_gpu.node.holdings import Claim, Device, Holder
 from mcp_gpu.registry import Arguments
 from mcp_gpu.tools.allocation import AgentArguments, pods_of
-from mcp_gpu.tools.allocation_account import accounted
+from mcp_gpu.tools.allocation_account import accounted, holds, totals
 from mcp_gpu.tools.allocation_gpus import gpus
 from mcp_gpu.tools.allocation_model import NodeAllocation, Stray
 from support.fleet import Agent
@@ -104,16 +104,20 @@ class AllocationAgent(Agent):
             for pod in self.pods
             if arguments.namespace in (None, pod.namespace) and arguments.pod in (None, pod.pod)
         )
+        narrow = arguments.namespace is not None or arguments.pod is not None
         return NodeAllocation(
             node=self.node,
             simulated=True,
             message=None,
             source="none" if self.why else "pod_resources",
             why=self.why,
+            totals=totals(self.gpus, pods=len(self.pods), strays=len(self.strays)),
             pods=pods,
             pods_omitted=0,
-            gpus=self.gpus,
-            strays=self.strays,
+            gpus=tuple(
+                gpu for gpu in self.gpus if not narrow or any(holds(pod, gpu) for pod in pods)
+            ),
+            strays=() if narrow else self.strays,
             allocatable={},
             age_seconds=1.0,
             holders_age_seconds=1.0,

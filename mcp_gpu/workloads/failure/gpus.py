@@ -68,7 +68,7 @@ def _claimed(attributes: Mapping[str, str], shared: bool) -> HeldGpu:
 
 def all_of_node(scene: Scene, gpus: Sequence[GpuVerdict]) -> tuple[HeldGpu, ...]:
     """Every GPU of the node, where the pod asked for as many as the node has."""
-    wanted = dict(scene.resources())
+    wanted = scene.resources()
     count = wanted.get("nvidia.com/gpu", 0)
     capacity = word(scene.node, "status", "capacity", "nvidia.com/gpu")
     if not count or len(wanted) > 1 or str(count) != capacity or count != len(gpus):

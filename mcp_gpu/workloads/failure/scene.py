@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_gpu.workloads.documents import Document, moment, number, part, parts, word
+from mcp_gpu.workloads.documents import Document, moment, number, parts, word
 from mcp_gpu.workloads.failure.endings import Death, first_death
 from mcp_gpu.workloads.failure.model import Fact
+from mcp_gpu.workloads.pods import requested
 from mcp_gpu.workloads.reads import Gap
 from transports.text import one_line
 
 __all__ = ["Happening", "Scene", "condition", "happenings"]
-
-GPU_RESOURCES: Final = ("nvidia.com/",)
-"""What names of resources of NVIDIA's device plugin begin with, those of MIG profiles too."""
 
 NAME_CHARS: Final = 160
 
@@ -164,28 +162,16 @@ class Scene:
     @property
     def gpus_wanted(self) -> int:
         """Devices that it asks for by name; claims not counted."""
-        return sum(count for _, count in self.resources())
+        return sum(self.resources().values())
 
     @property
     def uses_gpus(self) -> bool:
         """Whether it asks for GPUs, as far as can be known."""
         return self.absent or bool(self.gpus_wanted or parts(self.pod, "spec", "resourceClaims"))
 
-    def resources(self) -> Iterator[tuple[str, int]]:
-        """What GPUs it asks for, by resource: of containers and sidecars together, or as many as an
-        init container takes before them."""
-        together: dict[str, int] = {}
-        before: dict[str, int] = {}
-        for kind in ("containers", "initContainers"):
-            for container in parts(self.pod, "spec", kind):
-                first = kind == "initContainers" and word(container, "restartPolicy") != "Always"
-                for resource, count in _asked(container):
-                    if first:
-                        before[resource] = max(before.get(resource, 0), count)
-                    else:
-                        together[resource] = together.get(resource, 0) + count
-        for resource in dict.fromkeys((*together, *before)):
-            yield resource, max(together.get(resource, 0), before.get(resource, 0))
+    def resources(self) -> Mapping[str, int]:
+        """What GPUs it asks for, by resource."""
+        return requested(self.pod)
 
     @property
     def died(self) -> float | None:
@@ -225,14 +211,6 @@ class Scene:
         end = self.now if self.died is None else min(self.died + AFTER_SECONDS, self.now)
         begin = end - UNKNOWN_SECONDS if self.began is None else self.began - BEFORE_SECONDS
         return min(begin, end), end
-
-
-def _asked(container: Document) -> Iterator[tuple[str, int]]:
-    wanted = part(container, "resources", "limits") or part(container, "resources", "requests")
-    for resource in wanted:
-        count = number(wanted, resource)
-        if resource.startswith(GPU_RESOURCES) and count:
-            yield resource, count
 
 
 _ENDS: Final = frozenset(

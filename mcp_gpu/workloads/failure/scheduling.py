@@ -128,7 +128,7 @@ def _why(scene: Scene, reason: str, message: str, claims: bool) -> tuple[str, st
             "It is held back by a scheduling gate: a queue such as Kueue has not admitted it yet.",
             "Look at its Workload or queue: kubectl get workloads; quota may be used up.",
         )
-    wanted = ", ".join(f"{count} x {name}" for name, count in scene.resources())
+    wanted = ", ".join(f"{count} x {name}" for name, count in scene.resources().items())
     asks = f" It asks for {wanted}." if wanted else ""
     told = sorted(_reasons(message), key=lambda each: -each[0])
     kinds = list(dict.fromkeys(kind for _, _, kind in told if kind is not None))

@@ -312,9 +312,13 @@ def _evidence(scene: Scene, verdict: Cause, causes: Iterable[Cause]) -> Iterator
 
 def _alternatives(verdict: Cause, causes: Iterable[Cause]) -> Iterator[Alternative]:
     told: set[str] = {verdict.category, verdict.says, "unknown"}
+    listed: set[Category] = set()
     for cause in sorted(causes, key=lambda cause: cause.weight):
         # Of hints each says something of its own; of others one of a category is enough.
         key = cause.says if cause.weight is Weight.HINT else cause.category
+        if cause.category == "your_code" and cause.category in listed:
+            continue  # of the program it says enough
         if key not in told and cause.category != "unknown":
             told |= {key, cause.says}
+            listed.add(cause.category)
             yield Alternative(category=cause.category, why=safe_line(cause.says, SAYS_CHARS))

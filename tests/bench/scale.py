@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from mcp_gpu.fleet.reachability import Reachability
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.registry import Call, Tool
 from mcp_gpu.serving.server import HttpEndpoint, Listening, serve
+from mcp_gpu.telemetry.calls import Calls
 from mcp_gpu.tools.fleet_inventory import FleetInventory, GatewayArguments, gateway_tool
 from support.fleet import Agent, inventory
 from transports.base import Identity, Target, Transport
@@ -128,7 +128,7 @@ class _Served:
     """An agent as `serve` wants it."""
 
     agent: Agent
-    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls: Calls = field(default_factory=Calls)
 
     @property
     def server(self) -> Server[Any]:

@@ -13,7 +13,6 @@ import struct
 import warnings
 import zlib
 from base64 import b64encode
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +75,7 @@ from mcp_types import (
 )
 
 from mcp_gpu.serving.server import HttpEndpoint, Listening, serve
+from mcp_gpu.telemetry.calls import Calls
 from transports.base import Identity
 
 Context = ServerRequestContext[Any, Any]
@@ -478,7 +478,7 @@ class Fixtures:
     """The bare server, as `mcp_gpu.serving.server.serve` takes it."""
 
     server: Server[Any] = field(default_factory=make_server)
-    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls: Calls = field(default_factory=Calls)
 
     def identity(self) -> Identity:
         return Identity(name="conformance-fixtures", version="1", node="fixture")

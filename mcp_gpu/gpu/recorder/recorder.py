@@ -395,10 +395,8 @@ class Recorder:
             if other:
                 raise Unusable(f"of another {other[0]}")
             left = iter(arrays)
-            tracks = [
-                Track.restored(each, left, self.hours, self._hold)
-                for each in described["gpus"][:MAX_GPUS]
-            ]
+            kept = described["gpus"][:MAX_GPUS]
+            tracks = [Track.restored(each, left, self.hours, self._hold) for each in kept]
             events = [Event.read(each) for each in described["events"]]
             tenants = [Tenant.read(each) for each in described["tenants"]]
             ahead, last = float(described["ahead"]), moment(described["last"])

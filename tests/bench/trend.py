@@ -1,0 +1,77 @@
+"""What a process holds as time passes, and whether it grows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median
+
+__all__ = ["Holdings", "Trend", "grown"]
+
+WARM_SHARE = 0.2
+"""Of a run, at its begin: what fills once is no growth."""
+
+MOST_CORRELATED = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """A line through measurements."""
+
+    slope: float
+    """In their unit, a second."""
+    error: float
+    """Its standard error. Measurements that follow each other are alike: by as much as they are
+    (lag 1), they count as fewer."""
+
+    @classmethod
+    def of(cls, times: Sequence[float], values: Sequence[float]) -> Trend:
+        """By least squares. At least three times, not all the same."""
+        middle, mean = fmean(times), fmean(values)
+        spread = sum((at - middle) ** 2 for at in times)
+        products = ((at - middle) * (value - mean) for at, value in zip(times, values, strict=True))
+        slope = sum(products) / spread
+        rest = [
+            value - mean - slope * (at - middle) for at, value in zip(times, values, strict=True)
+        ]
+        squares = sum(each**2 for each in rest)
+        error = math.sqrt(squares / (len(rest) - 2) / spread)
+        if squares:
+            alike = sum(one * other for one, other in itertools.pairwise(rest)) / squares
+            alike = min(max(alike, 0.0), MOST_CORRELATED)
+            error *= math.sqrt((1 + alike) / (1 - alike))
+        return cls(slope, error)
+
+
+@dataclass(slots=True)
+class Holdings:
+    """A process's resident memory, open files and threads, looked at now and then."""
+
+    pid: int
+    times: list[float] = field(default_factory=list)
+    resident_kib: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+
+    def look(self, now: float) -> None:
+        """Raises: OSError: the process is gone."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        fields = dict(line.partition(":")[::2] for line in status.splitlines())
+        self.times.append(now)
+        self.resident_kib.append(float(fields["VmRSS"].split()[0]))
+        self.threads.append(int(fields["Threads"]))
+        self.files.append(sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def memory(self) -> Trend:
+        """Of the resident memory once warm, in KiB a second."""
+        warm = int(len(self.times) * WARM_SHARE)
+        return Trend.of(self.times[warm:], self.resident_kib[warm:])
+
+
+def grown(counts: Sequence[int]) -> float:
+    """By how much the median of the last third is above that of the third before."""
+    third = len(counts) // 3
+    return median(counts[-third:]) - median(counts[-2 * third : -third])

@@ -121,7 +121,7 @@ class RestlessFleet:
         own = f'[[nodes]]\nname = "{place.name}"\nprofile = "{PROFILE}"\ngpus = {GPUS}\n'
         fleet_file.write_text(f"seed = {place.generation}\n{own}")
         boards = load_fleet(fleet_file).nodes[place.name].gpus
-        socket = self.folder / f"{place.pod_name}.sock"
+        socket = self.folder / place.pod_name / "agent.sock"
         arguments = ["agent", "--node-name", place.name, "--simulate", str(fleet_file)]
         arguments += ["--pod-name", place.pod_name, "--pod-uid", place.uid]
         arguments += ["--socket", str(socket), "--http-port", str(place.port)]

@@ -25,6 +25,7 @@ import anyio
 import httpx2
 
 from bench.figures import Section
+from bench.processes import Load
 from bench.restless import PATHS, Place, RestlessFleet, Way, restless_fleet
 from bench.trend import Holdings, grown
 from mcp_gpu.fleet.breaker import LAST_RESORT_MOST_SECONDS, TOGETHER_SECONDS
@@ -56,8 +57,8 @@ FLEET_EVERY = 5
 JUDGED_MINUTES = 20.0
 """From this length on the growth of memory is judged: before, caches still fill."""
 
-GROWTH_KIB_AN_HOUR = 512.0
-"""12 MiB a day; beyond what noise can make."""
+GROWTH_KIB_AN_HOUR = 1024.0
+"""24 MiB a day; beyond what noise can make."""
 
 FILES_GROWN = 8
 THREADS_GROWN = 2
@@ -91,6 +92,7 @@ class Soak:
     restarts: Counter[str] = field(default_factory=Counter)
     holdings: dict[str, Holdings] = field(default_factory=dict)
     """Of the gateway and the agents that stay, by name."""
+    begun: float = 0.0
 
     async def run(
         self,
@@ -99,28 +101,29 @@ class Soak:
         pace_seconds: float = 1 / CALLS_A_SECOND,
         pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
-        """Call and restart until it is over; the restarts under way come to their end.
+        """Call and restart until it is over; what is being restarted then comes to its end.
 
         Args:
             pace_seconds: from the begin of one call to that of the next.
             pause_seconds: from the end of an agent's restart to its next one.
         """
+        self.begun = time.monotonic()
         restless = [place for place in self.fleet.places if place.restless]
         async with anyio.create_task_group() as around:
             around.start_soon(self._watch)
             around.start_soon(self._call, pace_seconds)
             async with anyio.create_task_group() as restarting:
                 for number, place in enumerate(restless):
-                    first = number * pause_seconds / len(restless)
-                    restarting.start_soon(self._restart, place, over, first, pause_seconds)
+                    restarting.start_soon(self._restart, place, number, over, pause_seconds)
+                    await anyio.sleep(pause_seconds / len(restless))
             around.cancel_scope.cancel()
 
     async def _restart(
-        self, place: Place, over: Callable[[], bool], first: float, pause_seconds: float
+        self, place: Place, number: int, over: Callable[[], bool], pause_seconds: float
     ) -> None:
-        await anyio.sleep(first)
+        """Restart it again and again, each time in the next way, beginning with that number."""
         ways: Sequence[Way] = get_args(Way)
-        for way in itertools.cycle(ways):
+        for way in itertools.islice(itertools.cycle(ways), number, None):
             await self.fleet.restart(place, way)
             self.restarts[way] += 1
             await anyio.sleep(pause_seconds)
@@ -221,7 +224,7 @@ def _calls(soak: Soak, taken_seconds: float) -> Section:
     section.add("failures that no restart explains", len(seen.unexplained), "", 0.0)
     for reason, count in seen.explained.most_common():
         section.add(f"failures that one explains: {reason}", count, "")
-    unheard = soak.fleet.register.unheard()
+    unheard = soak.fleet.register.unheard(soak.begun)
     section.add("agents that came and were never heard", len(unheard), "", 0.0)
     for via in PATHS:
         section.add(f"answers over {via}", seen.ways[via], "")
@@ -238,7 +241,7 @@ def _calls(soak: Soak, taken_seconds: float) -> Section:
 
 
 def _holdings(soak: Soak, taken_seconds: float) -> Section:
-    section = Section("what processes hold, from a fifth of the time on")
+    section = Section("what processes hold; memory: in the last two thirds of the time")
     limit = GROWTH_KIB_AN_HOUR if taken_seconds >= JUDGED_MINUTES * 60 else None
     for name, held in soak.holdings.items():
         trend = held.memory()
@@ -271,13 +274,19 @@ async def _end(soak: Soak) -> Section:
 async def _measure(folder: Path, minutes: float) -> list[Section]:
     async with restless_fleet(folder, settle_seconds=SETTLE_SECONDS) as fleet:
         soak = Soak(fleet)
-        begun = time.monotonic()
-        await soak.run(lambda: time.monotonic() >= begun + minutes * 60)
-        taken_seconds = time.monotonic() - begun
+        gateway = fleet.gateway.process
+        assert gateway is not None
+        cpu_seconds = Load.of(gateway).cpu_seconds
+        await soak.run(lambda: time.monotonic() >= soak.begun + minutes * 60)
+        taken_seconds = time.monotonic() - soak.begun
+        cpu_seconds = Load.of(gateway).cpu_seconds - cpu_seconds
         for kind, words in (("wrong", soak.seen.wrong), ("unexplained", soak.seen.unexplained)):
             for text in words[:SHOWN]:
                 print(f"{kind}: {text}")
-        return [_calls(soak, taken_seconds), _holdings(soak, taken_seconds), await _end(soak)]
+        calls = _calls(soak, taken_seconds)
+        share = 100 * cpu_seconds / taken_seconds
+        calls.add("processor time of the gateway, of one", share, "%")
+        return [calls, _holdings(soak, taken_seconds), await _end(soak)]
 
 
 def main(arguments: Sequence[str]) -> int:

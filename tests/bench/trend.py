@@ -11,7 +11,7 @@ from statistics import fmean, median
 
 __all__ = ["Holdings", "Trend", "grown"]
 
-WARM_SHARE = 0.2
+WARM_SHARE = 1 / 3
 """Of a run, at its begin: what fills once is no growth."""
 
 MOST_CORRELATED = 0.99

@@ -76,15 +76,19 @@ class Register:
         self._of_node.setdefault(node, []).append(life)
         return life
 
-    def unheard(self) -> list[Life]:
-        """Those that were there for longer than a gateway needs to see it, and never answered."""
+    def unheard(self, since: float) -> list[Life]:
+        """Those that were there for longer than a gateway needs to see it, and never answered.
+
+        Args:
+            since: when calls began.
+        """
         now = time.monotonic()
         return [
             life
             for life in self.lives
             if life.ready is not None
             and not life.heard
-            and (life.ending or now) - life.ready > self.settle_seconds
+            and (life.ending or now) - max(life.ready, since) > self.settle_seconds
         ]
 
     def explains(self, node: str, begun: float, ended: float) -> bool:

@@ -39,7 +39,7 @@ async def test_restarting_agents(tmp_path: Path) -> None:
         ):
             soak = Soak(fleet)
             names = [place.name for place in fleet.places]
-            await soak.ask(client, names)
+            await soak.ask(client, names, 1)
             assert soak.seen.ways.keys() == set(PATHS)
 
             def over() -> bool:
@@ -47,7 +47,7 @@ async def test_restarting_agents(tmp_path: Path) -> None:
 
             await soak.run(over, pause_seconds=1.0)
             while not all(place.life and place.life.heard for place in fleet.places):
-                await soak.ask(client, names)
+                await soak.ask(client, names, 1)
             assert (soak.seen.wrong, soak.seen.unexplained) == ([], [])
             assert soak.restarts.keys() == {"end", "kill", "replace"}
             assert soak.holdings["gateway"].files

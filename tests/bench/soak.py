@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,6 @@ import anyio
 import httpx2
 
 from bench.figures import Section
-from bench.processes import Load
 from bench.restless import PATHS, Place, RestlessFleet, Way, restless_fleet
 from bench.trend import Holdings, grown
 from mcp_gpu.fleet.breaker import LAST_RESORT_MOST_SECONDS, TOGETHER_SECONDS
@@ -64,6 +64,9 @@ FILES_GROWN = 8
 THREADS_GROWN = 2
 RELAYS_END_SECONDS = 20.0
 
+LOOKS_LEAST = 9
+"""At a process, for what is told of it."""
+
 SHOWN = 5
 """Words of what went wrong, of each kind."""
 
@@ -81,6 +84,8 @@ class Seen:
     one_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """Calls to one node, by path."""
     fleet_ms: list[float] = field(default_factory=list)
+    held_up_ms: float = 0.0
+    """The longest by which a call began late for want of a processor here."""
 
 
 @dataclass(slots=True)
@@ -140,38 +145,38 @@ class Soak:
             self.holdings[name] = Holdings(running.process.pid)
         while True:
             for held in self.holdings.values():
-                held.look(time.monotonic())
+                with suppress(OSError):  # it has ended, which the report tells
+                    held.look(time.monotonic())
             await anyio.sleep(SAMPLE_SECONDS)
 
     async def _call(self, pace_seconds: float) -> None:
         names = [place.name for place in self.fleet.places]
-        limiter = anyio.CapacityLimiter(AT_ONCE)
+        free = anyio.Semaphore(AT_ONCE)
         async with (
             httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
             anyio.create_task_group() as calls,
         ):
+
+            async def one(asked: Sequence[str], number: int) -> None:
+                await self.ask(client, asked, number)
+                free.release()
+
             due = time.monotonic()
             for number in itertools.count():
                 asked = [names[number % len(names)]] if number % FLEET_EVERY else names
-                asking = object()
-                await limiter.acquire_on_behalf_of(asking)
-
-                async def one(asked: Sequence[str] = asked, asking: object = asking) -> None:
-                    try:
-                        await self.ask(client, asked)
-                    finally:
-                        limiter.release_on_behalf_of(asking)
-
-                calls.start_soon(one)
+                await free.acquire()
+                calls.start_soon(one, asked, number)
                 now = time.monotonic()
                 due = max(due + pace_seconds, now)
                 await anyio.sleep(due - now)
+                late_ms = (time.monotonic() - due) * 1000
+                self.seen.held_up_ms = max(self.seen.held_up_ms, late_ms)
 
-    async def ask(self, client: httpx2.AsyncClient, asked: Sequence[str]) -> None:
-        """One call, and what is to be thought of its answer."""
+    async def ask(self, client: httpx2.AsyncClient, asked: Sequence[str], number: int) -> None:
+        """The call of this number, and what is to be thought of its answer."""
         seen, whole = self.seen, len(asked) == len(self.fleet.places)
         named = {} if whole else {"nodes": list(asked)}
-        message = call("get_gpu_inventory", detail="full", **named)
+        message = call("get_gpu_inventory", number, detail="full", **named)
         begun = time.monotonic()
         told, trouble = await self._told(client, message)
         ended = time.monotonic()
@@ -179,7 +184,11 @@ class Soak:
         if told is None:
             seen.unexplained.append(trouble)
             return
-        judged = self.fleet.register.judge(told, asked, begun, ended)
+        try:
+            judged = self.fleet.register.judge(told, asked, begun, ended)
+        except (KeyError, TypeError) as error:
+            seen.wrong.append(f"no inventory: {error!r}: {str(told)[:300]}")
+            return
         seen.wrong += judged.wrong
         for failure in judged.failures:
             if failure.explained:
@@ -206,10 +215,16 @@ class Soak:
             return None, f"the gateway did not answer: {type(error).__name__}: {error}"
         if answer.status_code != 200:
             return None, f"HTTP {answer.status_code}: {answer.text[:300]}"
-        result = answer.json().get("result", {})
-        if result.get("isError", True):
+        try:
+            document = answer.json()
+            result = document["result"]
+            data: Mapping[str, Any] = result["structuredContent"]
+        except (ValueError, KeyError, TypeError):
+            return None, f"no answer: {answer.text[:300]}"
+        if result.get("isError"):
             return None, f"an error: {answer.text[:300]}"
-        data: Mapping[str, Any] = result["structuredContent"]
+        if document["id"] != message["id"]:
+            return None, f"the answer to call {document['id']}, and not to {message['id']}"
         return data, ""
 
 
@@ -218,6 +233,7 @@ def _calls(soak: Soak, taken_seconds: float) -> Section:
     section = Section(f"{taken_seconds / 60:.1f} minutes of calls while agents restart")
     section.add("calls", seen.calls, "")
     section.add("calls a second", seen.calls / taken_seconds, "")
+    section.add("the longest that this process was held up", seen.held_up_ms, "ms")
     for way, count in soak.restarts.items():
         section.add(f"restarts, by {way}", count, "")
     section.add("wrong answers", len(seen.wrong), "", 0.0)
@@ -244,9 +260,13 @@ def _holdings(soak: Soak, taken_seconds: float) -> Section:
     section = Section("what processes hold; memory: in the last two thirds of the time")
     limit = GROWTH_KIB_AN_HOUR if taken_seconds >= JUDGED_MINUTES * 60 else None
     for name, held in soak.holdings.items():
+        if len(held.times) < LOOKS_LEAST:
+            continue  # it has ended, which is a miss of its own
         trend = held.memory()
         slope, noise = trend.slope * 3600, 2 * trend.error * 3600
-        section.add(f"{name}: resident, at the end", held.resident_kib[-1] / 1024, "MiB")
+        section.add(f"{name}: processor time, of one", held.busy_percent, "%")
+        section.add(f"{name}: waited for one", held.waited_percent, "%")
+        section.add(f"{name}: resident, at the end", held.loads[-1].resident_mib, "MiB")
         section.add(f"{name}: memory, slope", slope, "KiB/h")
         section.add(f"{name}: memory, noise (two standard errors)", noise, "KiB/h")
         section.add(f"{name}: memory, growth beyond it", max(slope - noise, 0.0), "KiB/h", limit)
@@ -261,6 +281,9 @@ async def _end(soak: Soak) -> Section:
     """End the gateway, and see what it leaves."""
     section = Section("the end")
     fleet = soak.fleet
+    processes = [fleet.gateway.process, *(p.process and p.process.process for p in fleet.places)]
+    fallen = sum(each is None or each.returncode is not None for each in processes)
+    section.add("processes that ended by themselves", fallen, "", 0.0)
     section.add("exit status of the gateway", abs(await fleet.gateway.end()), "", 0.0)
     with anyio.move_on_after(RELAYS_END_SECONDS):
         while fleet.relays():
@@ -274,19 +297,12 @@ async def _end(soak: Soak) -> Section:
 async def _measure(folder: Path, minutes: float) -> list[Section]:
     async with restless_fleet(folder, settle_seconds=SETTLE_SECONDS) as fleet:
         soak = Soak(fleet)
-        gateway = fleet.gateway.process
-        assert gateway is not None
-        cpu_seconds = Load.of(gateway).cpu_seconds
         await soak.run(lambda: time.monotonic() >= soak.begun + minutes * 60)
         taken_seconds = time.monotonic() - soak.begun
-        cpu_seconds = Load.of(gateway).cpu_seconds - cpu_seconds
         for kind, words in (("wrong", soak.seen.wrong), ("unexplained", soak.seen.unexplained)):
             for text in words[:SHOWN]:
                 print(f"{kind}: {text}")
-        calls = _calls(soak, taken_seconds)
-        share = 100 * cpu_seconds / taken_seconds
-        calls.add("processor time of the gateway, of one", share, "%")
-        return [calls, _holdings(soak, taken_seconds), await _end(soak)]
+        return [_calls(soak, taken_seconds), _holdings(soak, taken_seconds), await _end(soak)]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 
+from bench.processes import Load
+
 __all__ = ["Holdings", "Trend", "grown"]
 
 WARM_SHARE = 1 / 3
@@ -48,27 +50,47 @@ class Trend:
 
 @dataclass(slots=True)
 class Holdings:
-    """A process's resident memory, open files and threads, looked at now and then."""
+    """A process's memory, open files, threads and processor time, looked at now and then."""
 
     pid: int
     times: list[float] = field(default_factory=list)
-    resident_kib: list[float] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    waited_seconds: list[float] = field(default_factory=list)
+    """For a processor, so far: its first thread, which in our processes serves."""
 
     def look(self, now: float) -> None:
         """Raises: OSError: the process is gone."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        fields = dict(line.partition(":")[::2] for line in status.splitlines())
+        load = Load.of_pid(self.pid)
+        files, threads = (
+            sum(1 for _ in Path(f"/proc/{self.pid}/{name}").iterdir()) for name in ("fd", "task")
+        )
+        waited_ns = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1])
         self.times.append(now)
-        self.resident_kib.append(float(fields["VmRSS"].split()[0]))
-        self.threads.append(int(fields["Threads"]))
-        self.files.append(sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir()))
+        self.waited_seconds.append(waited_ns / 1e9)
+        self.loads.append(load)
+        self.files.append(files)
+        self.threads.append(threads)
+
+    @property
+    def busy_percent(self) -> float:
+        """Of one processor."""
+        return self._percent([load.cpu_seconds for load in self.loads])
+
+    @property
+    def waited_percent(self) -> float:
+        """Of the time, for a processor."""
+        return self._percent(self.waited_seconds)
+
+    def _percent(self, seconds: Sequence[float]) -> float:
+        return 100 * (seconds[-1] - seconds[0]) / (self.times[-1] - self.times[0])
 
     def memory(self) -> Trend:
         """Of the resident memory once warm, in KiB a second."""
         warm = int(len(self.times) * WARM_SHARE)
-        return Trend.of(self.times[warm:], self.resident_kib[warm:])
+        resident_kib = [load.resident_mib * 1024 for load in self.loads[warm:]]
+        return Trend.of(self.times[warm:], resident_kib)
 
 
 def grown(counts: Sequence[int]) -> float:

@@ -145,7 +145,7 @@ class Soak:
             self.holdings[name] = Holdings(running.process.pid)
         while True:
             for held in self.holdings.values():
-                with suppress(OSError):  # it has ended, which the report tells
+                with suppress(OSError, KeyError):  # it has ended, which the report tells
                     held.look(time.monotonic())
             await anyio.sleep(SAMPLE_SECONDS)
 
@@ -267,6 +267,7 @@ def _holdings(soak: Soak, taken_seconds: float) -> Section:
         section.add(f"{name}: processor time, of one", held.busy_percent, "%")
         section.add(f"{name}: waited for one", held.waited_percent, "%")
         section.add(f"{name}: resident, at the end", held.loads[-1].resident_mib, "MiB")
+        section.add(f"{name}: of its own, at the end", held.own_kib[-1] / 1024, "MiB")
         section.add(f"{name}: memory, slope", slope, "KiB/h")
         section.add(f"{name}: memory, noise (two standard errors)", noise, "KiB/h")
         section.add(f"{name}: memory, growth beyond it", max(slope - noise, 0.0), "KiB/h", limit)

@@ -54,6 +54,8 @@ class Holdings:
 
     pid: int
     times: list[float] = field(default_factory=list)
+    own_kib: list[float] = field(default_factory=list)
+    """Anonymous memory, swapped or not: pages of files come and go as the machine likes."""
     loads: list[Load] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
@@ -61,14 +63,17 @@ class Holdings:
     """For a processor, so far: its first thread, which in our processes serves."""
 
     def look(self, now: float) -> None:
-        """Raises: OSError: the process is gone."""
+        """Raises: OSError, KeyError: the process is gone."""
         load = Load.of_pid(self.pid)
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        sizes = dict(line.partition(":")[::2] for line in status.splitlines())
         files, threads = (
             sum(1 for _ in Path(f"/proc/{self.pid}/{name}").iterdir()) for name in ("fd", "task")
         )
         waited_ns = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1])
-        self.times.append(now)
         self.waited_seconds.append(waited_ns / 1e9)
+        self.times.append(now)
+        self.own_kib.append(sum(float(sizes[name].split()[0]) for name in ("RssAnon", "VmSwap")))
         self.loads.append(load)
         self.files.append(files)
         self.threads.append(threads)
@@ -87,10 +92,9 @@ class Holdings:
         return 100 * (seconds[-1] - seconds[0]) / (self.times[-1] - self.times[0])
 
     def memory(self) -> Trend:
-        """Of the resident memory once warm, in KiB a second."""
+        """Of its own memory once warm, in KiB a second."""
         warm = int(len(self.times) * WARM_SHARE)
-        resident_kib = [load.resident_mib * 1024 for load in self.loads[warm:]]
-        return Trend.of(self.times[warm:], resident_kib)
+        return Trend.of(self.times[warm:], self.own_kib[warm:])
 
 
 def grown(counts: Sequence[int]) -> float:

@@ -282,8 +282,9 @@ async def _end(soak: Soak) -> Section:
     """End the gateway, and see what it leaves."""
     section = Section("the end")
     fleet = soak.fleet
-    processes = [fleet.gateway.process, *(p.process and p.process.process for p in fleet.places)]
-    fallen = sum(each is None or each.returncode is not None for each in processes)
+    runnings = [fleet.gateway, *(place.process for place in fleet.places if place.process)]
+    processes = [running.process for running in runnings if running.process]
+    fallen = sum(process.returncode is not None for process in processes)
     section.add("processes that ended by themselves", fallen, "", 0.0)
     section.add("exit status of the gateway", abs(await fleet.gateway.end()), "", 0.0)
     with anyio.move_on_after(RELAYS_END_SECONDS):

@@ -9,7 +9,7 @@ ARGS ?=
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run picture test check bench accept bench-scale overload format lock mcpb node clean
+.PHONY: help run picture test check bench accept bench-scale overload soak format lock mcpb node clean
 .PHONY: cluster cluster-build cluster-down cluster-shell image-size test-cluster bench-cluster
 
 help:  ## Show this help
@@ -67,6 +67,9 @@ bench-scale: $(STAMP)  ## A gateway over 1,000 agents; exit 1 if a limit is miss
 
 overload: $(STAMP)  ## A gateway under 500 clients at once, 50 of them slow; exit 1 if a limit is missed (about a minute)
 	@PYTHONPATH=tests $(BIN)/python -m bench.overload $(ARGS)
+
+soak: $(STAMP)  ## Half an hour of calls while agents restart, each answer checked; exit 1 on any miss (ARGS=--minutes 3)
+	@PYTHONPATH=tests $(BIN)/python -m bench.soak $(ARGS)
 
 check: $(STAMP)  ## Formatting, lint, types, spelling, the chart
 	$(BIN)/ruff format --check .

@@ -53,9 +53,14 @@ class Load:
 
     @classmethod
     def of(cls, process: Child) -> Load:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return cls.of_pid(process.pid)
+
+    @classmethod
+    def of_pid(cls, pid: int) -> Load:
+        """Raises: OSError: there is no such process."""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         return cls(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20))
 
 

@@ -129,7 +129,10 @@ class FakeApiServer:
         async def authenticated(request: web.Request) -> web.StreamResponse:
             if not self.knows(request):
                 return web.json_response(status(401, *UNAUTHORIZED), status=401)
-            answer: web.StreamResponse = await handler(request)
+            try:
+                answer: web.StreamResponse = await handler(request)
+            except ConnectionError:
+                return web.Response()  # to nobody: the client has left before the upgrade
             return answer
 
         return authenticated

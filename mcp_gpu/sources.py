@@ -72,11 +72,7 @@ def make_sources(settings: AgentSettings) -> Sources:
 def _holding(
     settings: AgentSettings, collector: Collector, recorder: Recorder, simulated: Node | None
 ) -> Holding:
-    socket = settings.pod_resources_socket
-    if (
-        simulated is not None
-        and socket == AgentSettings.model_fields["pod_resources_socket"].default
-    ):
+    if simulated is not None and "pod_resources_socket" not in settings.model_fields_set:
         # This machine's kubelet has given nobody a simulated node's GPUs. Whoever names one means
         # that one.
         from mcp_gpu.node.simulated_holdings import SimulatedHoldings
@@ -84,7 +80,7 @@ def _holding(
         return SimulatedHoldings(simulated, lambda: collector.snapshot)
     return Attribution(
         lambda: collector.snapshot,
-        PodResources(socket),
+        PodResources(settings.pod_resources_socket),
         settings.device_plugin_checkpoint,
         pod=settings.pod_name,
         told=recorder.held,

@@ -89,8 +89,8 @@ async def gather(reads: Reads, name: str, namespace: str, now: float) -> Scene:
 def _unread(reads: Reads, name: str, namespace: str) -> Gap | None:
     """Why nobody can say whether there is such a pod, nor pods of an owner of the name."""
     label = {f"pods of {namespace} with {each}={name}" for _, _, each in _OWNERS.values()}
-    whats = (CLUSTER, f"pod {namespace}/{name}", *label)
-    return next((gap for gap in reads.gaps if gap.what in whats), None)
+    wanted = (CLUSTER, f"pod {namespace}/{name}", *label)
+    return next((gap for gap in reads.gaps if gap.what in wanted), None)
 
 
 def _may_be_an_owner(reads: Reads, name: str, namespace: str) -> bool:

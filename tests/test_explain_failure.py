@@ -313,6 +313,9 @@ async def test_a_driver_of_two_versions() -> None:
     assert verdict(found) == ("driver", "true", "medium")
     assert found["first_step"].startswith("RELOAD_DRIVER")
     assert words.strip() in facts(found)
+    # Nor where nobody may read its words: no program that uses a GPU can start then.
+    found, _ = await explained(pod(status(died(1))), agent=agent)
+    assert verdict(found) == ("driver", "true", "medium")
     # Where the container does not even start, the runtime says so.
     message = (
         "failed to create containerd task: failed to create shim task: OCI runtime create failed: "

@@ -115,7 +115,7 @@ async def test_a_report_is_printed_to_be_pasted(tmp_path: Path) -> None:
             assert "temperature_celsius" in metrics
         assert len(identities) == 1
         well = await terminal.run("why", "well", "-n", NAMESPACE, "--report", *direct)
-        assert (well.status, well.lines[0]) == (0, "### No incident")
+        assert (well.status, well.lines[0]) == (0, "### No incident of this pod")
 
 
 @pytest.mark.parametrize(

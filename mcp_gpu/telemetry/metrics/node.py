@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from typing import Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
-from mcp_gpu.gpu.collector import Collector
 from mcp_gpu.gpu.errors import error_name
 from mcp_gpu.gpu.health.assess import assess
 from mcp_gpu.gpu.health.model import Assessment, Severity, Verdict
 from mcp_gpu.gpu.model import SnapshotState
-from mcp_gpu.gpu.recorder.recorder import Recorder
-from mcp_gpu.node.watch import XidWatch
 from mcp_gpu.telemetry.metrics.family import Family, Metric
+
+if TYPE_CHECKING:  # a gateway, on any system, has the names alone
+    from mcp_gpu.gpu.collector import Collector
+    from mcp_gpu.gpu.recorder.recorder import Recorder
+    from mcp_gpu.node.watch import XidWatch
 
 __all__ = ["METRICS", "families"]
 

@@ -46,8 +46,9 @@ _CONTAINED: Final = 94
 
 _UNCONTAINED: Final = 95
 
-_RISING: Final = frozenset({"ecc_uncorrected_rising", "gpu_lost"})
-"""Findings that cannot be older than a pod which ran there a while ago. Others may be chronic."""
+_RISING: Final = frozenset({"ecc_uncorrected_rising", "gpu_lost", "driver_mismatch"})
+"""Findings that cannot be older than a pod which ran there a while ago, or that no program can
+start beside. Others may be chronic."""
 
 _DISPUTED: Final = frozenset({109})
 """NVIDIA resets the GPU for it; its device plugin takes it for the program's."""

@@ -13,8 +13,8 @@ from anyio.abc import Process
 
 from support.wire import Lines, announced, call, child, headers, request, unix_lines
 
-END_SECONDS = 6.0
-"""What is promised: less than Kubernetes' grace period by far."""
+END_SECONDS = 25.0
+"""Within Kubernetes' grace period of 30 s, however busy the machine. A free one takes 6 s."""
 
 LISTEN = request("subscriptions/listen", "listen", notifications={"toolsListChanged": True})
 

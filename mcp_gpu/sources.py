@@ -63,14 +63,18 @@ def make_sources(settings: AgentSettings) -> Sources:
             lambda: collector.snapshot, watch.sources, pod_resources=settings.pod_resources_socket
         ),
         occupants=Occupants(collector, whose),
-        attribution=_holding(settings, collector, recorder, simulated),
+        attribution=_holding(settings, collector, recorder, watch, simulated),
         simulated=simulated,
         expected_gpus=settings.expected_gpus,
     )
 
 
 def _holding(
-    settings: AgentSettings, collector: Collector, recorder: Recorder, simulated: Node | None
+    settings: AgentSettings,
+    collector: Collector,
+    recorder: Recorder,
+    watch: XidWatch,
+    simulated: Node | None,
 ) -> Holding:
     if simulated is not None and "pod_resources_socket" not in settings.model_fields_set:
         # This machine's kubelet has given nobody a simulated node's GPUs. Whoever names one means
@@ -84,6 +88,7 @@ def _holding(
         settings.device_plugin_checkpoint,
         pod=settings.pod_name,
         told=recorder.held,
+        alarms=lambda: watch.log.added,
     )
 
 

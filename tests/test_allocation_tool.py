@@ -13,10 +13,14 @@ from mcp import Client
 from mcp_types import CallToolResult
 
 from mcp_gpu.gpu.collector import Collector
-from mcp_gpu.gpu.model import Gpu, MigDevice
+from mcp_gpu.gpu.model import Gpu, MigDevice, Snapshot
 from mcp_gpu.gpu.recorder.recorder import Recorder
+from mcp_gpu.gpu.recorder.tenants import Tenant
 from mcp_gpu.gpu.simulator import Node, snapshot
 from mcp_gpu.gpu.simulator.faults import Lost
+from mcp_gpu.gpu.xid.log import XidLog
+from mcp_gpu.gpu.xid.model import XidEvent
+from mcp_gpu.node import holdings
 from mcp_gpu.node.device_ids import Devices, profile_of
 from mcp_gpu.node.holdings import CACHE_SECONDS, KEPT_SECONDS, NOT_YET, Attribution
 from mcp_gpu.node.pod_resources import PodResources
@@ -191,6 +195,32 @@ async def test_who_held_a_gpu_is_remembered_when_the_kubelet_has_forgotten(place
     finally:
         place.recorder.stop()
         assert place.recorder.join(20)
+
+
+async def test_an_error_of_a_gpu_has_it_asked_at_once_who_holds_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holdings, "WATCH_SECONDS", 600)
+    log = XidLog()
+    tell, told = anyio.create_memory_object_stream[tuple[Tenant, ...]](10)
+
+    attribution = Attribution(
+        lambda: Snapshot(gpus=snapshot(place.node).gpus),
+        PodResources(place.kubelet.path, seconds=10),
+        place.checkpoint,
+        told=tell.send_nowait,
+        alarms=lambda: log.added,
+    )
+    one, *_ = place.uuids
+    place.kubelet.holding(pod("train", "before", plugin(GPU, one)))
+    with anyio.fail_after(60), tell, told:
+        async with place.kubelet.listening(), anyio.create_task_group() as tasks:
+            tasks.start_soon(attribution.follow)
+            assert [each.pod for each in await told.receive()] == ["before"]
+            place.kubelet.holding(pod("train", "short-lived", plugin(GPU, one)))
+            log.add(XidEvent(79, 0.0, "kernel_log"))
+            assert [each.pod for each in await told.receive()] == ["short-lived"]
+            tasks.cancel_scope.cancel()
 
 
 async def test_an_agent_asks_by_itself_so_that_it_can_remember(tmp_path: Path) -> None:

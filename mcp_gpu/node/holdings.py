@@ -39,6 +39,10 @@ KEPT_SECONDS: Final = 60.0
 WATCH_SECONDS: Final = 10.0
 """Between two looks for whoever remembers: a pod that lived for less may be missed."""
 
+ALARM_SECONDS: Final = 1.0
+"""How soon after an alarm the next look begins. Of a pod whose program its GPU has ended, the
+kubelet takes about as long to say so and forget what it held."""
+
 NOT_YET: Final = "the kubelet has started and does not know its pods yet"
 
 DRA_DRIVER: Final = "gpu.nvidia.com"
@@ -131,6 +135,7 @@ class Attribution:
             uids, which it does not tell.
         pod: name of the agent's own pod; empty outside of one.
         told: is handed all that hold something, each time the kubelet has said so.
+        alarms: how many errors of GPUs there have been: whoever holds one may not hold it for long.
         clock: monotonic seconds.
     """
 
@@ -142,9 +147,10 @@ class Attribution:
         *,
         pod: str = "",
         told: Callable[[tuple[Tenant, ...]], None] | None = None,
+        alarms: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tell = told
+        self._tell, self._alarms = told, alarms
         self._snapshot, self._clock = snapshot, clock
         self._pod_resources, self._checkpoint, self._pod = pod_resources, checkpoint, pod
         self._told = _Told("none", "the kubelet has not been asked yet")
@@ -180,17 +186,26 @@ class Attribution:
         with anyio.move_on_after(ANSWER_SECONDS):
             async with self._asking:
                 if self._clock() - self._asked_at >= CACHE_SECONDS:
-                    self._told = await self._ask()
-                    self._asked_at = self._clock()
-                    if self._tell is not None and not self._told.stale:
-                        self._tell(tuple(_tenants(self.last.holders)))
+                    await self._look()
         return self.last
 
     async def follow(self) -> None:
-        """Ask for ever, so that what the kubelet forgets has been told."""
+        """Ask for ever, and at once when a GPU has failed, so that what the kubelet forgets has
+        been told."""
         while True:
-            await self.holdings()
-            await anyio.sleep(WATCH_SECONDS)
+            alarms = self._alarms()
+            async with self._asking:
+                await self._look()
+            with anyio.move_on_after(WATCH_SECONDS):
+                await anyio.sleep(ALARM_SECONDS)
+                while self._alarms() == alarms:  # noqa: ASYNC110 - other threads tell of them
+                    await anyio.sleep(ALARM_SECONDS)
+
+    async def _look(self) -> None:
+        self._told = await self._ask()
+        self._asked_at = self._clock()
+        if self._tell is not None and not self._told.stale:
+            self._tell(tuple(_tenants(self.last.holders)))
 
     async def _ask(self) -> _Told:
         now = self._clock()

@@ -60,7 +60,13 @@ class XidLog:
         self._bursts: dict[_Key, list[_Burst]] = {}
         """Each list by time."""
         self._count = 0
+        self._added = 0
         self._dropped = 0
+
+    @property
+    def added(self) -> int:
+        """How many events were ever added."""
+        return self._added
 
     @property
     def dropped(self) -> int:
@@ -72,6 +78,7 @@ class XidLog:
         event = _bounded(event)
         key = (event.boot_id, event.bus_id, event.kind, event.code)
         with self._lock:
+            self._added += 1
             bursts = self._bursts.setdefault(key, [])
             place = bisect_right(bursts, event.at, key=_began)
             near = bursts[max(0, place - 2) : place + 1]

@@ -32,7 +32,8 @@ RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist && \
         /dist/*.whl && \
     /opt/build/bin/python requirements/trim.py /opt/mcp-gpu && \
     /opt/build/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
-        --output-reproducible --output-format JSON --output-file /opt/mcp-gpu/sbom.cdx.json \
+        --output-reproducible --gather-license-texts --output-format JSON \
+        --output-file /opt/mcp-gpu/sbom.cdx.json \
         /opt/mcp-gpu/bin/python && \
     /opt/mcp-gpu/bin/python -m compileall -qf --invalidation-mode unchecked-hash \
         /opt/mcp-gpu/lib && \

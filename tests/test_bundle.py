@@ -18,7 +18,7 @@ from mcp_gpu.settings.fleet import GatewaySettings
 from support import node
 
 ROOT = Path(__file__).parent.parent
-MANIFEST = ROOT / "mcpb" / "manifest.json"
+MANIFEST = ROOT / "requirements" / "mcpb" / "manifest.json"
 
 
 def test_the_manifest_is_of_this_version_and_sets_what_there_is() -> None:
@@ -39,7 +39,12 @@ async def test_what_is_packed_is_valid_and_serves(
     bundle, folder = tmp_path / "mcp-gpu.mcpb", tmp_path / "unpacked"
     environment = node.environment(tmp_path)
     with anyio.fail_after(180):
-        build = [sys.executable, str(ROOT / "mcpb" / "build.py"), str(node.MCPB), str(bundle)]
+        build = [
+            sys.executable,
+            str(ROOT / "requirements" / "mcpb" / "build.py"),
+            str(node.MCPB),
+            str(bundle),
+        ]
         built = await anyio.run_process(build, env=environment, check=False)
         assert built.returncode == 0, built.stderr.decode()
         assert "Manifest schema validation passes!" in built.stdout.decode()

@@ -14,7 +14,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def requirements() -> list[str]:
@@ -45,7 +45,12 @@ def build(mcpb: str, bundle: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         content = Path(folder)
         unpack_wheel(content)
-        for file in ("README.md", "LICENSE", "mcpb/manifest.json", "mcpb/server.py"):
+        for file in (
+            "README.md",
+            "LICENSE",
+            "requirements/mcpb/manifest.json",
+            "requirements/mcpb/server.py",
+        ):
             shutil.copy(ROOT / file, content)
         (content / "pyproject.toml").write_text(project(), encoding="utf-8")
         bundle.parent.mkdir(parents=True, exist_ok=True)

@@ -347,7 +347,11 @@ async def test_who_stops_waiting_leaves_nothing_behind(node: simulator.Node) -> 
 
 async def test_the_past_has_one_snapshot_per_slow_reading(node: simulator.Node) -> None:
     begun = threading.Event()
-    node.on_call = lambda: None if begun.wait(LIMIT_SECONDS) else None
+
+    def wait() -> None:
+        begun.wait(LIMIT_SECONDS)
+
+    node.on_call = wait
     async with collecting(node, fast_seconds=0.01, slow_seconds=0.05) as collector:
         assert collector.past() == Past()
         begun.set()

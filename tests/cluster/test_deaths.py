@@ -54,6 +54,7 @@ def test_a_death_is_told_for_what_it_was(dead: Release, name: str) -> None:
     found = explained(dead, name)
     told = (found["category"], found["not_your_code"], found["confidence"])
     print(f"{name}: {', '.join(told)}: {found['says']}")
+    print(f"its GPUs: {found['gpus']}; gaps: {found['gaps']}")
     assert told[:2] == (death.category, death.not_your_code), found
     missing = {gap["grant"] for gap in found["gaps"]} - {""}
     assert missing <= {f"get pods/log in {JOBS}"}, found

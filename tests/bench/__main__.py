@@ -136,7 +136,8 @@ async def _measure(effort: Effort, folder: Path, report: Report) -> None:
     report(await hang.health(folder, effort.calls))
     report(await xids.analysis(effort.analyses))
     report(await discovery.watching(effort.churn_seconds))
-    report(await nodepage.described(folder, effort.pages))
+    for section in await nodepage.nodes(folder, effort.pages):
+        report(section)
     agents = scale.healthy_agents()
     report(await scale.in_memory(agents, effort.fan_outs))
     report(await scale.over_sockets(agents, effort.fan_outs))

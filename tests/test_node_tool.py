@@ -15,6 +15,7 @@ from mcp_gpu.gpu.simulator.faults import Lost, Vanished, WholeNode
 from mcp_gpu.node.surroundings import Surroundings, simulated
 from mcp_gpu.tools.node import agent_tool
 from support import served
+from support.failures import claim
 from support.fleet import Agent, inventory
 from support.health import BLIND, blind
 from support.kubeapi.documents import Document
@@ -172,21 +173,34 @@ async def test_what_the_kubelet_has_given_out_goes_before_what_pods_ask_for() ->
         "pod_resources",
         holder("worker-0", "GPU-a", "GPU-b"),
         holder("shares", "GPU-b", claims=["gpu-1"]),
-        holder("monitor", claims=["gpu-1", "gpu-2"], admin=True),
+        holder("monitor", claims=["gpu-1", "gpu-2"]),
         holder("none"),
     )
-    async with page(machine(), gpu_node(), gpu_pod("asks", 8), tools=[told_by_agent]) as here:
+    known = (
+        gpu_node(),
+        gpu_pod("asks", 8),
+        claim("shares", "gpu-1"),
+        claim("monitor", "gpu-1", "gpu-2", admin=True),
+    )
+    async with page(machine(), *known, tools=[told_by_agent]) as here:
         text, told = await here.told()
         assert here.api is not None
         assert here.api.count("list", "pods") == 0
+        assert here.api.count("get", "resourceclaims") == 2
     assert told["allocated"] == {
         "resources": {"nvidia.com/gpu": 2, "gpu.nvidia.com": 1},
         "guess": False,
         "source": "pod_resources",
-        "pods": ["train/worker-0", "train/shares", "train/monitor"],
+        "pods": ["train/worker-0", "train/shares"],
         "pods_omitted": 0,
     }
     assert "nvidia.com/gpu 2 of 8 allocatable (by the kubelet's pod_resources)" in text
+
+    denied = [("get", "resourceclaims")]
+    async with page(machine(), *known, tools=[told_by_agent], denied=denied) as here:
+        _, told = await here.told()
+    assert told["allocated"]["resources"] == {"nvidia.com/gpu": 2, "gpu.nvidia.com": 2}
+    assert {gap["grant"] for gap in told["gaps"]} == {"get resourceclaims.resource.k8s.io in train"}
 
     knows_nothing = holders("none")
     async with page(machine(), gpu_node(), gpu_pod("asks", 8), tools=[knows_nothing]) as here:

@@ -75,7 +75,7 @@ def gateway_tool(
         found = _Found()
         async with anyio.create_task_group() as group:
             group.start_soon(_ask, router, arguments.node, found)
-            group.start_soon(_hold, router, arguments.node, found)
+            group.start_soon(_hold, router, arguments.node, reads, found)
             group.start_soon(_read, reads, name, found, clock)
         if found.node is None and found.answer is None:
             _refuse(found, reads, name)
@@ -117,9 +117,9 @@ async def _ask(router: Router, node: str, found: _Found) -> None:
     found.failure = next(iter(fan_out.failures), None)
 
 
-async def _hold(router: Router, node: str, found: _Found) -> None:
+async def _hold(router: Router, node: str, reads: Reads, found: _Found) -> None:
     try:
-        found.held = await by_agent(router, node)
+        found.held = await by_agent(router, node, reads)
     except (UnknownNodes, DiscoveryError):
         return  # which is told by who asks the agent
 

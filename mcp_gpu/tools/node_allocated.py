@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
+
+import anyio
 
 from mcp_gpu.fleet.router import Router
 from mcp_gpu.gpu.wire import Wire
 from mcp_gpu.tools.fleet_node_model import Allocated
+from mcp_gpu.workloads.claims import monitored
 from mcp_gpu.workloads.documents import Document, word
 from mcp_gpu.workloads.pods import is_over, requested
 from mcp_gpu.workloads.reads import Reads
@@ -20,6 +24,9 @@ TOOL: Final = "get_pod_gpu_allocation"
 PODS: Final = 32
 """Told by name."""
 
+CLAIMS: Final = 64
+"""That one call asks about: the API server has others to serve."""
+
 NAME_CHARS: Final = 200
 
 
@@ -29,10 +36,16 @@ class _Device(Wire):
 
 
 class _Claim(Wire):
+    namespace: str
+    name: str
     driver: str
     pool: str
     device: str
-    admin: bool = False
+
+    @property
+    def object(self) -> tuple[str, str]:
+        """Namespace and name of the ResourceClaim."""
+        return self.namespace, self.name
 
 
 class _Container(Wire):
@@ -55,8 +68,11 @@ class _Holders(Wire):
     pods_omitted: int = 0
 
 
-async def by_agent(router: Router, node: str) -> Allocated | None:
+async def by_agent(router: Router, node: str, reads: Reads) -> Allocated | None:
     """By what the kubelet has given out; None where the agent does not know.
+
+    Args:
+        reads: of the node's cluster, whose claims tell what is for monitoring alone.
 
     Raises:
         DiscoveryError: no agents are known at all.
@@ -66,24 +82,47 @@ async def by_agent(router: Router, node: str) -> Allocated | None:
     if not found.answers or found.answers[0].data.source == "none":
         return None
     holders = found.answers[0].data
-    containers = [each for pod in holders.pods for each in pod.containers]
-    devices = {(each.resource, each.id) for one in containers for each in one.devices}
-    claims = {
-        (each.driver, each.pool, each.device)
-        for one in containers
-        for each in one.claims
-        if not each.admin  # which takes nothing from anybody
+    every = [claim for pod in holders.pods for one in pod.containers for claim in one.claims]
+    watched = await _monitored(reads, [each.object for each in every])
+    # Access for monitoring takes nothing from anybody.
+    held = {each for each in every if (*each.object, each.pool, each.device) not in watched}
+    pods = [
+        pod
+        for pod in holders.pods
+        if any(one.devices or not held.isdisjoint(one.claims) for one in pod.containers)
+    ]
+    devices = {
+        (device.resource, device.id)
+        for pod in pods
+        for one in pod.containers
+        for device in one.devices
     }
     resources = Counter(resource for resource, _ in devices)
-    resources.update(driver for driver, _, _ in claims)
-    names = [
-        f"{pod.namespace}/{pod.pod}" if pod.pod else f"uid {pod.pod_uid}"
-        for pod in holders.pods
-        if any(one.devices or one.claims for one in pod.containers)
-    ]
+    claimed = {(each.driver, each.pool, each.device) for each in held}
+    resources.update(driver for driver, _, _ in claimed)
+    names = [f"{pod.namespace}/{pod.pod}" if pod.pod else f"uid {pod.pod_uid}" for pod in pods]
     return _told(
         dict(resources), names, guess=False, source=holders.source, more=holders.pods_omitted
     )
+
+
+async def _monitored(
+    reads: Reads, claims: Sequence[tuple[str, str]]
+) -> set[tuple[str, str, str, str]]:
+    """Namespace and name of claims, and pool and name of the devices that they only monitor."""
+    watched: set[tuple[str, str, str, str]] = set()
+
+    async def look(namespace: str, name: str) -> None:
+        devices = await monitored(reads, namespace, name)
+        watched.update((namespace, name, pool, device) for pool, device in devices)
+
+    distinct = list(dict.fromkeys(claims))
+    async with anyio.create_task_group() as tasks:
+        for claim in distinct[:CLAIMS]:
+            tasks.start_soon(look, *claim)
+    if len(distinct) > CLAIMS:
+        reads.miss("more claims", f"only the first {CLAIMS} are asked about")
+    return watched
 
 
 async def by_requests(reads: Reads, node: str) -> Allocated | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mcp_gpu.workloads.documents import Document, parts
+from mcp_gpu.workloads.documents import parts
 from mcp_gpu.workloads.reads import Reads
 from mcp_gpu.workloads.slices import GPU_DRIVER, gpu_devices
 
-__all__ = ["ClaimedGpu", "claimed_gpu"]
+__all__ = ["ClaimedGpu", "claimed_gpu", "monitored"]
 
 PATH: Final = "/apis/resource.k8s.io/v1"
 
@@ -44,8 +44,7 @@ async def claimed_gpu(
         node: the Kubernetes node.
         pool: and `device`: as the kubelet or the claim's allocation names it.
     """
-    allocated = await reads.get(PATH, "resourceclaims", claim, namespace)
-    admin = _is_admin(allocated, pool, device)
+    admin = (pool, device) in await monitored(reads, namespace, claim)
     selector = f"spec.nodeName={node},spec.driver={GPU_DRIVER}"
     slices = await reads.list(PATH, "resourceslices", fieldSelector=selector)
     if not slices:
@@ -60,9 +59,11 @@ async def claimed_gpu(
     return ClaimedGpu(uuid, admin=admin, why="" if uuid else "its ResourceSlice has no UUID")
 
 
-def _is_admin(claim: Document | None, pool: str, device: str) -> bool:
-    return any(
-        bool(each.get("adminAccess"))
-        for each in parts(claim, "status", "allocation", "devices", "results")
-        if (each.get("driver"), each.get("pool"), each.get("device")) == (GPU_DRIVER, pool, device)
-    )
+async def monitored(reads: Reads, namespace: str, claim: str) -> set[tuple[str, str]]:
+    """The devices, by pool and name, of which a claim has access for monitoring, by one GET."""
+    allocated = await reads.get(PATH, "resourceclaims", claim, namespace)
+    return {
+        (str(each.get("pool")), str(each.get("device")))
+        for each in parts(allocated, "status", "allocation", "devices", "results")
+        if each.get("driver") == GPU_DRIVER and each.get("adminAccess")
+    }

@@ -189,13 +189,11 @@ def holders(source: str, *pods: Document) -> Tool[Any]:
     )
 
 
-def holder(pod: str, *devices: str, claims: Sequence[str] = (), admin: bool = False) -> Document:
-    """A pod that holds devices, by their ids, and devices of claims."""
+def holder(pod: str, *devices: str, claims: Sequence[str] = ()) -> Document:
+    """A pod that holds devices, by their ids, and devices of a claim that is called as it is."""
     held = [{"id": device, "resource": "nvidia.com/gpu", "gpu_index": 0} for device in devices]
-    claimed = [
-        {"driver": "gpu.nvidia.com", "pool": "n1", "device": device, "admin": admin}
-        for device in claims
-    ]
+    claim = {"namespace": "train", "name": pod, "driver": "gpu.nvidia.com", "pool": "n1"}
+    claimed = [claim | {"device": device} for device in claims]
     container = {"container": "main", "devices": held, "claims": claimed}
     return {"namespace": "train", "pod": pod, "pod_uid": "u", "containers": [container]}
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
@@ -23,6 +17,7 @@ from mcp.server.subscriptions import ListenHandler
 from mcp_gpu.serving.endpoint import Ceilings, HttpEndpoint, ListenError, bind
 from mcp_gpu.serving.limits import Limits
 from mcp_gpu.serving.pages import Pages, Readiness
+from mcp_gpu.serving.signals import obeying_signals
 from mcp_gpu.serving.stream import Stop
 from mcp_gpu.telemetry.calls import Calls
 from transports.base import Identity
@@ -59,9 +54,6 @@ IN_THE_CLEAR = (
     "and whoever reads one can call with it. Let HTTPS end here (--tls-cert-file, --tls-key-file), "
     "or let it end at a proxy and nothing but that reach the port"
 )
-
-FORCED = 1
-"""Exit status of a process that was ended the hard way."""
 
 
 class Served(Protocol):
@@ -170,7 +162,7 @@ async def serve(
         listening = Listening(http=addresses, tls=tls, socket_path=socket_path, stdio=stdio)
         if signals:
             last_seconds = delay_seconds + drain_seconds + LAST_RESORT_SECONDS
-            opened.enter_context(_obeying_signals(stopping, last_seconds))
+            opened.enter_context(obeying_signals(stopping.announced.set, last_seconds))
         async with served.server.lifespan(served.server) as state:
             with anyio.CancelScope() as bound:
                 async with anyio.create_task_group() as tasks:
@@ -261,39 +253,3 @@ def _end_subscriptions(server: Server[Any]) -> Callable[[], None]:
     if entry is not None and isinstance(entry.handler, ListenHandler):
         return entry.handler.close
     return lambda: None
-
-
-@contextmanager
-def _obeying_signals(stop: Stop, last_seconds: float) -> Iterator[None]:
-    """SIGTERM and SIGINT announce the stop; a second one ends the process at once.
-
-    Handled here and not by the event loop, whose handlers wait for a loop that may be blocked.
-    """
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
-
-    def begin_to_stop(number: int) -> None:
-        logger.info("%s: stopping", signal.Signals(number).name)
-        stop.announced.set()
-
-    def obey(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            os._exit(FORCED)
-        threading.Thread(target=_end_at_last, args=[last_seconds], name="end", daemon=True).start()
-        loop.call_soon_threadsafe(begin_to_stop, number)
-
-    before = {number: signal.signal(number, obey) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _end_at_last(seconds: float) -> None:
-    """End a process whose event loop is blocked, or whose exit waits for a thread that hangs
-    (a resolver, a library): what a signal asked for must happen."""
-    time.sleep(seconds)
-    os.write(2, b"mcp-gpu: still here after the time to stop; ending at once\n")
-    os._exit(FORCED)

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import anyio
 from anyio.abc import Process, TaskStatus
@@ -35,7 +34,7 @@ from mcp_gpu.settings.base import SettingError
 from mcp_gpu.settings.fleet import GatewaySettings
 from mcp_gpu.settings.local import DemoSettings
 from mcp_gpu.status import render
-from mcp_gpu.terminal import standard_output
+from mcp_gpu.terminal import obey_interrupts, standard_output
 from mcp_gpu.tools import fleet_health
 from mcp_gpu.tools.fleet_inventory import FleetInventory, GatewayArguments, gateway_tool
 
@@ -58,17 +57,12 @@ LOG_TAIL_LINES = 5
 
 def run(settings: DemoSettings) -> int:
     """Start the fleet, show it, serve it. Returns 0 when every node answered."""
-    # SIGTERM cleans up the way Ctrl-C does, until the server takes both over.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Until the server takes both over.
+    obey_interrupts()
     try:
         return anyio.run(_demo, settings)
     except PermissionError as error:
         raise SettingError(f"not permitted: {error}") from error
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Not raised from here: the event loop turns SIGINT into a cancellation at a safe place.
-    signal.raise_signal(signal.SIGINT)
 
 
 async def _demo(settings: DemoSettings) -> int:

@@ -4,6 +4,7 @@ bar while one waits, and how it is said that there is nobody to ask.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import (
     AsyncIterator,
@@ -16,6 +17,7 @@ from collections.abc import (
 )
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from io import StringIO
+from types import FrameType
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -57,6 +59,7 @@ __all__ = [
     "from_agents",
     "gateway",
     "notes",
+    "obey_interrupts",
     "print_block",
     "print_rows",
     "progress_bar",
@@ -317,3 +320,15 @@ def _read(url: str, outcome: CallToolResult, result: type[R]) -> R:
         return result.model_validate(plain(outcome.structured_content))
     except ValueError as error:  # pydantic's too
         raise SettingError(f"{url} is no gateway of this version") from error
+
+
+def obey_interrupts() -> None:
+    """Have SIGTERM end the program the way Ctrl-C does, by cleaning up, and either end it even
+    where a shell without job control has it ignore Ctrl-C, as it was begun in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Not raised from here: the event loop turns SIGINT into a cancellation at a safe place.
+    signal.raise_signal(signal.SIGINT)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from types import FrameType
 from typing import Final
 
 import anyio
@@ -32,6 +30,7 @@ from mcp_gpu.terminal import (
     all_pages,
     explained,
     gateway,
+    obey_interrupts,
     progress_bar,
     standard_output,
 )
@@ -132,17 +131,12 @@ def run(settings: TopSettings) -> int:
                     shown.print(escape(line), style="magenta")
         return 1 if look.failures_by_reason else 0
     # However it is ended, the terminal gets its screen back.
-    signal.signal(signal.SIGTERM, _interrupt)
+    obey_interrupts()
     try:
         anyio.run(_watch, settings, console)
     except KeyboardInterrupt:
         pass  # the way to end it
     return 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # Not raised from here: the event loop turns SIGINT into a cancellation at a safe place.
-    signal.raise_signal(signal.SIGINT)
 
 
 async def _once(settings: TopSettings) -> Look:

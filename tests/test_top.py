@@ -69,16 +69,24 @@ async def test_a_gateway_and_the_agents_themselves_show_the_same_gpus(tmp_path: 
             assert "1 node did not answer (1 not_running); their GPUs are unknown:" in gone.lines
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "begun"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGTERM, ()),
+        # As a shell without job control begins a program in the background.
+        (signal.SIGTERM, ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")),
+    ],
+)
 async def test_it_looks_again_and_leaves_the_screen_as_it_was(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, begun: tuple[str, ...]
 ) -> None:
     async with cluster(tmp_path, FLEET) as here:
         ours, its = os.openpty()
         termios.tcsetwinsize(its, (12, 100))
         env = {k: v for k, v in os.environ.items() if not k.startswith("MCP_GPU_")}
         process = await anyio.open_process(
-            [*PROGRAM, "top", *ways(here)[0], "--interval-seconds", "0.2"],
+            [*begun, *PROGRAM, "top", *ways(here)[0], "--interval-seconds", "0.2"],
             stdin=subprocess.DEVNULL,
             stdout=its,
             stderr=subprocess.PIPE,

@@ -21,6 +21,14 @@ MODULES = {
             "deploy/crds/cert-manager.io_issuers.yaml",
         ),
     ),
+    "github.com/prometheus-operator/prometheus-operator@v0.85.0": (
+        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        (
+            "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+            "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
+            "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
+        ),
+    ),
     "sigs.k8s.io/gateway-api@v1.4.0": (
         "h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ=",
         ("config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",),

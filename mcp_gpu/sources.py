@@ -88,7 +88,7 @@ def _holding(
         settings.device_plugin_checkpoint,
         pod=settings.pod_name,
         told=recorder.held,
-        alarms=lambda: watch.log.added,
+        alarms=lambda: (watch.log.added, collector.snapshot.state),
     )
 
 

@@ -40,8 +40,8 @@ WATCH_SECONDS: Final = 10.0
 """Between two looks for whoever remembers: a pod that lived for less may be missed."""
 
 ALARM_SECONDS: Final = 1.0
-"""How soon after an alarm the next look begins. Of a pod whose program its GPU has ended, the
-kubelet takes about as long to say so and forget what it held."""
+"""How soon after an alarm the next look begins. A kubelet takes about as long to notice that a
+program has ended, and to forget what its pod held."""
 
 NOT_YET: Final = "the kubelet has started and does not know its pods yet"
 
@@ -135,7 +135,7 @@ class Attribution:
             uids, which it does not tell.
         pod: name of the agent's own pod; empty outside of one.
         told: is handed all that hold something, each time the kubelet has said so.
-        alarms: how many errors of GPUs there have been: whoever holds one may not hold it for long.
+        alarms: is another one once a GPU has failed: whoever holds it may not hold it for long.
         clock: monotonic seconds.
     """
 
@@ -147,7 +147,7 @@ class Attribution:
         *,
         pod: str = "",
         told: Callable[[tuple[Tenant, ...]], None] | None = None,
-        alarms: Callable[[], int] = lambda: 0,
+        alarms: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell, self._alarms = told, alarms

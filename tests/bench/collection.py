@@ -35,7 +35,7 @@ class _Timed(Nvml):
     def __init__(self) -> None:
         super().__init__()
         self.calls = 0
-        self.seconds = 0.0
+        self.busy_seconds = 0.0
 
     def call(self, call: str, gpu_index: int | None, *args: Any) -> Any:
         began = time.thread_time()
@@ -43,7 +43,7 @@ class _Timed(Nvml):
             return super().call(call, gpu_index, *args)
         finally:
             self.calls += 1
-            self.seconds += time.thread_time() - began
+            self.busy_seconds += time.thread_time() - began
 
 
 def cycle(rounds: int) -> Section:
@@ -74,11 +74,11 @@ def _measure(read: Callable[[], object], nvml: _Timed, rounds: int) -> tuple[flo
     read()  # builds what is kept
     whole, below = [], []
     for _ in range(rounds):
-        nvml.calls, nvml.seconds = 0, 0.0
+        nvml.calls, nvml.busy_seconds = 0, 0.0
         began = time.thread_time()
         read()
         whole.append(time.thread_time() - began)
-        below.append(nvml.seconds)
+        below.append(nvml.busy_seconds)
     return median(whole), median(below), nvml.calls
 
 

@@ -13,9 +13,7 @@ import platform
 import resource
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -149,9 +147,6 @@ def _gateway(fleet: Fleet, folder: Path, *, samples: Path | None = None) -> Iter
     argv = [*PROGRAM, *flags] if samples is None else profile.argv(samples, *flags)
     with child(argv, life_seconds=GATEWAY_SECONDS) as process:
         port = listening_port(process)
-        # What it says must not fill the pipe.
-        assert process.stderr is not None
-        threading.Thread(target=deque, args=[process.stderr, 0], daemon=True).start()
         yield Gateway(process, port, fleet, opened)
 
 

@@ -14,9 +14,8 @@ import platform
 import resource
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -259,9 +258,6 @@ def _measure(folder: Path, clients: int, slow: int) -> Section:
         flags = ["--agents-file", str(fleet.file), "--transports", "http", "--http-port", "0"]
         with child([*PROGRAM, "gateway", *flags], life_seconds=LIFE_SECONDS) as process:
             port = listening_port(process)
-            assert process.stderr is not None
-            # What it says must not fill the pipe.
-            threading.Thread(target=deque, args=[process.stderr, 0], daemon=True).start()
             crowd = Crowd(port, request_of("get_gpu_inventory"), _right)
             outcome = anyio.run(overload, process, crowd, clients, slow)
             for words in crowd.seen.wrong[:3]:

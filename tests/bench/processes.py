@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ def listening_port(process: Child) -> int:
     said = b""
     for line in process.stderr:
         if found := _LISTENING.search(line):
+            # It logs every call, and stands still where nobody reads what it logs.
+            threading.Thread(target=deque, args=[process.stderr, 0], daemon=True).start()
             return int(found[1])
         said += line
     raise RuntimeError(f"{process.args!r} ended: {said.decode(errors='replace')[-500:]}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.processes import PROGRAM, ask_http, child, listening_port
 from support.wire import call
+from transports.base import CALL_META_KEY
 
 __all__ = ["Recording", "key_of", "message_end", "record"]
 
@@ -35,6 +36,7 @@ SECONDS = 20.0
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+_CALL = re.compile(rb'"%s":"[0-9a-f]+"' % CALL_META_KEY.encode())
 
 HEAD_END = b"\r\n\r\n"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
@@ -178,6 +180,7 @@ def message_end(data: bytes | bytearray) -> int:
 
 
 def key_of(request: bytes) -> bytes:
-    """What an answer depends on: the request's line and body. Headers differ by address."""
+    """What an answer depends on: the request's line and body, but for the call's own id. Headers
+    differ by address."""
     head, _, body = request.partition(HEAD_END)
-    return head.partition(b"\r\n")[0] + b"\n" + body
+    return head.partition(b"\r\n")[0] + b"\n" + _CALL.sub(b"", body)

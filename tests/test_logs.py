@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from typing import Any
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import anyio
 import pytest
-from mcp import Client
+from mcp import Client, StdioServerParameters, stdio_client
 from pydantic import BaseModel
 
 from mcp_gpu import logs
@@ -46,6 +50,9 @@ async def work(arguments: Nothing, call: Call) -> Answer:
 
 
 TOOL = Tool(name="work", title="t", description="d", arguments=Nothing, result=Done, run=work)
+
+CALLS = 900
+"""Each writes a line of more than 100 characters, and a pipe takes 65,536."""
 
 SAID = ("in the task", "in another", "on a thread", "call ended")
 
@@ -94,3 +101,36 @@ async def test_an_agent_knows_a_call_by_the_gateways_id_over_a_hedge_too() -> No
             assert ways(await fleet.ask()) == {"a": "command"}
         assert call.nodes == {"a": True}
         assert [each.id for each in ended] == ["00000001", "00000002"]
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Both ends, to read and to write."""
+    ours, its = os.pipe()
+    with open(ours, "rb") as read, open(its, "wb") as written:
+        yield read, written
+
+
+async def test_whoever_reads_no_standard_error_is_served_all_the_same(
+    tmp_path: Path, pipe: tuple[BinaryIO, BinaryIO]
+) -> None:
+    said, errors = pipe
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text('[[nodes]]\nname = "a"\nprofile = "t4"\n')
+    arguments = ["agent", "--stdio", "--no-http", "--socket", str(tmp_path / "own" / "a.sock")]
+    arguments += ["--node-name", "a", "--simulate", str(fleet)]
+    server = StdioServerParameters(command=sys.executable, args=["-m", "mcp_gpu", *arguments])
+    with anyio.fail_after(120):
+        async with Client(stdio_client(server, errlog=errors)) as client:  # type: ignore[arg-type]
+            for _ in range(CALLS):
+                assert not (await client.call_tool("get_gpu_inventory", {})).is_error
+            os.set_blocking(said.fileno(), False)
+            first = said.read()
+            await client.call_tool("get_gpu_inventory", {})
+    errors.close()
+    os.set_blocking(said.fileno(), True)
+    lines = (first + said.read()).decode().splitlines()
+    (lost,) = re.findall(r"lines of this log were lost: (\d+)", "".join(lines))
+    assert int(lost) > 0
+    assert sum("call ended" in line for line in lines) + int(lost) == CALLS + 1
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in lines)

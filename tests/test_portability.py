@@ -31,6 +31,7 @@ GUARDED = {
     ("mcp_gpu.sockets", "os.geteuid"),  # for an agent, whose command says that it runs elsewhere
     ("mcp_gpu.gateway", "resource"),  # an ImportError is expected
     ("mcp_gpu.serving.endpoint", "socket.TCP_USER_TIMEOUT"),  # behind hasattr, as the rest is
+    ("mcp_gpu.logs", "select.poll"),
     ("transports.command", "os.killpg"),
     ("transports.command", "signal.SIGKILL"),
     ("transports.program", "os.killpg"),

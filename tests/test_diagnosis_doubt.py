@@ -184,10 +184,38 @@ def test_a_token_that_a_laptop_has_not_got() -> None:
         "# exec first: --transports http,exec,portforward; or --agent-token-file FILE with"
         " --agent-scheme https",
     )
+    # Nothing is broken: exec is the way from there until somebody gives a token.
+    found = diagnosed(laptop)
+    assert found.verdict == "healthy"
+    assert found.headline.startswith("healthy: 6 of 6 nodes answer over exec. Fallback (medium ")
+    # Where others take it, or exec does not work, something is.
+    assert diagnosed(laptop.but(portforward={"n3": "unauthorized"})).verdict == "degraded"
+    assert diagnosed(laptop.but(exec={"n3": "rbac"})).verdict == "broken"
+    assert diagnosed(laptop.but(vias=("portforward",))).verdict == "broken"
     inside = named(CALICO.but(http={"n3": "unauthorized"}), "token-rejected")
     assert inside.confidence == "high"
     assert not any("restart" in line for line in inside.fix)
     assert "MCP_GPU_TOKEN_AUDIENCES" in inside.fix[0]
+
+
+def test_agents_with_tls_and_a_laptop_that_was_not_told_of_it() -> None:
+    everybody = all_of(["n0", *REMOTE], "tls_scheme")
+    laptop = CALICO.but(place=Place(), http=all_of(["n0", *REMOTE]), portforward=everybody)
+    found = diagnosed(laptop)
+    assert found.verdict == "healthy"
+    (cause,) = found.causes
+    assert (cause.code, cause.confidence) == ("tls-scheme", "high")
+    assert "exec wants none" in cause.title
+    (line,) = cause.fix
+    for flag in ("--transports", "--agent-scheme", "--agent-ca-file", "--agent-token-file"):
+        assert flag in line
+    # Some want a token besides, and are as well.
+    mixed = {**everybody, "n3": "unauthorized"}
+    assert diagnosed(laptop.but(portforward=mixed)).verdict == "healthy"
+    # In the cluster it was set so by somebody.
+    inside = diagnosed(CALICO.but(http=everybody))
+    assert inside.verdict == "degraded"
+    assert "MCP_GPU_AGENT_SCHEME=https" in inside.causes[0].fix[0]
 
 
 def test_a_certificate_that_fails_through_the_api_server_stops_streams_alone() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from mcp_gpu.fleet.diagnosis.evidence import Evidence
 from mcp_gpu.fleet.diagnosis.nodes import NodeFacts
 from mcp_gpu.fleet.diagnosis.pods import PodFacts
 from mcp_gpu.fleet.diagnosis.policies import Decision, Party, decide
+from mcp_gpu.fleet.diagnosis.subnets import GUESS, network, subnets_of
 
 __all__ = ["DROPPED", "HTTP", "PORT_FORWARD", "TLS", "Agent", "Case", "Relation", "Split", "names"]
 
@@ -47,6 +47,9 @@ REACHED: frozenset[Outcome] = frozenset(
 NO_KUBELET: frozenset[Outcome] = frozenset({"kubelet_unreachable", "silent"})
 """A stream to a node whose kubelet the API server dials in vain: it says so after 30 s, which
 nobody waits for."""
+
+UNPREPARED: frozenset[Outcome] = frozenset({"tls_scheme", "unauthorized"})
+"""What agents say to a gateway that has not been given what their door wants."""
 
 UNATTENDED: frozenset[Outcome] = frozenset({"silent", "refused", "not_tried"})
 """HTTP to an agent that hangs: the machine itself answers, if anybody has asked."""
@@ -186,8 +189,6 @@ class Split:
         return f"{self.name} {', '.join(self.lost[:3])} is lost, {', '.join(self.passing[:3])} not"
 
 
-GUESS = "a guess: /24 of the nodes' addresses"
-
 KEYS: Mapping[str, Callable[[Agent, Case], str]] = {
     "node group": lambda agent, _: agent.node.group if agent.node else "",
     "zone": lambda agent, _: agent.node.zone if agent.node else "",
@@ -213,18 +214,14 @@ class Case:
         """The gateway is no pod of the cluster, as on a laptop."""
         self.subnets: Mapping[str, str]
         self.subnets_from: str
-        self.subnets, self.subnets_from = _subnets(survey, evidence, self.node_name)
+        self.subnets, self.subnets_from = subnets_of(survey, evidence, self.node_name)
         self.subnets_sure = self.subnets_from != GUESS
         """Whether they tell how packets go, and not only where nodes are likely to be."""
-        over_http = {
-            path.outcome for each in survey.nodes for path in each.paths if path.via == HTTP
-        }
-        over_http -= {"not_tried"}
+        over_http, forwarded = _over(survey, HTTP), _over(survey, PORT_FORWARD)
         self.http_expected = not self.outside or not over_http or bool(over_http & REACHED)
-        counting = [
-            tuple(path for path in each.paths if self.http_expected or path.via != HTTP)
-            for each in survey.nodes
-        ]
+        self.forward_unprepared = self.outside and bool(forwarded) and forwarded <= UNPREPARED
+        """All agents want over a port-forward what nobody has given; exec wants nothing."""
+        counting = [self._counting(each) for each in survey.nodes]
         streams = [
             [p.outcome for p in each if p.via != HTTP and p.outcome != "not_tried"]
             for each in counting
@@ -235,6 +232,13 @@ class Case:
         )
         """To every one of several agents: the way there is at fault, not they."""
         self.agents = tuple(map(self._join, survey.nodes, counting))
+
+    def _counting(self, survey: NodeSurvey) -> tuple[PathResult, ...]:
+        """The paths that may be expected to work from here, best first."""
+        paths = [path for path in survey.paths if self.http_expected or path.via != HTTP]
+        if self.forward_unprepared:
+            paths.sort(key=lambda path: path.via == PORT_FORWARD)
+        return tuple(paths)
 
     def _join(self, survey: NodeSurvey, paths: tuple[PathResult, ...]) -> Agent:
         target = survey.target
@@ -354,7 +358,7 @@ class Case:
         self, pod: PodFacts | None, namespace: str, node: str, addresses: tuple[str, ...]
     ) -> Party:
         labels = self.evidence.namespaces.get(namespace)
-        literal = tuple(address for address in addresses if _network(address))
+        literal = tuple(address for address in addresses if network(address))
         own = (pod.addresses if pod else ()) or literal
         if self.plugin("cilium") is not None:
             own = ()  # it means the world outside by a block, and no pod or node
@@ -376,35 +380,11 @@ def names(agents: Iterable[Agent]) -> tuple[str, ...]:
     return tuple(agent.name for agent in agents)
 
 
+def _over(survey: Survey, via: str) -> set[Outcome]:
+    """How that path ended, wherever it was tried."""
+    outcomes = {path.outcome for each in survey.nodes for path in each.paths if path.via == via}
+    return outcomes - {"not_tried"}
+
+
 def _addresses(agent: Agent) -> tuple[str, ...]:
     return agent.pod.addresses if agent.pod else agent.addresses
-
-
-def _subnets(survey: Survey, evidence: Evidence, own_node: str) -> tuple[Mapping[str, str], str]:
-    """Each node's subnet, and where that is from. One source for all, so that they compare:
-    nodes of which it says nothing are in no subnet that is known."""
-    wanted = {each.target.node for each in survey.nodes} | {own_node}
-    facts = [evidence.nodes[name] for name in sorted(wanted) if name in evidence.nodes]
-    for said, source in (
-        ({f.name: _network(f.calico_address) for f in facts}, "Calico's node annotations"),
-        ({f.name: f.subnet for f in facts}, "the provider's node labels"),
-    ):
-        if any(said.values()):
-            return {name: subnet for name, subnet in said.items() if subnet}, source
-    hosts = {f.name: f.addresses[0] for f in facts if f.addresses}
-    for pod in evidence.pods.values():
-        if pod.node and pod.host_address:
-            hosts.setdefault(pod.node, pod.host_address)
-    guessed = {name: _guess(address) for name, address in hosts.items()}
-    return guessed, GUESS if guessed else ""
-
-
-def _guess(address: str) -> str:
-    return _network(f"{address}/{64 if ':' in address else 24}")
-
-
-def _network(address: str) -> str:
-    try:
-        return str(ipaddress.ip_interface(address).network)
-    except ValueError:
-        return ""

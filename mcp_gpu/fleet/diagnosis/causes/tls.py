@@ -48,6 +48,21 @@ def expired(case: Case) -> Finding | None:
 
 def scheme(case: Case) -> Finding | None:
     """One end speaks TLS and the other does not."""
+    found = [agent for agent in case.agents if agent.had("tls_scheme")]
+    if case.outside and found and not any(agent.http == "tls_scheme" for agent in found):
+        return Finding(
+            "tls-scheme",
+            "of gateway and agents one speaks TLS over a port-forward and the other does not; exec"
+            " wants none",
+            "high",
+            names(found),
+            (f"{found[0].name}: {found[0].message('tls_scheme')}",),
+            (
+                "# exec first: --transports http,exec,portforward; or, where agents speak TLS,"
+                " --agent-scheme https with --agent-ca-file and --agent-token-file",
+            ),
+            "streams",
+        )
     return _cause(
         case,
         "tls_scheme",

@@ -11,6 +11,7 @@ import anyio
 import httpx2
 import pytest
 
+from bench.inuse import read
 from bench.restless import PATHS, restless_fleet
 from bench.soak import Soak
 from bench.trend import Trend, grown
@@ -33,7 +34,7 @@ async def test_restarting_agents(tmp_path: Path) -> None:
     with anyio.fail_after(9 * PATIENCE_SECONDS):
         async with (
             restless_fleet(
-                tmp_path, *PATIENT, settle_seconds=PATIENCE_SECONDS, steady=False
+                tmp_path, *PATIENT, settle_seconds=PATIENCE_SECONDS, look_seconds=1, steady=False
             ) as fleet,
             httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_SECONDS) as client,
         ):
@@ -51,6 +52,10 @@ async def test_restarting_agents(tmp_path: Path) -> None:
             assert (soak.seen.wrong, soak.seen.unexplained) == ([], [])
             assert soak.restarts.keys() == {"end", "kill", "replace"}
             assert soak.holdings["gateway"].files
+            while not (looks := read(fleet.in_use)):
+                await anyio.sleep(0.01)
+            assert looks[0].blocks > 100_000
+            assert looks[0].heap_bytes > 1 << 20
             assert await fleet.gateway.end() == 0
             while fleet.relays():
                 await anyio.sleep(0.01)

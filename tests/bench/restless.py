@@ -16,6 +16,7 @@ from typing import Literal
 
 import anyio
 
+from bench.inuse import program
 from bench.truth import Life, Register
 from mcp_gpu.gpu.simulator import load_fleet
 from support.cluster import Running, clean_up, start_all
@@ -76,6 +77,8 @@ class RestlessFleet:
     dead_port: int
     register: Register
     gateway: Running
+    in_use: Path
+    """What `bench.inuse` tells of the gateway."""
     all_pods: list[Pod] = field(default_factory=list)
 
     async def restart(self, place: Place, way: Way) -> None:
@@ -160,13 +163,18 @@ class RestlessFleet:
 
 @asynccontextmanager
 async def restless_fleet(
-    folder: Path, *flags: str, settle_seconds: float, steady: bool = True
+    folder: Path,
+    *flags: str,
+    settle_seconds: float,
+    look_seconds: float,
+    steady: bool = True,
 ) -> AsyncIterator[RestlessFleet]:
     """Two agents on each path, one of which restarts when told to, and a gateway over them.
 
     Args:
         flags: more of the gateway's.
         settle_seconds: how long after a restart a node may still be told to be away.
+        look_seconds: between two looks at what memory the gateway uses.
         steady: whether the other ones are there, too.
     """
     kinds = [(path, restless) for path in PATHS for restless in (False, True)[not steady :]]
@@ -187,6 +195,8 @@ async def restless_fleet(
         api = await stack.enter_async_context(FakeApiServer(routes=stream_routes(pods)))
         arguments = ["gateway", "--kubeconfig", str(api.kubeconfig)]
         arguments += ["--http-port", str(gateway_port), *flags]
+        in_use = folder / "in-use"
+        gateway = program(in_use, look_seconds)
         fleet = RestlessFleet(
             folder,
             api,
@@ -194,7 +204,8 @@ async def restless_fleet(
             places,
             dead_port,
             Register(paths, settle_seconds),
-            Running(arguments, gateway_port, folder / "gateway.log"),
+            Running(arguments, gateway_port, folder / "gateway.log", program=gateway),
+            in_use,
         )
         stack.push_async_callback(fleet.clean_up)
         async with anyio.create_task_group() as beginning:

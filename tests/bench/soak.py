@@ -26,8 +26,9 @@ import anyio
 import httpx2
 
 from bench.figures import Section
+from bench.inuse import read
 from bench.restless import PATHS, Place, RestlessFleet, Way, restless_fleet
-from bench.trend import Holdings, grown
+from bench.trend import Holdings, Trend, grown, warm
 from mcp_gpu.fleet.breaker import LAST_RESORT_MOST_SECONDS, TOGETHER_SECONDS
 from support.wire import call, headers
 
@@ -36,6 +37,7 @@ __all__ = ["Soak"]
 MINUTES = 30.0
 CALLS_A_SECOND = 20.0
 SAMPLE_SECONDS = 2.0
+IN_USE_SECONDS = 30.0
 
 PROBE_SECONDS = 2.0
 SETTLE_SECONDS = LAST_RESORT_MOST_SECONDS + TOGETHER_SECONDS + PROBE_SECONDS
@@ -58,11 +60,20 @@ JUDGED_MINUTES = 20.0
 """From this length on the growth of memory is judged: before, caches still fill."""
 
 GROWTH_KIB_AN_HOUR = 1024.0
-"""24 MiB a day; beyond what noise can make."""
+"""24 MiB a day; beyond what noise can make. Of the gateway's memory this is for what is in use."""
+
+GROWTH_BLOCKS_AN_HOUR = 10_000.0
+"""Of up to 512 bytes, and about a hundred on average: as much again."""
+
+GIVEN_MIB = 3.0
+"""What a gateway may be given from one third of the run to the next, for fuller moments than there
+were: Python takes a MiB at a time."""
 
 FILES_GROWN = 8
 THREADS_GROWN = 2
 RELAYS_END_SECONDS = 20.0
+
+GATEWAY = "gateway"
 
 LOOKS_LEAST = 9
 """At a process, for what is told of it."""
@@ -136,7 +147,7 @@ class Soak:
                 return
 
     async def _watch(self) -> None:
-        processes = {"gateway": self.fleet.gateway}
+        processes = {GATEWAY: self.fleet.gateway}
         for place in self.fleet.places:
             if not place.restless and place.process is not None:
                 processes[place.name] = place.process
@@ -262,20 +273,44 @@ def _holdings(soak: Soak, taken_seconds: float) -> Section:
     for name, held in soak.holdings.items():
         if len(held.times) < LOOKS_LEAST:
             continue  # it has ended, which is a miss of its own
-        trend = held.memory()
-        slope, noise = trend.slope * 3600, 2 * trend.error * 3600
+        steady = name != GATEWAY
         section.add(f"{name}: processor time, of one", held.busy_percent, "%")
         section.add(f"{name}: waited for one", held.waited_percent, "%")
         section.add(f"{name}: resident, at the end", held.loads[-1].resident_mib, "MiB")
         section.add(f"{name}: of its own, at the end", held.own_kib[-1] / 1024, "MiB")
-        section.add(f"{name}: memory, slope", slope, "KiB/h")
-        section.add(f"{name}: memory, noise (two standard errors)", noise, "KiB/h")
-        section.add(f"{name}: memory, growth beyond it", max(slope - noise, 0.0), "KiB/h", limit)
+        _trend(section, f"{name}: memory", held.memory(), "KiB/h", limit if steady else None)
+        if not steady:
+            given = grown(held.own_kib) / 1024
+            section.add(f"{name}: memory, grown by", given, "MiB", limit and GIVEN_MIB)
         section.add(f"{name}: open files, most", max(held.files), "")
         section.add(f"{name}: open files, grown by", grown(held.files), "", FILES_GROWN)
         section.add(f"{name}: threads, most", max(held.threads), "")
         section.add(f"{name}: threads, grown by", grown(held.threads), "", THREADS_GROWN)
     return section
+
+
+def _in_use(soak: Soak, taken_seconds: float) -> Section:
+    """Of the gateway's memory."""
+    section = Section("of its memory the gateway uses, in the last two thirds of the time")
+    looks = read(soak.fleet.in_use)
+    if len(looks) < LOOKS_LEAST:
+        return section
+    judged = taken_seconds >= JUDGED_MINUTES * 60
+    times = [look.at for look in looks]
+    section.add("blocks of Python's, at the end", looks[-1].blocks, "")
+    blocks = warm(times, [float(look.blocks) for look in looks])
+    _trend(section, "blocks", blocks, "/h", GROWTH_BLOCKS_AN_HOUR if judged else None)
+    section.add("heap, at the end", looks[-1].heap_bytes / (1 << 20), "MiB")
+    heap = warm(times, [look.heap_bytes / 1024 for look in looks])
+    _trend(section, "heap", heap, "KiB/h", GROWTH_KIB_AN_HOUR if judged else None)
+    return section
+
+
+def _trend(section: Section, name: str, trend: Trend, unit: str, limit: float | None) -> None:
+    slope, noise = trend.slope * 3600, 2 * trend.error * 3600
+    section.add(f"{name}, slope", slope, unit)
+    section.add(f"{name}, noise (two standard errors)", noise, unit)
+    section.add(f"{name}, growth beyond it", max(slope - noise, 0.0), unit, limit)
 
 
 async def _end(soak: Soak) -> Section:
@@ -297,14 +332,21 @@ async def _end(soak: Soak) -> Section:
 
 
 async def _measure(folder: Path, minutes: float) -> list[Section]:
-    async with restless_fleet(folder, settle_seconds=SETTLE_SECONDS) as fleet:
+    async with restless_fleet(
+        folder, settle_seconds=SETTLE_SECONDS, look_seconds=IN_USE_SECONDS
+    ) as fleet:
         soak = Soak(fleet)
         await soak.run(lambda: time.monotonic() >= soak.begun + minutes * 60)
         taken_seconds = time.monotonic() - soak.begun
         for kind, words in (("wrong", soak.seen.wrong), ("unexplained", soak.seen.unexplained)):
             for text in words[:SHOWN]:
                 print(f"{kind}: {text}")
-        return [_calls(soak, taken_seconds), _holdings(soak, taken_seconds), await _end(soak)]
+        return [
+            _calls(soak, taken_seconds),
+            _holdings(soak, taken_seconds),
+            _in_use(soak, taken_seconds),
+            await _end(soak),
+        ]
 
 
 def main(arguments: Sequence[str]) -> int:

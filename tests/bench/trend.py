@@ -11,7 +11,7 @@ from statistics import fmean, median
 
 from bench.processes import Load
 
-__all__ = ["Holdings", "Trend", "grown"]
+__all__ = ["Holdings", "Trend", "grown", "warm"]
 
 WARM_SHARE = 1 / 3
 """Of a run, at its begin: what fills once is no growth."""
@@ -93,11 +93,16 @@ class Holdings:
 
     def memory(self) -> Trend:
         """Of its own memory once warm, in KiB a second."""
-        warm = int(len(self.times) * WARM_SHARE)
-        return Trend.of(self.times[warm:], self.own_kib[warm:])
+        return warm(self.times, self.own_kib)
 
 
-def grown(counts: Sequence[int]) -> float:
+def warm(times: Sequence[float], values: Sequence[float]) -> Trend:
+    """Of what was measured once warm."""
+    first = int(len(times) * WARM_SHARE)
+    return Trend.of(times[first:], values[first:])
+
+
+def grown(counts: Sequence[float]) -> float:
     """By how much the median of the last third is above that of the third before."""
     third = len(counts) // 3
     return median(counts[-third:]) - median(counts[-2 * third : -third])

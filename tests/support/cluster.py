@@ -43,6 +43,7 @@ class Running:
     log: Path
     process: Process | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    program: Sequence[str] = tuple(PROGRAM)
     authority: Authority | None = None
     """Whose certificate it serves HTTPS with; without one it serves HTTP."""
 
@@ -61,7 +62,7 @@ class Running:
         """Start it and wait until it is ready."""
         with self.log.open("ab") as log:
             self.process = await anyio.open_process(
-                [*PROGRAM, *self.arguments],
+                [*self.program, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

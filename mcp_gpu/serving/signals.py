@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Final
 
-__all__ = ["FORCED", "obeying_signals"]
+__all__ = ["obeying_signals"]
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,8 @@
 """`python -P inuse.py FILE SECONDS ARGUMENTS`: mcp-gpu, and how much of its memory is in use.
 
 That is written into FILE every so many seconds, each time after a look for garbage. What a process
-is given grows in steps of a MiB or more, which it keeps: the arenas of Python and the heap of the C
-library stay as large as they had to be in the fullest moment. What is in use grows by what leaks,
-however little that is.
+was once given it keeps: the arenas of Python and the heap of the C library stay as large as they
+had to be in the fullest moment. What is in use grows by what leaks, however little that is.
 """
 
 from __future__ import annotations

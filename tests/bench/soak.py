@@ -267,21 +267,22 @@ def _calls(soak: Soak, taken_seconds: float) -> Section:
     return section
 
 
-def _holdings(soak: Soak, taken_seconds: float) -> Section:
+def _holdings(soak: Soak, *, judged: bool) -> Section:
     section = Section("what processes hold; memory: in the last two thirds of the time")
-    limit = GROWTH_KIB_AN_HOUR if taken_seconds >= JUDGED_MINUTES * 60 else None
     for name, held in soak.holdings.items():
         if len(held.times) < LOOKS_LEAST:
             continue  # it has ended, which is a miss of its own
-        steady = name != GATEWAY
         section.add(f"{name}: processor time, of one", held.busy_percent, "%")
         section.add(f"{name}: waited for one", held.waited_percent, "%")
         section.add(f"{name}: resident, at the end", held.loads[-1].resident_mib, "MiB")
         section.add(f"{name}: of its own, at the end", held.own_kib[-1] / 1024, "MiB")
-        _trend(section, f"{name}: memory", held.memory(), "KiB/h", limit if steady else None)
-        if not steady:
+        if name == GATEWAY:
+            _trend(section, f"{name}: memory", held.memory(), "KiB/h", None)
             given = grown(held.own_kib) / 1024
-            section.add(f"{name}: memory, grown by", given, "MiB", limit and GIVEN_MIB)
+            section.add(f"{name}: memory, grown by", given, "MiB", GIVEN_MIB if judged else None)
+        else:
+            limit = GROWTH_KIB_AN_HOUR if judged else None
+            _trend(section, f"{name}: memory", held.memory(), "KiB/h", limit)
         section.add(f"{name}: open files, most", max(held.files), "")
         section.add(f"{name}: open files, grown by", grown(held.files), "", FILES_GROWN)
         section.add(f"{name}: threads, most", max(held.threads), "")
@@ -289,13 +290,14 @@ def _holdings(soak: Soak, taken_seconds: float) -> Section:
     return section
 
 
-def _in_use(soak: Soak, taken_seconds: float) -> Section:
+def _in_use(soak: Soak, *, judged: bool) -> Section:
     """Of the gateway's memory."""
     section = Section("of its memory the gateway uses, in the last two thirds of the time")
     looks = read(soak.fleet.in_use)
-    if len(looks) < LOOKS_LEAST:
+    missing = max(LOOKS_LEAST - len(looks), 0)
+    section.add("looks at it that are missing", missing, "", 0.0 if judged else None)
+    if missing:
         return section
-    judged = taken_seconds >= JUDGED_MINUTES * 60
     times = [look.at for look in looks]
     section.add("blocks of Python's, at the end", looks[-1].blocks, "")
     blocks = warm(times, [float(look.blocks) for look in looks])
@@ -338,13 +340,14 @@ async def _measure(folder: Path, minutes: float) -> list[Section]:
         soak = Soak(fleet)
         await soak.run(lambda: time.monotonic() >= soak.begun + minutes * 60)
         taken_seconds = time.monotonic() - soak.begun
+        judged = taken_seconds >= JUDGED_MINUTES * 60
         for kind, words in (("wrong", soak.seen.wrong), ("unexplained", soak.seen.unexplained)):
             for text in words[:SHOWN]:
                 print(f"{kind}: {text}")
         return [
             _calls(soak, taken_seconds),
-            _holdings(soak, taken_seconds),
-            _in_use(soak, taken_seconds),
+            _holdings(soak, judged=judged),
+            _in_use(soak, judged=judged),
             await _end(soak),
         ]
 
